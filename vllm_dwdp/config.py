@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""DwdpConfig: what the user may say, parsed and checked before any process or weight exists."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONFIG_KEY = "dwdp"
+FETCH_MODES = ("auto", "direct")
+DEFAULT_TIMEOUT_S = 600.0
+
+
+class ConfigError(ValueError):
+    """The configuration can't work; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class DwdpConfig:
+    """The `dwdp` section of vLLM's `--additional-config`.
+
+    dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
+    num_experts_per_worker: experts each rank owns; default: as even as possible.
+    fetch: how missing experts are reached: 'auto' or 'direct' (the same on host memory).
+    rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
+    timeout_s: seconds that start-up, loading included, may take before every rank gives up.
+    """
+
+    dwdp_size: int | None = None
+    num_experts_per_worker: int | None = None
+    fetch: str = "auto"
+    rendezvous: str | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        _check_count("dwdp_size", self.dwdp_size)
+        _check_count("num_experts_per_worker", self.num_experts_per_worker)
+        if self.fetch not in FETCH_MODES:
+            raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
+        if self.rendezvous is not None:
+            parse_endpoint(self.rendezvous)
+        if not _is_number(self.timeout_s) or not 0 < self.timeout_s <= 86_400:
+            raise ConfigError(
+                f"dwdp.timeout_s must be seconds between 0 and 86400, got {self.timeout_s!r}."
+            )
+
+    @classmethod
+    def parse(cls, section: Any) -> "DwdpConfig":
+        """Read the user's section; raises ConfigError on anything it doesn't know."""
+        if section is None:
+            return cls()
+        if not isinstance(section, Mapping):
+            raise ConfigError(
+                f"additional_config['{CONFIG_KEY}'] must be a JSON object, "
+                f"got {type(section).__name__}: {section!r}."
+            )
+        valid = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(map(str, section)) - set(valid)):
+            raise ConfigError(f"Unknown dwdp option(s) {unknown}; valid options are {valid}.")
+        return cls(**section)
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Split 'host:port'; an IPv6 host stands in brackets."""
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"dwdp.rendezvous must be 'host:port', got {text!r}.")
+    return host.strip("[]"), int(port)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"dwdp.{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

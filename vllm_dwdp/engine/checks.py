@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Everything that can't work, refused before a process is spawned or a weight is read.
+
+Each check looks at one thing and returns the sentence that refuses it, or None.
+"""
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
+from vllm_dwdp.placement import Placement, PlacementError
+
+LOAD_FORMATS = ("auto", "hf", "safetensors", "mistral", "pt", "npcache", "dummy")
+Check = Callable[[Any, DwdpConfig], str | None]
+
+
+def check_config(vllm_config: Any, config: DwdpConfig) -> None:
+    """Raise ConfigError with the first reason why this configuration can't work."""
+    for check in CHECKS:
+        if reason := check(vllm_config, config):
+            raise ConfigError(reason)
+
+
+def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
+    return config.dwdp_size or int(vllm_config.parallel_config.data_parallel_size)
+
+
+def _platform(vllm_config: Any, config: DwdpConfig) -> str | None:
+    if vllm_config.device_config.device_type == "cpu":
+        return None
+    return (
+        f"dwdp runs on host memory with vLLM's CPU backend so far, this is "
+        f"'{vllm_config.device_config.device_type}'; CUDA is not supported yet."
+    )
+
+
+def _model(vllm_config: Any, config: DwdpConfig) -> str | None:
+    model = vllm_config.model_config
+    if model is None or model.get_num_experts() < 1:
+        name = getattr(model, "model", None)
+        return f"dwdp serves Mixture-of-Experts models, {name!r} has no experts; drop the option."
+    if model.quantization is not None:
+        return (
+            f"dwdp can't rebuild the expert kernels of quantization method "
+            f"'{model.quantization}' yet; use an unquantised (bf16, fp16, fp32) checkpoint."
+        )
+    if getattr(model, "enable_sleep_mode", False):
+        return "dwdp can't sleep: peers read the experts of this rank; drop --enable-sleep-mode."
+    return None
+
+
+def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    if parallel.enable_elastic_ep:
+        return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
+    if parallel.enable_eplb:
+        return "dwdp needs no expert load balancing, tokens never travel; drop --enable-eplb."
+    if parallel.enable_expert_parallel:
+        return "dwdp replaces expert parallelism; drop --enable-expert-parallel."
+    return None
+
+
+def _inner_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    for option in (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "prefill_context_parallel_size",
+        "decode_context_parallel_size",
+    ):
+        if (size := getattr(parallel, option, 1)) != 1:
+            return (
+                f"a dwdp rank is one worker, got {option}={size}; "
+                "use --data-parallel-size for all of it."
+            )
+    if parallel.enable_dbo or getattr(parallel, "ubatch_size", 0) > 1:
+        return "dwdp doesn't support dual-batch overlap; drop --enable-dbo and --ubatch-size."
+    return None
+
+
+def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
+    job_size = vllm_config.parallel_config.data_parallel_size
+    size = dwdp_size(vllm_config, config)
+    if job_size % size:
+        return f"dwdp_size must divide the data-parallel size {job_size}, got {size}."
+    try:
+        Placement.make(
+            num_experts=vllm_config.model_config.get_num_experts(),
+            dwdp_size=size,
+            num_experts_per_worker=config.num_experts_per_worker,
+        )
+    except PlacementError as error:
+        return str(error)
+    return None
+
+
+def _one_host(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    has_peers_elsewhere = (
+        parallel.data_parallel_size_local < parallel.data_parallel_size
+        and not parallel.local_engines_only
+        and parallel.data_parallel_rank_local is None
+    )
+    if parallel.nnodes > 1 or has_peers_elsewhere:
+        return (
+            "a dwdp group on host memory must be on one host, this job spans several "
+            f"(nnodes={parallel.nnodes}, {parallel.data_parallel_size_local} of "
+            f"{parallel.data_parallel_size} ranks here); start one job per host."
+        )
+    if parallel.data_parallel_size > 1 and not _is_local(parallel.data_parallel_master_ip):
+        return (
+            "a dwdp group on host memory must be on one host, the data-parallel address "
+            f"{parallel.data_parallel_master_ip} is another's; start one job per host."
+        )
+    return None
+
+
+def _in_process(vllm_config: Any, config: DwdpConfig) -> str | None:
+    import vllm.envs as envs
+
+    if vllm_config.parallel_config.data_parallel_size > 1 and not (
+        envs.VLLM_ENABLE_V1_MULTIPROCESSING
+    ):
+        return (
+            "dwdp needs engines in processes of their own for more than one rank; "
+            "unset VLLM_ENABLE_V1_MULTIPROCESSING=0."
+        )
+    return None
+
+
+def _writers(vllm_config: Any, config: DwdpConfig) -> str | None:
+    if vllm_config.lora_config is not None:
+        return "dwdp doesn't support LoRA: vLLM would wrap the expert layers; drop --enable-lora."
+    if getattr(vllm_config, "weight_transfer_config", None) is not None:
+        return (
+            "dwdp's expert weights are read-only, weight transfer can't write to them; "
+            "drop --weight-transfer-config."
+        )
+    offload = vllm_config.offload_config
+    if offload.uva.cpu_offload_gb or offload.prefetch.offload_group_size:
+        return "dwdp can't be combined with weight offloading; drop the offload options."
+    return None
+
+
+def _loader(vllm_config: Any, config: DwdpConfig) -> str | None:
+    load_format = str(vllm_config.load_config.load_format)
+    if load_format not in LOAD_FORMATS:
+        return (
+            f"dwdp needs vLLM's own weight loading to read only a rank's experts, load format "
+            f"'{load_format}' bypasses it; use one of {', '.join(LOAD_FORMATS)}."
+        )
+    return None
+
+
+def _draft_model(vllm_config: Any, config: DwdpConfig) -> str | None:
+    speculative = vllm_config.speculative_config
+    draft = getattr(speculative, "draft_model_config", None)
+    if draft is not None and draft.get_num_experts() > 0:
+        return (
+            "dwdp doesn't support draft models with MoE layers; "
+            f"drop --speculative-config (method '{speculative.method}')."
+        )
+    return None
+
+
+def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
+    text_config = vllm_config.model_config.hf_text_config
+    needed = num_maps_needed(
+        num_layers=text_config.num_hidden_layers,
+        tensors_per_layer=2,
+        dwdp_size=dwdp_size(vllm_config, config),
+    )
+    try:
+        check_map_budget(needed)
+    except LimitError as error:
+        return str(error)
+    return None
+
+
+def _is_local(address: str) -> bool:
+    """Whether an address belongs to this host: only then can a socket be bound to it."""
+    return any(_can_bind(family, sockaddr) for family, sockaddr in _resolve(address))
+
+
+def _resolve(address: str) -> Iterator[tuple[int, Any]]:
+    try:
+        infos = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return
+    for family, _, _, _, sockaddr in infos:
+        yield family, sockaddr
+
+
+def _can_bind(family: int, sockaddr: Any) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(sockaddr)
+        except OSError:
+            return False
+    return True
+
+
+CHECKS: tuple[Check, ...] = (
+    _platform,
+    _expert_parallel,
+    _inner_parallel,
+    _model,
+    _group_size,
+    _one_host,
+    _in_process,
+    _writers,
+    _loader,
+    _draft_model,
+    _map_budget,
+)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What `configure` resolved, carried to every process inside `additional_config`.
+
+`additional_config` is part of vLLM's compile-cache key: nothing random and no port goes in here.
+Ports are read from the parallel config, where vLLM keeps them.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_dwdp.config import CONFIG_KEY, DwdpConfig, parse_endpoint
+from vllm_dwdp.group.rendezvous import Endpoint
+
+RESOLVED_KEY = "dwdp_resolved"
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The job as this process sees it. job_rank is None where vLLM numbers the engines itself."""
+
+    job_size: int
+    dwdp_size: int
+    job_rank: int | None
+    has_own_front_end: bool
+
+    def store(self, vllm_config: Any) -> None:
+        vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)
+
+    @classmethod
+    def load(cls, vllm_config: Any) -> "Settings | None":
+        """None where `configure` has not run yet."""
+        stored = (vllm_config.additional_config or {}).get(RESOLVED_KEY)
+        return cls(**stored) if stored else None
+
+
+def user_config(vllm_config: Any) -> DwdpConfig:
+    return DwdpConfig.parse((vllm_config.additional_config or {}).get(CONFIG_KEY))
+
+
+def job_rank(vllm_config: Any, settings: Settings) -> int:
+    """This engine's data-parallel rank, in the engine's own processes."""
+    if settings.job_rank is not None:
+        return settings.job_rank
+    return int(vllm_config.parallel_config.data_parallel_index)
+
+
+def endpoint(vllm_config: Any, settings: Settings) -> Endpoint:
+    """Where the group's store listens: loopback, since host memory means one host.
+
+    Ranks under one front-end inherit its `data_parallel_master_port`. Ranks with front-ends of
+    their own share only what the user gave them all: the port after
+    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_PORT` where that made the rank.
+    """
+    if given := user_config(vllm_config).rendezvous:
+        return Endpoint(*parse_endpoint(given))
+    parallel = vllm_config.parallel_config
+    if settings.has_own_front_end:
+        return Endpoint(LOOPBACK, parallel.data_parallel_rpc_port + 1)
+    return Endpoint(LOOPBACK, parallel.data_parallel_master_port)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Where each expert's bytes lie in blocks, fringes and views: pure arithmetic over bytes.
+
+A view shows one expert tensor `[num_experts, ...]`, cut at ownership boundaries::
+
+    | segment 0 (rank 0)          | segment 1 (rank 1)         |
+    |  interior pages     | tail  | head |  interior pages     |
+    |  block of rank 0    | boundary page|  block of rank 1    |
+
+* A block is the page-aligned interior of one segment; it is exported and mapped whole.
+* Fragments (heads and tails) of one rank are packed, in order, into its fringe.
+* A boundary page is private; it is filled from fringes and belongs to no one's block.
+* All ranks compute all layouts; nothing about them is exchanged.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from vllm_dwdp.placement import Placement, Segment
+
+MIN_PAGES_PER_RANK = 2
+
+
+class ExpertTensor(NamedTuple):
+    """The schema of one expert tensor: its name and the bytes of one expert's row."""
+
+    name: str
+    expert_bytes: int
+
+
+class Extent(NamedTuple):
+    """Bytes `[start, start + num_bytes)` of a view that come from one segment."""
+
+    segment: Segment
+    start: int
+    num_bytes: int
+
+
+class Span(NamedTuple):
+    """Bytes `[start, start + num_bytes)` of a view."""
+
+    start: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """The view of one expert tensor, the same on every rank."""
+
+    tensor: ExpertTensor
+    placement: Placement
+    granularity: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.placement.num_experts * self.tensor.expert_bytes
+
+    @property
+    def view_bytes(self) -> int:
+        return _round_up(self.num_bytes, self.granularity)
+
+    @property
+    def is_kept_whole(self) -> bool:
+        """Too small to share: every rank holds the whole tensor in private pages."""
+        largest = max(end - start for start, end in self.placement.ranges)
+        return largest * self.tensor.expert_bytes < MIN_PAGES_PER_RANK * self.granularity
+
+    @cached_property
+    def blocks(self) -> tuple[Extent, ...]:
+        """The page-aligned interior of every segment that has one."""
+        if self.is_kept_whole:
+            return ()
+        found = (self._interior(segment) for segment in self.placement.segments())
+        return tuple(extent for extent in found if extent.num_bytes > 0)
+
+    @cached_property
+    def fragments(self) -> tuple[Extent, ...]:
+        """What the blocks leave of each segment, in order."""
+        interiors = {extent.segment: extent for extent in self.blocks}
+        return tuple(
+            extent
+            for segment in self.placement.segments()
+            for extent in self._fragments_of(segment, interiors.get(segment))
+        )
+
+    @cached_property
+    def private_spans(self) -> tuple[Span, ...]:
+        """The boundary pages: all of the view that no block covers."""
+        spans, at = [], 0
+        for extent in self.blocks:
+            spans.append(Span(at, extent.start - at))
+            at = extent.start + extent.num_bytes
+        spans.append(Span(at, self.view_bytes - at))
+        return tuple(span for span in spans if span.num_bytes > 0)
+
+    def blocks_of(self, rank: int) -> tuple[Extent, ...]:
+        return tuple(extent for extent in self.blocks if rank in extent.segment.owners)
+
+    def _bounds(self, segment: Segment) -> tuple[int, int]:
+        row = self.tensor.expert_bytes
+        return segment.start * row, segment.end * row
+
+    def _interior(self, segment: Segment) -> Extent:
+        start, end = self._bounds(segment)
+        start = _round_up(start, self.granularity)
+        end = end // self.granularity * self.granularity
+        return Extent(segment, start, end - start)
+
+    def _fragments_of(self, segment: Segment, interior: Extent | None) -> Iterator[Extent]:
+        start, end = self._bounds(segment)
+        if interior is None:
+            yield Extent(segment, start, end - start)
+            return
+        inner_end = interior.start + interior.num_bytes
+        if start < interior.start:
+            yield Extent(segment, start, interior.start - start)
+        if inner_end < end:
+            yield Extent(segment, inner_end, end - inner_end)
+
+
+LayerLayout = tuple[TensorLayout, ...]
+
+
+class FringePiece(NamedTuple):
+    """One fragment and its place in a rank's fringe."""
+
+    layer_idx: int
+    tensor_idx: int
+    extent: Extent
+    offset: int
+
+
+@dataclass(frozen=True)
+class FringeLayout:
+    """The fringe of one rank: all its fragments of all layers, packed in order."""
+
+    rank: int
+    granularity: int
+    pieces: tuple[FringePiece, ...]
+
+    @classmethod
+    def make(cls, layers: Sequence[LayerLayout], *, rank: int, granularity: int) -> "FringeLayout":
+        pieces, offset = [], 0
+        for layer_idx, tensor_idx, extent in _owned_fragments(layers, rank):
+            pieces.append(FringePiece(layer_idx, tensor_idx, extent, offset))
+            offset += extent.num_bytes
+        return cls(rank, granularity, tuple(pieces))
+
+    @property
+    def num_bytes(self) -> int:
+        used = self.pieces[-1].offset + self.pieces[-1].extent.num_bytes if self.pieces else 0
+        return _round_up(used, self.granularity)
+
+    @cached_property
+    def by_tensor(self) -> dict[tuple[int, int], tuple[FringePiece, ...]]:
+        """Pieces by (layer_idx, tensor_idx)."""
+        found: dict[tuple[int, int], tuple[FringePiece, ...]] = {}
+        for piece in self.pieces:
+            key = piece.layer_idx, piece.tensor_idx
+            found[key] = (*found.get(key, ()), piece)
+        return found
+
+
+def _owned_fragments(
+    layers: Sequence[LayerLayout], rank: int
+) -> Iterator[tuple[int, int, Extent]]:
+    for layer_idx, tensors in enumerate(layers):
+        for tensor_idx, layout in enumerate(tensors):
+            for extent in layout.fragments:
+                if rank in extent.segment.owners:
+                    yield layer_idx, tensor_idx, extent
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

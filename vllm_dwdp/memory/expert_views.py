@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Views of whole expert tensors, stitched from own blocks, peers' blocks and boundary pages.
+
+* A view shows `[num_experts, ...]` read-only; its address is fixed for the process's life.
+* Peers' descriptors are mapped and closed at once, one layer at a time.
+* Boundary pages are filled here, once, from the fringes of all owners.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from vllm_dwdp._core import Block, MemoryDriver, View
+from vllm_dwdp.layout import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
+from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
+
+PullDescriptors = Callable[[int, int, Sequence[int]], Sequence[int]]
+"""(peer rank, layer index, expected bytes of each) -> descriptors, owned by the caller."""
+
+
+class ExpertViews:
+    """Builds the views of one rank, layer by layer, in order."""
+
+    def __init__(
+        self,
+        driver: MemoryDriver,
+        layers: Sequence[LayerLayout],
+        shard: LocalShard,
+        rank: int,
+        pull: PullDescriptors,
+    ) -> None:
+        self._driver = driver
+        self._layers = layers
+        self._shard = shard
+        self._rank = rank
+        self._pull = pull
+        self._ranks = range(layers[0][0].placement.dwdp_size)
+        self._peers = [peer for peer in self._ranks if peer != rank]
+        self._sizes = {p: block_sizes(layers, p, driver.granularity) for p in self._peers}
+        self._fringe_layouts = {
+            r: FringeLayout.make(layers, rank=r, granularity=driver.granularity)
+            for r in self._ranks
+        }
+        self._fringes = self._map_fringes()
+        self.num_maps = 0
+        self.num_peer_bytes = 0
+        self.num_private_bytes = 0
+
+    def build(self, layer_idx: int) -> list[View]:
+        """The views of one layer, one per expert tensor, finished."""
+        blocks = self._blocks_by_extent(layer_idx)
+        return [
+            self._build_view(layer_idx, tensor_idx, layout, blocks)
+            for tensor_idx, layout in enumerate(self._layers[layer_idx])
+        ]
+
+    def _build_view(
+        self,
+        layer_idx: int,
+        tensor_idx: int,
+        layout: TensorLayout,
+        blocks: Mapping[tuple[int, int, Extent], Block],
+    ) -> View:
+        view = self._driver.reserve_view(layout.view_bytes)
+        for extent in layout.blocks:
+            source = layout.placement.source(extent.segment, self._rank)
+            view.map_block(extent.start, blocks[source, tensor_idx, extent])
+            self.num_peer_bytes += extent.num_bytes if source != self._rank else 0
+        for span in layout.private_spans:
+            view.map_private(span.start, span.num_bytes)
+            self.num_private_bytes += span.num_bytes
+        self._fill_boundaries(view, layer_idx, tensor_idx, layout)
+        view.finish()
+        self.num_maps += view.num_maps
+        return view
+
+    def _fill_boundaries(
+        self, view: View, layer_idx: int, tensor_idx: int, layout: TensorLayout
+    ) -> None:
+        for owner in self._ranks:
+            for piece in self._fringe_layouts[owner].by_tensor.get((layer_idx, tensor_idx), ()):
+                if layout.placement.source(piece.extent.segment, self._rank) == owner:
+                    view.fill_private(
+                        piece.extent.start, self._fringe_address(owner, piece), piece.extent.num_bytes
+                    )
+
+    def _fringe_address(self, owner: int, piece: FringePiece) -> int:
+        return self._fringes[owner].address + piece.offset
+
+    def _map_fringes(self) -> dict[int, View]:
+        fringes: dict[int, Block] = {}
+        if self._shard.fringe is not None:
+            fringes[self._rank] = self._shard.fringe
+        for peer in self._peers:
+            fringes.update((peer, block) for block in self._import(peer, len(self._layers), [0]))
+        return {owner: self._view_of(block) for owner, block in fringes.items()}
+
+    def _view_of(self, block: Block) -> View:
+        view = self._driver.reserve_view(block.num_bytes)
+        view.map_block(0, block)
+        view.finish()
+        return view
+
+    def _blocks_by_extent(self, layer_idx: int) -> dict[tuple[int, int, Extent], Block]:
+        """Own and peers' blocks of a layer by (owner, tensor index, extent)."""
+        own = self._shard.blocks(layer_idx)
+        found = dict(zip(self._keys(layer_idx, self._rank), own, strict=True))
+        for peer in self._peers:
+            keys = self._keys(layer_idx, peer)
+            blocks = self._import(peer, layer_idx, [extent.start for _, _, extent in keys])
+            found.update(zip(keys, blocks, strict=True))
+        return found
+
+    def _keys(self, layer_idx: int, owner: int) -> list[tuple[int, int, Extent]]:
+        return [
+            (owner, tensor_idx, extent)
+            for tensor_idx, layout in enumerate(self._layers[layer_idx])
+            for extent in layout.blocks_of(owner)
+        ]
+
+    def _import(self, peer: int, layer_idx: int, starts: Sequence[int]) -> list[Block]:
+        """Import a peer's blocks of a layer; `starts` are their places in the views."""
+        sizes = self._sizes[peer][layer_idx]
+        if not sizes:
+            return []
+        fds = self._pull(peer, layer_idx, sizes)
+        return import_all(self._driver, fds, sizes, starts)
+
+
+def import_all(
+    driver: MemoryDriver, fds: Sequence[int], sizes: Sequence[int], starts: Sequence[int]
+) -> list[Block]:
+    """Import descriptors, all of which are owned by the core or closed on return."""
+    blocks: list[Block] = []
+    left = list(fds)
+    try:
+        for num_bytes, start in zip(sizes, starts, strict=True):
+            blocks.append(driver.import_block(left.pop(0), num_bytes, start))
+    finally:
+        for fd in left:
+            os.close(fd)
+    return blocks

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Limits of the kernel that views and descriptors must fit: maps per process, open files."""
+
+import os
+import resource
+from pathlib import Path
+
+MAP_SHARE = 0.8
+DESCRIPTOR_RESERVE = 256
+
+
+class LimitError(RuntimeError):
+    """The kernel allows fewer mappings or descriptors than the experts need."""
+
+
+def num_maps_needed(*, num_layers: int, tensors_per_layer: int, dwdp_size: int) -> int:
+    """Mappings of one rank's views: blocks of N owners and the boundary pages between them."""
+    return num_layers * tensors_per_layer * (2 * dwdp_size - 1 + 1)
+
+
+def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:
+    """Raise LimitError when `needed` more mappings exceed 80 % of what the kernel has left."""
+    limit = read_max_map_count() if max_map_count is None else max_map_count
+    budget = int((limit - _num_current_maps()) * MAP_SHARE)
+    if needed > budget:
+        raise LimitError(
+            f"The expert views need {needed} memory mappings per process, "
+            f"vm.max_map_count={limit} leaves {budget}; raise it: "
+            f"sysctl -w vm.max_map_count={2 * (needed + limit)}"
+        )
+
+
+def ensure_descriptors(needed: int) -> None:
+    """Raise the soft descriptor limit to fit `needed` more, or raise LimitError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed + DESCRIPTOR_RESERVE + _num_open_descriptors()
+    if wanted <= soft or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise LimitError(
+            f"Sharing the experts needs {wanted} open files per process, the hard limit is "
+            f"{hard}; raise it: ulimit -n {wanted}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def read_max_map_count() -> int:
+    return int(Path("/proc/sys/vm/max_map_count").read_text())
+
+
+def _num_current_maps() -> int:
+    with open("/proc/self/maps", "rb") as maps:
+        return sum(1 for _ in maps)
+
+
+def _num_open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

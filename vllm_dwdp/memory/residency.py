@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What processes really hold of the experts, read from their own maps in /proc.
+
+The core names memory files after their owner (`dwdp-rank0`), so a map tells whose bytes it shows.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEADER = re.compile(
+    r"^[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ (?P<inode>\d+)\s*(?P<path>.*)$"
+)
+_OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
+
+
+@dataclass(frozen=True)
+class ExpertMap:
+    """One mapping of expert memory: whose it is, and how much of it is in memory."""
+
+    owner: int
+    inode: int
+    mapped_bytes: int
+    resident_bytes: int
+    proportional_bytes: int
+
+
+def expert_maps(pid: int | str = "self") -> list[ExpertMap]:
+    """The expert memory that a process maps."""
+    return list(_parse(Path(f"/proc/{pid}/smaps").read_text().splitlines()))
+
+
+def group_resident_bytes(pids: Iterable[int]) -> int:
+    """Bytes of expert memory resident over all processes, shared pages counted once."""
+    return sum(m.proportional_bytes for pid in pids for m in expert_maps(pid))
+
+
+def process_proportional_bytes(pid: int | str = "self") -> int:
+    """PSS of a process: its memory, pages shared with others divided among them."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    assert match is not None, "smaps_rollup has no Pss line"
+    return int(match[1]) * 1024
+
+
+def _parse(lines: Iterable[str]) -> Iterator[ExpertMap]:
+    owner, inode = None, 0
+    sizes: dict[str, int] = {}
+    for line in lines:
+        if header := _HEADER.match(line):
+            found = _OWNER.match(header["path"])
+            owner, inode = (int(found["rank"]) if found else None), int(header["inode"])
+            sizes = {}
+        elif owner is not None and line.startswith(("Size:", "Rss:", "Pss:")):
+            name, value, _ = line.split()
+            sizes[name] = int(value) * 1024
+            if len(sizes) == 3:
+                yield ExpertMap(owner, inode, sizes["Size:"], sizes["Rss:"], sizes["Pss:"])

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Which rank owns which experts: pure arithmetic over counts.
+
+* Every rank owns one contiguous range of experts, so that a view needs few mappings.
+* Every expert has at least one owner; ranges overlap only when redundancy was asked for.
+* Every rank computes the same placement from the same three numbers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class PlacementError(ValueError):
+    """The experts can't be spread as asked."""
+
+
+class Segment(NamedTuple):
+    """A run of experts `[start, end)` with the same owners, in ascending rank order."""
+
+    start: int
+    end: int
+    owners: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Ranges of experts per dwdp_rank: `ranges[rank] == (start, end)`, end exclusive."""
+
+    num_experts: int
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def make(
+        cls, *, num_experts: int, dwdp_size: int, num_experts_per_worker: int | None = None
+    ) -> "Placement":
+        """Spread `num_experts` over `dwdp_size` ranks.
+
+        Without `num_experts_per_worker`: as even as possible, the first ranks take one more.
+        With it: every rank owns that many, starts spread evenly (paper: E = size +
+        (N-1) x stride); what exceeds `num_experts` in sum is redundant copies.
+        """
+        if not 1 <= dwdp_size <= num_experts:
+            raise PlacementError(
+                f"dwdp_size must be between 1 and the model's {num_experts} experts, "
+                f"got {dwdp_size}; start fewer ranks per group."
+            )
+        if num_experts_per_worker is None:
+            return cls(num_experts, tuple(_even_ranges(num_experts, dwdp_size)))
+        _check_size(num_experts, dwdp_size, num_experts_per_worker)
+        return cls(
+            num_experts, tuple(_sized_ranges(num_experts, dwdp_size, num_experts_per_worker))
+        )
+
+    @property
+    def dwdp_size(self) -> int:
+        return len(self.ranges)
+
+    def local_experts(self, rank: int) -> range:
+        return range(*self.ranges[rank])
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The expert axis cut wherever the set of owners changes."""
+        cuts = sorted({edge for bounds in self.ranges for edge in bounds})
+        pairs = zip(cuts[:-1], cuts[1:], strict=True)
+        return tuple(Segment(a, b, self._owners(a)) for a, b in pairs)
+
+    def source(self, segment: Segment, rank: int) -> int:
+        """The rank out of whose memory `rank` reads a segment: itself, else owners in turn."""
+        if rank in segment.owners:
+            return rank
+        return segment.owners[(rank + segment.start) % len(segment.owners)]
+
+    def _owners(self, expert: int) -> tuple[int, ...]:
+        return tuple(r for r, (start, end) in enumerate(self.ranges) if start <= expert < end)
+
+
+def _even_ranges(num_experts: int, dwdp_size: int) -> Iterator[tuple[int, int]]:
+    base, more = divmod(num_experts, dwdp_size)
+    for rank in range(dwdp_size):
+        start = rank * base + min(rank, more)
+        yield start, start + base + (rank < more)
+
+
+def _sized_ranges(num_experts: int, dwdp_size: int, size: int) -> Iterator[tuple[int, int]]:
+    room = num_experts - size
+    for rank in range(dwdp_size):
+        start = room * rank // max(1, dwdp_size - 1)
+        yield start, start + size
+
+
+def _check_size(num_experts: int, dwdp_size: int, size: int) -> None:
+    least = -(-num_experts // dwdp_size)
+    if not least <= size <= num_experts:
+        raise PlacementError(
+            f"num_experts_per_worker must be between {least} and {num_experts} for "
+            f"{num_experts} experts on {dwdp_size} ranks, got {size}; leave it out for an even "
+            "spread."
+        )
