@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <memory>
+
+#include "memory_driver.h"
+
+namespace dwdp {
+
+// One physical allocation, filled by its owner or imported from a peer, always mapped whole.
+class Block {
+ public:
+  static std::shared_ptr<Block> Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
+                                       std::size_t view_offset);
+  // Takes the descriptor, whatever happens.
+  static std::shared_ptr<Block> Import(std::shared_ptr<MemoryDriver> driver, UniqueFd fd,
+                                       std::size_t num_bytes, std::size_t view_offset);
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  void Fill(std::size_t offset, const void* source, std::size_t num_bytes);
+  void Seal();
+  UniqueFd Export() const;
+
+  std::size_t num_bytes() const { return allocation_->num_bytes(); }
+  bool is_sealed() const { return is_sealed_; }
+  bool is_write_sealed() const { return allocation_->is_write_sealed(); }
+  const Allocation& allocation() const { return *allocation_; }
+  std::size_t view_offset() const { return view_offset_; }
+
+ private:
+  Block(std::shared_ptr<MemoryDriver> driver, std::unique_ptr<Allocation> allocation,
+        std::size_t view_offset, bool is_sealed);
+
+  std::shared_ptr<MemoryDriver> driver_;
+  std::unique_ptr<Allocation> allocation_;
+  std::size_t view_offset_;
+  bool is_sealed_;
+};
+
+}  // namespace dwdp

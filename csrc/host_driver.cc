@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "host_driver.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "host_reservation.h"
+
+namespace dwdp {
+
+std::size_t HostDriver::granularity() const {
+  return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset) {
+  std::string warning;
+  auto made = HostAllocation::Create(num_bytes, view_offset, options_, &warning);
+  if (!warning.empty() && std::ranges::find(warnings_, warning) == warnings_.end()) {
+    warnings_.push_back(warning);
+  }
+  return made;
+}
+
+std::unique_ptr<Allocation> HostDriver::Import(UniqueFd fd, std::size_t num_bytes,
+                                               std::size_t view_offset) {
+  return HostAllocation::Import(std::move(fd), num_bytes, view_offset, options_);
+}
+
+std::unique_ptr<Reservation> HostDriver::Reserve(std::size_t num_bytes) {
+  return std::make_unique<HostReservation>(num_bytes);
+}
+
+void HostDriver::Copy(void* destination, const void* source, std::size_t num_bytes) {
+  std::memcpy(destination, source, num_bytes);
+}
+
+}  // namespace dwdp

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <vector>
+
+#include "host_allocation.h"
+#include "memory_driver.h"
+
+namespace dwdp {
+
+// Host memory shared between the processes of one host through sealed memory files.
+class HostDriver : public MemoryDriver {
+ public:
+  explicit HostDriver(HostOptions options) : options_(std::move(options)) {}
+
+  std::string kind() const override { return "host"; }
+  std::size_t granularity() const override;
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
+                                     std::size_t view_offset) override;
+  std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
+  void Copy(void* destination, const void* source, std::size_t num_bytes) override;
+
+  // What went less well than asked, once each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+ private:
+  HostOptions options_;
+  std::vector<std::string> warnings_;
+};
+
+}  // namespace dwdp

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// The seam between blocks and views, written once, and the memory they are made of.
+//
+// * An allocation is mapped whole or not at all (what cuMemMap demands, kept on every memory).
+// * An owner fills an allocation through its staging address, then seals it; importers only ever
+//   see it sealed.
+// * A reservation is an address range whose pages are given later; finished, it is read-only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "unique_fd.h"
+
+namespace dwdp {
+
+class Allocation {
+ public:
+  virtual ~Allocation() = default;
+  virtual std::size_t num_bytes() const = 0;
+  // Where the owner writes; null once sealed, and for imports.
+  virtual std::byte* staging() const = 0;
+  virtual void Seal() = 0;
+  // Whether the kernel itself refuses writes through every alias.
+  virtual bool is_write_sealed() const = 0;
+  virtual UniqueFd Export() const = 0;
+};
+
+class Reservation {
+ public:
+  virtual ~Reservation() = default;
+  virtual std::byte* address() const = 0;
+  virtual std::size_t num_bytes() const = 0;
+  virtual void Map(std::size_t offset, const Allocation& allocation) = 0;
+  // Zeroed local pages, writable until Protect.
+  virtual void MapPrivate(std::size_t offset, std::size_t num_bytes) = 0;
+  // Makes all of it read-only and populates its page tables.
+  virtual void Protect() = 0;
+};
+
+class MemoryDriver {
+ public:
+  virtual ~MemoryDriver() = default;
+  virtual std::string kind() const = 0;
+  virtual std::size_t granularity() const = 0;
+  // `view_offset` is where views will map the allocation.
+  virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
+  virtual std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
+                                             std::size_t view_offset) = 0;
+  virtual std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) = 0;
+  // Synchronous; for start-up only.
+  virtual void Copy(void* destination, const void* source, std::size_t num_bytes) = 0;
+};
+
+}  // namespace dwdp

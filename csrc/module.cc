@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// The Python face of the core. Addresses cross as integers, descriptors as ints that the receiver
+// owns, tensors as DLPack.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "block.h"
+#include "error.h"
+#include "host_driver.h"
+#include "view.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace dwdp {
+namespace {
+
+using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::device::cpu>;
+using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
+
+const void* Pointer(std::uintptr_t address) { return reinterpret_cast<const void*>(address); }
+
+// The tensor's deleter drops its share of the view, so memory outlives whoever made it.
+Bytes BytesTensor(const std::shared_ptr<View>& view) {
+  Require(view->is_finished(), "expected a finished view, got an open one; finish it first");
+  auto* share = new std::shared_ptr<View>(view);
+  nb::capsule owner(share, [](void* p) noexcept { delete static_cast<std::shared_ptr<View>*>(p); });
+  const std::size_t shape[] = {view->num_bytes()};
+  return Bytes(view->address(), 1, shape, owner);
+}
+
+void BindDriver(nb::module_& module) {
+  nb::class_<MemoryDriver>(module, "MemoryDriver")
+      .def_prop_ro("kind", &MemoryDriver::kind)
+      .def_prop_ro("granularity", &MemoryDriver::granularity)
+      .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
+      .def(
+          "import_block",
+          [](std::shared_ptr<MemoryDriver> driver, int fd, std::size_t num_bytes,
+             std::size_t view_offset) {
+            return Block::Import(std::move(driver), UniqueFd(fd), num_bytes, view_offset);
+          },
+          "fd"_a, "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
+      .def(
+          "reserve_view",
+          [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {
+            return std::make_shared<View>(std::move(driver), num_bytes);
+          },
+          "num_bytes"_a);
+  nb::class_<HostDriver, MemoryDriver>(module, "HostDriver")
+      .def(
+          "__init__",
+          [](HostDriver* self, std::string name, int numa_node, bool huge_pages,
+             bool require_write_seal) {
+            new (self) HostDriver({std::move(name), numa_node, huge_pages, require_write_seal});
+          },
+          nb::kw_only(), "name"_a = "dwdp", "numa_node"_a = -1, "huge_pages"_a = true,
+          "require_write_seal"_a = true)
+      .def_prop_ro("warnings", &HostDriver::warnings);
+}
+
+void BindBlock(nb::module_& module) {
+  nb::class_<Block>(module, "Block")
+      .def_prop_ro("num_bytes", &Block::num_bytes)
+      .def_prop_ro("is_sealed", &Block::is_sealed)
+      .def_prop_ro("is_write_sealed", &Block::is_write_sealed)
+      .def(
+          "fill",
+          [](Block& block, std::size_t offset, std::uintptr_t source, std::size_t num_bytes) {
+            block.Fill(offset, Pointer(source), num_bytes);
+          },
+          "offset"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
+      .def("seal", &Block::Seal, ReleaseGil())
+      .def("export_fd", [](const Block& block) { return block.Export().release(); });
+}
+
+void BindView(nb::module_& module) {
+  nb::class_<View>(module, "View")
+      .def_prop_ro("address",
+                   [](const View& v) { return reinterpret_cast<std::uintptr_t>(v.address()); })
+      .def_prop_ro("num_bytes", &View::num_bytes)
+      .def_prop_ro("num_maps", &View::num_maps)
+      .def_prop_ro("is_finished", &View::is_finished)
+      .def("map_block", &View::MapBlock, "offset"_a, "block"_a)
+      .def("map_private", &View::MapPrivate, "offset"_a, "num_bytes"_a)
+      .def(
+          "fill_private",
+          [](View& view, std::size_t offset, std::uintptr_t source, std::size_t num_bytes) {
+            view.FillPrivate(offset, Pointer(source), num_bytes);
+          },
+          "offset"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
+      .def("finish", &View::Finish, ReleaseGil())
+      .def("bytes_tensor", &BytesTensor);
+}
+
+}  // namespace
+}  // namespace dwdp
+
+NB_MODULE(_core, module) {
+  nb::exception<dwdp::DriverError>(module, "DriverError", PyExc_RuntimeError);
+  dwdp::BindDriver(module);
+  dwdp::BindBlock(module);
+  dwdp::BindView(module);
+}
