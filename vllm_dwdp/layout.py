@@ -164,9 +164,7 @@ class FringeLayout:
         return found
 
 
-def _owned_fragments(
-    layers: Sequence[LayerLayout], rank: int
-) -> Iterator[tuple[int, int, Extent]]:
+def _owned_fragments(layers: Sequence[LayerLayout], rank: int) -> Iterator[tuple[int, int, Extent]]:
     for layer_idx, tensors in enumerate(layers):
         for tensor_idx, layout in enumerate(tensors):
             for extent in layout.fragments:

@@ -81,7 +81,9 @@ class ExpertViews:
             for piece in self._fringe_layouts[owner].by_tensor.get((layer_idx, tensor_idx), ()):
                 if layout.placement.source(piece.extent.segment, self._rank) == owner:
                     view.fill_private(
-                        piece.extent.start, self._fringe_address(owner, piece), piece.extent.num_bytes
+                        piece.extent.start,
+                        self._fringe_address(owner, piece),
+                        piece.extent.num_bytes,
                     )
 
     def _fringe_address(self, owner: int, piece: FringePiece) -> int:

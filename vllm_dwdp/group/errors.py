@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What can go wrong while a group meets. Every message names the rank and the cause."""
+
+
+class GroupError(RuntimeError):
+    """The group can't start."""
+
+
+class RankFailed(GroupError):
+    """A rank failed, died or did not arrive; every rank raises this with the same sentence."""
+
+
+class ManifestMismatch(GroupError):
+    """Two ranks were started with different models or options."""
+
+
+class ExchangeRefused(GroupError):
+    """A descriptor request was refused, or answered with something else than expected."""

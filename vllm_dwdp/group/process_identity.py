@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Who a rank is, so that peers on the same host can check that it lives and may be trusted."""
+
+import dataclasses
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """One process of one boot of one host; start_ticks tells a reused pid from the original."""
+
+    pid: int
+    start_ticks: int
+    uid: int
+    host: str
+    boot_id: str
+    pid_namespace: str
+
+    @classmethod
+    def own(cls) -> "ProcessIdentity":
+        pid = os.getpid()
+        return cls(
+            pid=pid,
+            start_ticks=_start_ticks(pid),
+            uid=os.getuid(),
+            host=socket.gethostname(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            pid_namespace=os.readlink("/proc/self/ns/pid"),
+        )
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "ProcessIdentity":
+        return cls(**json.loads(data))
+
+    def reason_not_reachable(self, peer: "ProcessIdentity") -> str | None:
+        """Why host memory can't be shared with a peer, or None."""
+        if peer.boot_id != self.boot_id:
+            return f"it is on host {peer.host}, host memory needs all ranks on {self.host}"
+        if peer.pid_namespace != self.pid_namespace:
+            return "it is in another process namespace; start all ranks in one container"
+        if peer.uid != self.uid:
+            return f"it runs as user {peer.uid}, this rank as {self.uid}; use one user for all"
+        return None
+
+    def is_alive(self) -> bool:
+        try:
+            return _start_ticks(self.pid) == self.start_ticks
+        except OSError:
+            return False
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of /proc/PID/stat; a zombie counts as gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[19])
