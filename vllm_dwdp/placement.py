@@ -7,6 +7,7 @@
 * Every rank computes the same placement from the same three numbers.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,8 +64,7 @@ class Placement:
     def segments(self) -> tuple[Segment, ...]:
         """The expert axis cut wherever the set of owners changes."""
         cuts = sorted({edge for bounds in self.ranges for edge in bounds})
-        pairs = zip(cuts[:-1], cuts[1:], strict=True)
-        return tuple(Segment(a, b, self._owners(a)) for a, b in pairs)
+        return tuple(Segment(a, b, self._owners(a)) for a, b in itertools.pairwise(cuts))
 
     def source(self, segment: Segment, rank: int) -> int:
         """The rank out of whose memory `rank` reads a segment: itself, else owners in turn."""

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""vLLM's view of which experts are local while weights load."""
+
+import torch
+from vllm.model_executor.layers.fused_moe.expert_map_manager import ExpertMapManager
+
+from vllm_dwdp.placement import Placement
+
+
+class DwdpExpertMap(ExpertMapManager):
+    """An ExpertMapManager with dwdp's placement.
+
+    The layer loads its local experts by it; the parallel config it carries stays vLLM's own, so
+    that nothing else takes this for expert parallelism.
+    """
+
+    def __init__(self, stock: ExpertMapManager, placement: Placement, rank: int) -> None:
+        self.__dict__.update(stock.__dict__)
+        local = placement.local_experts(rank)
+        expert_map = torch.full((placement.num_experts,), -1, dtype=torch.int32, device="cpu")
+        expert_map[local.start : local.stop] = torch.arange(
+            len(local), dtype=torch.int32, device="cpu"
+        )
+        self._local_num_experts = len(local)
+        self._expert_map = expert_map
+        self._expert_mask = None
+        self._routing_tables = None
+        self._placement_strategy = "linear"
+
+    def show_all(self) -> None:
+        """After Bind every expert is there, at its global index: no map."""
+        self._local_num_experts = self.global_num_experts
+        self._expert_map = None

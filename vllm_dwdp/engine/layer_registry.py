@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The MoE layers of this process, collected as they are constructed, and their placement.
+
+Layers are collected at construction because a model's modules are not all of them: draft models
+hold more.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from vllm_dwdp.placement import Placement
+
+if TYPE_CHECKING:
+    from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+
+
+class LayerRegistry:
+    def __init__(self, *, rank: int, dwdp_size: int, num_experts_per_worker: int | None) -> None:
+        self.rank = rank
+        self._dwdp_size = dwdp_size
+        self._num_experts_per_worker = num_experts_per_worker
+        self.layers: list[DwdpRoutedExperts] = []
+
+    def placement(self, num_experts: int) -> Placement:
+        return Placement.make(
+            num_experts=num_experts,
+            dwdp_size=self._dwdp_size,
+            num_experts_per_worker=self._num_experts_per_worker,
+        )
+
+    def add(self, layer: "DwdpRoutedExperts") -> int:
+        """Returns the layer's index, its place in the order of construction."""
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    def local_expert_ids(self) -> set[int]:
+        """Experts to read from disk: those of any layer, since vLLM filters by one set."""
+        return {expert for layer in self.layers for expert in layer.local_experts}
+
+
+_active: list[LayerRegistry] = []
+
+
+@contextmanager
+def collecting(registry: LayerRegistry) -> Iterator[LayerRegistry]:
+    """While a model is built and loaded, its MoE layers go to this registry."""
+    _active.append(registry)
+    try:
+        yield registry
+    finally:
+        _active.remove(registry)
+
+
+def active_registry() -> LayerRegistry:
+    assert _active, "a dwdp MoE layer was built outside DwdpWorker.load_model"
+    return _active[-1]

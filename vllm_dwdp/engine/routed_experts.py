@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The MoE layer of dwdp: vLLM's own, loading a share of the experts and running on all of them."""
+
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
+
+from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.expert_map import DwdpExpertMap
+from vllm_dwdp.engine.layer_registry import active_registry
+from vllm_dwdp.engine.read_only import ReadOnlyWeight, bind_parameter
+
+EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
+"""Expert tensors of the unquantised method, by name; an expert axis is never guessed."""
+
+NOT_EXPERT_TENSORS = ("e_score_correction_bias",)
+
+
+class DwdpRoutedExperts(RoutedExperts):
+    """Life: constructed and loaded with local experts only; adopted; bound to views of all."""
+
+    def __init__(
+        self,
+        layer_name: str,
+        params_dtype: torch.dtype,
+        moe_config: Any,
+        quant_config: Any,
+        expert_map_manager: Any,
+        **kwargs: Any,
+    ) -> None:
+        registry = active_registry()
+        self_placement = registry.placement(moe_config.num_experts)
+        local = self_placement.local_experts(registry.rank)
+        moe_config.num_local_experts = len(local)
+        super().__init__(
+            layer_name,
+            params_dtype,
+            moe_config,
+            quant_config,
+            expert_map_manager=DwdpExpertMap(expert_map_manager, self_placement, registry.rank),
+            **kwargs,
+        )
+        self.placement = self_placement
+        self.local_experts = local
+        self.is_bound = False
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.full_shapes: dict[str, tuple[int, ...]] = {}
+        self._loaded: dict[str, set[int]] = {}
+        self._check_supported()
+        self.dwdp_layer_idx = registry.add(self)
+
+    def expert_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The layer's expert tensors by name, in schema order."""
+        found = dict(self.named_parameters(recurse=False))
+        return {name: found[name] for name in EXPERT_TENSORS if name in found}
+
+    def weight_loader(
+        self,
+        param: torch.nn.Parameter,
+        loaded_weight: torch.Tensor,
+        weight_name: str,
+        shard_id: str,
+        expert_id: int,
+        return_success: bool = False,
+    ) -> bool | None:
+        """vLLM's loader, until the layer is bound. Notes which experts came."""
+        if self.is_bound:
+            raise ReadOnlyWeight(
+                f"{self.layer_name}: expert weights are shared read-only by the dwdp group; "
+                "restart the ranks to load others."
+            )
+        self._loaded.setdefault(shard_id, set()).add(expert_id)
+        return super().weight_loader(
+            param, loaded_weight, weight_name, shard_id, expert_id, return_success
+        )
+
+    weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
+
+    def check_loaded(self) -> None:
+        """Raise when the checkpoint lacked a local expert; memory would hold garbage."""
+        for shard_id, experts in self._loaded.items():
+            if missing := sorted(set(self.local_experts) - experts):
+                raise ValueError(
+                    f"{self.layer_name}: expected {shard_id} of experts {list(self.local_experts)} "
+                    f"in the checkpoint, {missing} are missing; use a complete checkpoint."
+                )
+
+    def bind(self, views: dict[str, torch.Tensor]) -> None:
+        """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them."""
+        for name, parameter in self.expert_parameters().items():
+            bind_parameter(parameter, views[name])
+        self.moe_config.num_local_experts = self.global_num_experts
+        self.expert_map_manager.show_all()
+        self.update_expert_map_info()
+        self._rebuild_kernel()
+        self.is_bound = True
+
+    def forward_modular(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
+        out = super().forward_modular(x, *args, **kwargs)
+        torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
+        return out
+
+    def forward_monolithic(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
+        out = super().forward_monolithic(x, *args, **kwargs)
+        torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
+        return out
+
+    def _rebuild_kernel(self) -> None:
+        """A new kernel for all experts, with the state its experts object had set up after load.
+
+        vLLM sets that state in `process_weights_after_loading`, which would repack the weights.
+        """
+        old = self.quant_method.moe_kernel.fused_experts
+        self.quant_method._init_moe_kernel(self)
+        new = self.quant_method.moe_kernel.fused_experts
+        for name, value in vars(old).items():
+            vars(new).setdefault(name, value)
+
+    def _check_supported(self) -> None:
+        if type(self.quant_method) is not UnquantizedFusedMoEMethod:
+            raise ConfigError(
+                f"{self.layer_name}: dwdp can't rebuild the kernel of "
+                f"{type(self.quant_method).__name__} yet; use an unquantised checkpoint."
+            )
+        known = {*EXPERT_TENSORS, *NOT_EXPERT_TENSORS}
+        for name, parameter in self.named_parameters(recurse=False):
+            if name not in known:
+                raise ConfigError(
+                    f"{self.layer_name}: dwdp doesn't know the parameter '{name}' "
+                    f"{tuple(parameter.shape)} of {type(self.quant_method).__name__}; "
+                    "this model is not supported yet."
+                )

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The life of one rank's experts: load, adopt, meet, bind. Runs inside the worker's load_model.
+
+* Peers learn of a failure wherever it happens, and end with the same sentence.
+* Views are bound before vLLM profiles, compiles or sizes the KV cache; they never change again.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from vllm.logger import init_logger
+
+from vllm_dwdp import _core
+from vllm_dwdp.engine import settings as job
+from vllm_dwdp.engine.fingerprint import model_fingerprint
+from vllm_dwdp.engine.hooks import install_fetcher, register_ops
+from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
+from vllm_dwdp.engine.loader import DwdpModelLoader
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.direct import DirectFetch
+from vllm_dwdp.group.errors import RankFailed
+from vllm_dwdp.group.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.session import GroupSession
+from vllm_dwdp.layout import ExpertTensor, LayerLayout, TensorLayout
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors
+from vllm_dwdp.memory.local_shard import LocalShard
+
+logger = init_logger("vllm.dwdp")
+
+
+class ExpertSharing:
+    """One rank's part in its group, from the start of loading on."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        self._vllm_config = vllm_config
+        settings = job.Settings.load(vllm_config)
+        assert settings is not None, "the executor checks that dwdp is configured"
+        config = job.user_config(vllm_config)
+        self.job_rank = job.job_rank(vllm_config, settings)
+        self._settings = settings
+        self.rank = self.job_rank % settings.dwdp_size
+        self.registry = LayerRegistry(
+            rank=self.rank,
+            dwdp_size=settings.dwdp_size,
+            num_experts_per_worker=config.num_experts_per_worker,
+        )
+        self._session = GroupSession(
+            Rendezvous(
+                endpoint=job.endpoint(vllm_config, settings),
+                job_rank=self.job_rank,
+                job_size=settings.job_size,
+                dwdp_size=settings.dwdp_size,
+                timeout_s=config.timeout_s,
+            ),
+            timeout_s=config.timeout_s,
+        )
+        self._driver = _core.HostDriver(name=f"dwdp-rank{self.rank}")
+        self.stats: dict[str, Any] = {}
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[LayerRegistry]:
+        """Around load and share: any failure inside ends the whole group, with one sentence."""
+        try:
+            self._session.open()
+            register_ops()
+            with collecting(self.registry):
+                yield self.registry
+        except BaseException as error:
+            sentence = self._session.abort(error)
+            logger.error("%s", sentence)
+            if isinstance(error, RankFailed) or not isinstance(error, Exception):
+                raise
+            raise RankFailed(sentence) from error
+
+    def share(self, model: torch.nn.Module) -> None:
+        """Adopt the loaded experts, meet the group and bind every layer to views of all."""
+        layers = self.registry.layers
+        layouts = [self._layout(layer) for layer in layers]
+        self._check_limits(layouts)
+        manifest = self._manifest(model, layers)
+        with self._timed("adopt"):
+            shard = self._adopt(layers, layouts)
+        with self._timed("meet"):
+            self._session.meet(manifest, shard.descriptors, num_layers=len(layouts) + 1)
+        with self._timed("bind"):
+            views = self._bind(layers, layouts, shard)
+        self._session.finish()
+        self.fetcher = DirectFetch(len(layers))
+        install_fetcher(self.fetcher)
+        self._report(layers, shard, views)
+
+    def _layout(self, layer: DwdpRoutedExperts) -> LayerLayout:
+        return tuple(
+            TensorLayout(
+                ExpertTensor(name, _row_bytes(layer, name, parameter)),
+                layer.placement,
+                self._driver.granularity,
+            )
+            for name, parameter in layer.expert_parameters().items()
+        )
+
+    def _check_limits(self, layouts: list[LayerLayout]) -> None:
+        num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
+        check_map_budget(num_maps)
+        own = sum(len(t.blocks_of(self.rank)) for layer in layouts for t in layer)
+        ensure_descriptors(own + max(len(t.blocks) for layer in layouts for t in layer))
+
+    def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
+        model_config = self._vllm_config.model_config
+        expert_params = {id(p) for layer in layers for p in layer.expert_parameters().values()}
+        return Manifest(
+            dwdp_version=importlib.metadata.version("vllm-dwdp"),
+            model_fingerprint=model_fingerprint(model, model_config, expert_params),
+            dtype=str(model_config.dtype),
+            quantization=str(model_config.quantization),
+            placement=layers[0].placement.ranges,
+            memory_kind=self._driver.kind,
+            granularity=self._driver.granularity,
+            tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
+        )
+
+    def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
+        shard = LocalShard(self._driver, layouts, self.rank)
+        for layer in layers:
+            parameters = layer.expert_parameters().values()
+            shard.adopt_layer([p.data_ptr() for p in parameters])
+            for parameter in parameters:
+                parameter.data = torch.empty(0, dtype=parameter.dtype)
+            _give_back_memory()
+        shard.seal()
+        for warning in self._driver.warnings:
+            logger.warning("%s", warning)
+        return shard
+
+    def _bind(
+        self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard
+    ) -> ExpertViews:
+        views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
+        for layer_idx, layer in enumerate(layers):
+            tensors = {}
+            built = zip(layouts[layer_idx], views.build(layer_idx), strict=True)
+            for layout, view in built:
+                data = torch.from_dlpack(view.bytes_tensor())[: layout.num_bytes]
+                name = layout.tensor.name
+                tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
+            layer.bind(tensors)
+        return views
+
+    def _report(
+        self, layers: list[DwdpRoutedExperts], shard: LocalShard, views: ExpertViews
+    ) -> None:
+        local = layers[0].local_experts
+        self.stats = {
+            "rank": self.job_rank,
+            "group": self.job_rank // self._settings.dwdp_size,
+            "dwdp_size": self._settings.dwdp_size,
+            "num_layers": len(layers),
+            "num_experts": layers[0].global_num_experts,
+            "experts_owned": [local.start, local.stop],
+            "expert_bytes_owned": shard.num_block_bytes,
+            "expert_bytes_from_peers": views.num_peer_bytes,
+            "expert_bytes_private": views.num_private_bytes,
+            "num_maps": views.num_maps,
+            "expert_bytes_read": DwdpModelLoader.num_expert_bytes_read,
+            "bytes_read": DwdpModelLoader.num_bytes_read,
+            "startup_seconds": self._seconds,
+        }
+        mib = {key: value / 2**20 for key, value in self.stats.items() if "bytes" in key}
+        logger.info(
+            "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
+            "fetch=direct on host memory; %.1f MiB owned, %.1f MiB mapped from peers, %.1f MiB "
+            "private, %d maps; read %.1f MiB of experts from disk; %s",
+            self.job_rank,
+            self._settings.job_size,
+            self.stats["group"],
+            self._settings.dwdp_size,
+            len(layers),
+            local.start,
+            local.stop,
+            layers[0].global_num_experts,
+            mib["expert_bytes_owned"],
+            mib["expert_bytes_from_peers"],
+            mib["expert_bytes_private"],
+            views.num_maps,
+            mib["expert_bytes_read"],
+            ", ".join(f"{name} {value:.2f} s" for name, value in self._seconds.items()),
+        )
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:
+    """Bytes of one expert; raises unless the expert axis is outermost and the tensor dense."""
+    num_local = len(layer.local_experts)
+    if parameter.shape[0] != num_local or not parameter.data.is_contiguous():
+        raise ValueError(
+            f"{layer.layer_name}: expected {name} as a dense [{num_local}, ...], got shape "
+            f"{tuple(parameter.shape)} with strides {parameter.stride()}."
+        )
+    layer.dtypes[name] = parameter.dtype
+    layer.full_shapes[name] = (layer.placement.num_experts, *parameter.shape[1:])
+    return parameter.nbytes // num_local
+
+
+def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
+    return [
+        TensorSchema(layer.layer_name, name, shape, str(layer.dtypes[name]))
+        for name, shape in layer.full_shapes.items()
+    ]
+
+
+def _give_back_memory() -> None:
+    """Freed tensors may stay in glibc's heap: a layer must not wait for the next one's memory."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The worker: vLLM's own, whose experts are shared with the group before it reports for duty."""
+
+from typing import Any, NoReturn
+
+from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.worker_base import WorkerBase
+
+from vllm_dwdp.engine.loader import use_dwdp_loader
+from vllm_dwdp.engine.read_only import ReadOnlyWeight
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.sharing import ExpertSharing
+from vllm_dwdp.memory.residency import process_proportional_bytes
+
+WRITING_RPCS = (
+    "reload_weights",
+    "reset_weights",
+    "sleep",
+    "wake_up",
+    "discard",
+    "init_weight_transfer_engine",
+    "start_weight_update",
+    "update_weights",
+    "finish_weight_update",
+)
+
+
+class DwdpWorker(WorkerBase):
+    """Mixed into the platform's worker. Lives in the worker process of one rank."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load this rank's experts, then bind every MoE layer to views of all experts."""
+        if "RoutedExperts" not in op_registry_oot:
+            RoutedExperts.register_oot(DwdpRoutedExperts)
+        use_dwdp_loader(self.vllm_config.load_config)
+        self._sharing = ExpertSharing(self.vllm_config)
+        with self._sharing.starting():
+            super().load_model(*args, **kwargs)
+            self._sharing.share(self.get_model())
+
+    def dwdp_stats(self) -> dict[str, Any]:
+        """What this rank owns, maps and has run; sizes in bytes."""
+        fetcher = self._sharing.fetcher
+        return {**self._sharing.stats, "forwards": fetcher.forwards, "tokens": fetcher.tokens}
+
+
+def _refusal(name: str) -> Any:
+    def refuse(self: DwdpWorker, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ReadOnlyWeight(
+            f"'{name}' would write to expert weights that the dwdp group shares read-only; "
+            "restart the ranks instead."
+        )
+
+    refuse.__name__ = name
+    return refuse
+
+
+for _name in WRITING_RPCS:
+    setattr(DwdpWorker, _name, _refusal(_name))
+
+
+class DwdpCPUWorker(DwdpWorker, CPUWorker):
+    """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
+
+    def determine_available_memory(self) -> int:
+        if self.cache_config.kv_cache_memory_bytes is not None:
+            return super().determine_available_memory()
+        if self._should_warm_up_model():
+            self.model_runner.warming_up_model()
+        left = self.requested_cpu_memory - process_proportional_bytes()
+        if left <= 0:
+            raise ValueError(
+                f"this rank's share of memory, {self.requested_cpu_memory >> 20} MiB, is used up "
+                "before the KV cache; raise --gpu-memory-utilization or set "
+                "VLLM_CPU_KVCACHE_SPACE (GiB)."
+            )
+        return left
