@@ -31,7 +31,8 @@ std::shared_ptr<Block> Block::Import(std::shared_ptr<MemoryDriver> driver, Uniqu
 }
 
 void Block::Fill(std::size_t offset, const void* source, std::size_t num_bytes) {
-  Require(!is_sealed_, "expected a block that is still open, got a sealed one; fill before sealing");
+  Require(!is_sealed_,
+          "expected a block that is still open, got a sealed one; fill before sealing");
   RequireInside("filling a block", offset, num_bytes, this->num_bytes());
   driver_->Copy(allocation_->staging() + offset, source, num_bytes);
 }

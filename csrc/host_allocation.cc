@@ -61,12 +61,14 @@ void PreferNode(void* address, std::size_t num_bytes, int node, std::string* war
 }
 
 void CheckSize(int fd, std::size_t expected) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) ThrowErrno("fstat of a received descriptor");
-  Require(S_ISREG(status.st_mode), "expected a memory file from the peer, got another kind of file");
+  Require(S_ISREG(status.st_mode),
+          "expected a memory file from the peer, got another kind of file");
   Require(static_cast<std::size_t>(status.st_size) == expected,
           "expected a memory file of " + std::to_string(expected) + " bytes from the peer, got " +
-              std::to_string(status.st_size) + "; start every rank with the same model and options");
+              std::to_string(status.st_size) +
+              "; start every rank with the same model and options");
 }
 
 bool CheckSeals(int fd, bool require_write_seal) {

@@ -22,7 +22,8 @@ std::uintptr_t RoundUp(std::uintptr_t value, std::size_t step) {
 HostReservation::HostReservation(std::size_t num_bytes) : num_bytes_(num_bytes) {
   const std::size_t room = num_bytes + kHugePageBytes;
   void* base = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) ThrowErrno("reserving " + std::to_string(num_bytes) + " bytes of address");
+  if (base == MAP_FAILED)
+    ThrowErrno("reserving " + std::to_string(num_bytes) + " bytes of address");
   const auto start = reinterpret_cast<std::uintptr_t>(base);
   const std::uintptr_t aligned = RoundUp(start, kHugePageBytes);
   const std::uintptr_t end = RoundUp(aligned + num_bytes, kPageBytes);

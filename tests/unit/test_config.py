@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+import pytest
+
+from vllm_dwdp.config import ConfigError, DwdpConfig, parse_endpoint
+from vllm_dwdp.memory.limits import LimitError, check_map_budget
+
+
+def test_defaults_need_no_section():
+    assert DwdpConfig.parse(None) == DwdpConfig() == DwdpConfig.parse({})
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ([], "JSON object"),
+        ("dwdp_size=2", "JSON object"),
+        ({"dwdp_sise": 2}, "valid options"),
+        ({"dwdp_size": 0}, "dwdp_size"),
+        ({"dwdp_size": "2"}, "dwdp_size"),
+        ({"dwdp_size": True}, "dwdp_size"),
+        ({"num_experts_per_worker": -1}, "num_experts_per_worker"),
+        ({"num_experts_per_worker": 1.5}, "num_experts_per_worker"),
+        ({"fetch": "prefetch"}, "fetch"),
+        ({"fetch": None}, "fetch"),
+        ({"rendezvous": "localhost"}, "rendezvous"),
+        ({"rendezvous": "localhost:99999"}, "rendezvous"),
+        ({"rendezvous": 29500}, "rendezvous"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"timeout_s": "soon"}, "timeout_s"),
+        ({"timeout_s": float("nan")}, "timeout_s"),
+    ],
+)
+def test_wrong_section_is_refused_with_the_option_named(section, word):
+    with pytest.raises(ConfigError, match=word):
+        DwdpConfig.parse(section)
+
+
+def test_endpoint_takes_ipv6_in_brackets():
+    assert parse_endpoint("[::1]:29500") == ("::1", 29500)
+
+
+def test_map_budget_names_the_sysctl():
+    with pytest.raises(LimitError, match="sysctl -w vm.max_map_count"):
+        check_map_budget(60_000, max_map_count=65_530)
+    check_map_budget(10_000, max_map_count=65_530)
