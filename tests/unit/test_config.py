@@ -41,6 +41,6 @@ def test_endpoint_takes_ipv6_in_brackets():
 
 
 def test_map_budget_names_the_sysctl():
-    with pytest.raises(LimitError, match="sysctl -w vm.max_map_count"):
+    with pytest.raises(LimitError, match=r"sysctl -w vm\.max_map_count"):
         check_map_budget(60_000, max_map_count=65_530)
     check_map_budget(10_000, max_map_count=65_530)

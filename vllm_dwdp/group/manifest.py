@@ -56,7 +56,8 @@ def check_manifests(manifests: Sequence[Manifest]) -> None:
             if ours != theirs:
                 raise ManifestMismatch(
                     f"dwdp ranks 0 and {rank} of a group differ in {field.name}: "
-                    f"{_difference(ours, theirs)}; start every rank with the same model and options."
+                    f"{_difference(ours, theirs)}; "
+                    "start every rank with the same model and options."
                 )
 
 

@@ -63,7 +63,7 @@ class Rendezvous:
             self._store.set(self._key("hello", self._job_rank), self._identity.to_bytes())
         if agreed != job:
             raise GroupError(
-                f"rank {self._job_rank} has data-parallel size/dwdp_size {job.decode()}, the job at "
+                f"rank {self._job_rank} has job size/dwdp_size {job.decode()}, the job at "
                 f"{self._endpoint.host}:{self._endpoint.port} has {agreed.decode()}; start every "
                 "rank with the same options, and every job with its own port."
             )
@@ -103,8 +103,8 @@ class Rendezvous:
         except OSError as error:
             listener.close()
             raise GroupError(
-                f"dwdp rank 0 can't host the rendezvous at {host}:{port}: {error}; free the port or "
-                "set another with additional_config dwdp.rendezvous."
+                f"dwdp rank 0 can't host the rendezvous at {host}:{port}: {error}; free the "
+                "port or set another with additional_config dwdp.rendezvous."
             ) from error
         listener.listen()
         store = TCPStore(

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Real vLLM engines on the demo checkpoint, each in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "examples" / "demo_model"
+GENERATE = Path(__file__).with_name("generate.py")
+
+
+@pytest.fixture(scope="session")
+def engine_environment():
+    return {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def generate(tmp_path_factory, engine_environment):
+    """Run generate.py in a process of its own and read what it wrote."""
+
+    def run(*arguments: str) -> dict:
+        out = tmp_path_factory.mktemp("generate") / "out.json"
+        done = subprocess.run(
+            [sys.executable, GENERATE, MODEL, out, *arguments],
+            env=engine_environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stock(generate):
+    return generate("--stock")

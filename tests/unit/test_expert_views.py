@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Views of every rank equal the unsharded tensors bit by bit, over real sealed memory files."""
+
+import os
+
+import pytest
+import torch
+
+from vllm_dwdp._core import HostDriver
+from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.placement import Placement
+
+SHAPES = {"w13_weight": (48, 40), "w2_weight": (40, 24), "w13_bias": (48,), "huge": (1024, 520)}
+
+
+def make_layers(num_layers, num_experts):
+    torch.manual_seed(0)
+    return [
+        {name: torch.randn(num_experts, *shape).bfloat16() for name, shape in SHAPES.items()}
+        for _ in range(num_layers)
+    ]
+
+
+def adopt(driver, layouts, layers, rank):
+    shard = LocalShard(driver, layouts, rank)
+    for layer_idx, tensors in enumerate(layers):
+        local = layouts[layer_idx][0].placement.local_experts(rank)
+        rows = [t[local.start : local.stop].clone() for t in tensors.values()]
+        shard.adopt_layer([row.data_ptr() for row in rows])
+    shard.seal()
+    return shard
+
+
+def layouts_of(layers, placement, granularity):
+    return [
+        tuple(
+            TensorLayout(ExpertTensor(name, t[0].nbytes), placement, granularity)
+            for name, t in tensors.items()
+        )
+        for tensors in layers
+    ]
+
+
+@pytest.mark.parametrize("num_experts", [4, 7, 16])
+@pytest.mark.parametrize("dwdp_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_views_equal_the_unsharded_tensors(num_experts, dwdp_size, extra):
+    size = min(num_experts, -(-num_experts // dwdp_size) + extra) if extra else None
+    placement = Placement.make(
+        num_experts=num_experts, dwdp_size=dwdp_size, num_experts_per_worker=size
+    )
+    layers = make_layers(2, num_experts)
+    drivers = [HostDriver(name=f"dwdp-rank{rank}") for rank in range(dwdp_size)]
+    layouts = layouts_of(layers, placement, drivers[0].granularity)
+    shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
+    num_descriptors = len(os.listdir("/proc/self/fd"))
+
+    def pull(peer, layer_idx, expected_sizes):
+        blocks = shards[peer].descriptors(layer_idx)
+        assert [num_bytes for _, num_bytes in blocks] == list(expected_sizes)
+        return [fd for fd, _ in blocks]
+
+    for rank in range(dwdp_size):
+        views = ExpertViews(drivers[rank], layouts, shards[rank], rank, pull)
+        for layer_idx, tensors in enumerate(layers):
+            for layout, view in zip(layouts[layer_idx], views.build(layer_idx), strict=True):
+                shown = torch.from_dlpack(view.bytes_tensor())[: layout.num_bytes]
+                expected = tensors[layout.tensor.name].contiguous().view(torch.uint8).flatten()
+                assert torch.equal(shown, expected)
+    assert len(os.listdir("/proc/self/fd")) == num_descriptors
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.int8, torch.uint8],
+)
+def test_tensor_of_any_dtype_outlives_view_and_driver(dtype):
+    driver = HostDriver()
+    page = driver.granularity
+    values = torch.arange(page, dtype=torch.uint8).view(dtype)
+    view = driver.reserve_view(page)
+    view.map_private(0, page)
+    view.fill_private(0, values.data_ptr(), page)
+    view.finish()
+    address = view.address
+    tensor = torch.from_dlpack(view.bytes_tensor()).view(dtype)
+    del view, driver
+    assert tensor.data_ptr() == address
+    assert torch.equal(tensor.view(torch.uint8), values.view(torch.uint8))
+
+
+def test_finished_view_is_populated_and_kept_out_of_core_dumps():
+    driver = HostDriver(name="dwdp-rank7")
+    num_bytes = 64 * driver.granularity
+    block = driver.create_block(num_bytes)
+    source = torch.ones(num_bytes, dtype=torch.uint8)
+    block.fill(0, source.data_ptr(), num_bytes)
+    block.seal()
+    view = driver.reserve_view(num_bytes)
+    view.map_block(0, block)
+    view.finish()
+    with open("/proc/self/smaps") as smaps:
+        entry = smaps.read().partition(f"{view.address:x}-")[2].partition("VmFlags:")
+    fields = dict(line.split(":", 1) for line in entry[0].splitlines()[1:])
+    assert fields["Rss"].split() == fields["Size"].split()
+    assert "dd" in entry[2].splitlines()[0].split()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""One rank of an offline job: a process with a vllm.LLM, fed one request at a time.
+
+Messages from the parent: ("generate" | "chat", index, prompt, sampling_params, options),
+("stats",) and None, which ends it. Messages back: ("ready", None), ("output", (index, output)),
+("refused", (index, text)), ("stats", stats), ("failed", text).
+"""
+
+import os
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def serve_rank(pipe: Connection, environment: dict[str, str], options: dict[str, Any]) -> None:
+    """Main function of the rank's process."""
+    os.environ.update(environment)
+    try:
+        from vllm import LLM
+
+        llm = LLM(distributed_executor_backend="dwdp", **options)
+        pipe.send(("ready", None))
+        RankLoop(llm, pipe).run()
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
+    except Exception:
+        pipe.send(("failed", traceback.format_exc(limit=-4)))
+
+
+class RankLoop:
+    """Feeds the engine between steps, so that its batch is refilled as requests finish."""
+
+    def __init__(self, llm: Any, pipe: Connection) -> None:
+        self._llm = llm
+        self._pipe = pipe
+        self._index_of: dict[str, int] = {}
+
+    def run(self) -> None:
+        while self._take_messages():
+            if self._index_of:
+                self._step()
+
+    def _take_messages(self) -> bool:
+        """Take what came; wait for something when idle. False when the parent ends the rank."""
+        while not self._index_of or self._pipe.poll():
+            message = self._pipe.recv()
+            if message is None:
+                return False
+            if message[0] == "stats":
+                self._pipe.send(("stats", self._llm.collective_rpc("dwdp_stats")[0]))
+            else:
+                self._enqueue(*message)
+        return True
+
+    def _enqueue(self, kind: str, index: int, prompt: Any, params: Any, options: Any) -> None:
+        enqueue = self._llm.enqueue_chat if kind == "chat" else self._llm.enqueue
+        try:
+            (request_id,) = enqueue([prompt], params, use_tqdm=False, **options)
+        except Exception as error:
+            self._pipe.send(("refused", (index, f"{type(error).__name__}: {error}")))
+        else:
+            self._index_of[request_id] = index
+
+    def _step(self) -> None:
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                self._pipe.send(("output", (self._index_of.pop(output.request_id), output)))
