@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "block.h"
 
+#include <mutex>
+
 #include "checks.h"
 #include "error.h"
 
@@ -31,14 +33,15 @@ std::shared_ptr<Block> Block::Import(std::shared_ptr<MemoryDriver> driver, Uniqu
 }
 
 void Block::Fill(std::size_t offset, const void* source, std::size_t num_bytes) {
-  Require(!is_sealed_,
-          "expected a block that is still open, got a sealed one; fill before sealing");
   RequireInside("filling a block", offset, num_bytes, this->num_bytes());
+  const std::shared_lock lock(filling_);
+  RequireOpen();
   driver_->Copy(allocation_->staging() + offset, source, num_bytes);
 }
 
 void Block::Seal() {
-  Require(!is_sealed_, "expected a block that is still open, got a sealed one; seal it once");
+  const std::unique_lock lock(filling_);
+  RequireOpen();
   allocation_->Seal();
   is_sealed_ = true;
 }
@@ -46,6 +49,12 @@ void Block::Seal() {
 UniqueFd Block::Export() const {
   Require(is_sealed_, "expected a sealed block, got an open one; seal it before sharing");
   return allocation_->Export();
+}
+
+void Block::RequireOpen() const {
+  Require(
+      !is_sealed_,
+      "expected a block that is still open, got a sealed one; fill it first, then seal it once");
 }
 
 }  // namespace dwdp

@@ -18,8 +18,12 @@ class DriverError : public std::runtime_error {
 
 // What to do about the errors of the kernel that a user can mend.
 inline std::string Advice(int error) {
-  if (error == EMFILE) return "; raise the descriptor limit (ulimit -n)";
-  if (error == ENOMEM) return "; raise vm.max_map_count (sysctl) or free memory";
+  if (error == EMFILE) return "; raise the process's descriptor limit (ulimit -n)";
+  if (error == ENFILE) return "; raise the host's descriptor limit (sysctl fs.file-max)";
+  if (error == ENOMEM) {
+    return "; raise the number of mappings a process may hold (sysctl -w vm.max_map_count=262144) "
+           "or free memory";
+  }
   return "";
 }
 

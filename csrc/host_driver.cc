@@ -2,18 +2,12 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "host_driver.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "host_reservation.h"
 
 namespace dwdp {
-
-std::size_t HostDriver::granularity() const {
-  return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-}
 
 std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset) {
   std::string warning;

@@ -2,31 +2,27 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
-#include <vector>
-
+#include "address_range.h"
 #include "memory_driver.h"
 
 namespace dwdp {
 
-// A reserved address range, aligned to 2 MiB, unmapped when it goes.
+// Addresses for a view of memory files, aligned to 2 MiB.
 class HostReservation : public Reservation {
  public:
-  explicit HostReservation(std::size_t num_bytes);
-  ~HostReservation() override;
-  HostReservation(const HostReservation&) = delete;
-  HostReservation& operator=(const HostReservation&) = delete;
+  explicit HostReservation(std::size_t num_bytes) : range_(num_bytes) {}
 
-  std::byte* address() const override { return address_; }
-  std::size_t num_bytes() const override { return num_bytes_; }
+  std::byte* address() const override { return range_.address(); }
+  std::size_t num_bytes() const override { return range_.num_bytes(); }
   void Map(std::size_t offset, const Allocation& allocation) override;
   void MapPrivate(std::size_t offset, std::size_t num_bytes) override;
   void Protect() override;
+  void Populate() override;
 
  private:
-  void Populate();
+  void TouchPages() const;
 
-  std::byte* address_ = nullptr;
-  std::size_t num_bytes_;
+  AddressRange range_;
 };
 
 }  // namespace dwdp

@@ -23,6 +23,7 @@ class Allocation {
   virtual std::size_t num_bytes() const = 0;
   // Where the owner writes; null once sealed, and for imports.
   virtual std::byte* staging() const = 0;
+  // Throwing, it leaves the allocation open.
   virtual void Seal() = 0;
   // Whether the kernel itself refuses writes through every alias.
   virtual bool is_write_sealed() const = 0;
@@ -34,11 +35,14 @@ class Reservation {
   virtual ~Reservation() = default;
   virtual std::byte* address() const = 0;
   virtual std::size_t num_bytes() const = 0;
+  // Maps all of a sealed allocation, read-only. The mapping outlives the allocation.
   virtual void Map(std::size_t offset, const Allocation& allocation) = 0;
   // Zeroed local pages, writable until Protect.
   virtual void MapPrivate(std::size_t offset, std::size_t num_bytes) = 0;
-  // Makes all of it read-only and populates its page tables.
+  // Makes all of it read-only, in one step.
   virtual void Protect() = 0;
+  // Fills the page tables now: a first touch costs two to three times a later one.
+  virtual void Populate() = 0;
 };
 
 class MemoryDriver {
@@ -48,6 +52,7 @@ class MemoryDriver {
   virtual std::size_t granularity() const = 0;
   // `view_offset` is where views will map the allocation.
   virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
+  // Takes the descriptor; refusing closes it.
   virtual std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
                                              std::size_t view_offset) = 0;
   virtual std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) = 0;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // The Python face of the core. Addresses cross as integers, descriptors as ints that the receiver
-// owns, tensors as DLPack.
+// owns, tensors as DLPack. What copies or waits releases the GIL; blocks and views have locks of
+// their own, and the driver's list of warnings only changes under the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -37,14 +38,14 @@ void BindDriver(nb::module_& module) {
   nb::class_<MemoryDriver>(module, "MemoryDriver")
       .def_prop_ro("kind", &MemoryDriver::kind)
       .def_prop_ro("granularity", &MemoryDriver::granularity)
-      .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
+      .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0)
       .def(
           "import_block",
           [](std::shared_ptr<MemoryDriver> driver, int fd, std::size_t num_bytes,
              std::size_t view_offset) {
             return Block::Import(std::move(driver), UniqueFd(fd), num_bytes, view_offset);
           },
-          "fd"_a, "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
+          "fd"_a, "num_bytes"_a, "view_offset"_a = 0)
       .def(
           "reserve_view",
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {

@@ -2,8 +2,10 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
+#include <mutex>
 
 #include "block.h"
 #include "memory_driver.h"
@@ -11,7 +13,10 @@
 namespace dwdp {
 
 // An address range that shows a whole expert tensor: blocks and private pages side by side.
-// Pages are given in any order, once each; Finish makes it read-only, for good.
+//
+// * Pages are given in any order, once each; Finish makes the view read-only, for good.
+// * Mappings are the view's own: blocks and driver may go before it.
+// * One thread at a time changes a view; others wait.
 class View {
  public:
   View(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes);
@@ -25,22 +30,28 @@ class View {
 
   std::byte* address() const { return reservation_->address(); }
   std::size_t num_bytes() const { return reservation_->num_bytes(); }
-  std::size_t num_maps() const { return pieces_.size(); }
-  bool is_finished() const { return is_finished_; }
+  // Mappings made; private ranges that touch count as one, as they do for the kernel.
+  std::size_t num_maps() const;
+  bool is_finished() const { return state_ == State::kFinished; }
 
  private:
+  enum class State { kOpen, kFailed, kFinished };
   struct Piece {
     std::size_t num_bytes;
     bool is_private;
   };
+  using Pieces = std::map<std::size_t, Piece>;  // by offset
 
-  void Claim(std::size_t offset, std::size_t num_bytes);
   void RequireOpen() const;
+  void RequireFree(std::size_t offset, std::size_t num_bytes) const;
+  void RequireWhole() const;
+  void JoinPrivate(Pieces::iterator piece);
 
   std::shared_ptr<MemoryDriver> driver_;
   std::unique_ptr<Reservation> reservation_;
-  std::map<std::size_t, Piece> pieces_;  // by offset
-  bool is_finished_ = false;
+  mutable std::mutex changing_;
+  Pieces pieces_;
+  std::atomic<State> state_ = State::kOpen;
 };
 
 }  // namespace dwdp

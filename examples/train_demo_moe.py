@@ -289,13 +289,15 @@ def report(
     size = sum(p.numel() for p in model.parameters()) / 1e6
     text = f"""# Demo model: a small Qwen3-MoE
 
-{config.num_hidden_layers} MoE layers, {config.num_experts} experts, top-{config.num_experts_per_tok},
-{size:.1f} M parameters, bf16. Made by `examples/train_demo_moe.py`:
+{config.num_hidden_layers} MoE layers, {config.num_experts} experts,
+top-{config.num_experts_per_tok}, {size:.1f} M parameters, bf16.
+Made by `examples/train_demo_moe.py`:
 
 * text: public domain, from the Debian packages {", ".join(PACKAGES)}
 * {steps} steps of {args.batch_size} x {args.sequence_length} tokens, {args.minutes:g} minutes on
   {torch.get_num_threads()} CPU cores
-* held-back text ({len(held_back)} tokens): perplexity {math.exp(loss):.1f}, {bits:.2f} bits per byte
+* held-back text ({len(held_back)} tokens): perplexity {math.exp(loss):.1f},
+  {bits:.2f} bits per byte
 
 Share of held-back tokens that chose an expert, least and most used of each layer (even use would
 be {config.num_experts_per_tok / config.num_experts:.0%}):
@@ -304,7 +306,7 @@ be {config.num_experts_per_tok / config.num_experts:.0%}):
 | --- | --- | --- |"""
     lines = text.splitlines()
     lines += [f"| {i} | {row.min():.1%} | {row.max():.1%} |" for i, row in enumerate(use)]
-    lines += ["", "Greedy samples:", ""]
+    lines += ["", "Samples (greedy, repetition penalty 1.15):", ""]
     return lines + [f"> {sample(model, tokenizer, p)}\n".replace("\n\n", " ") for p in PROMPTS]
 
 

@@ -143,10 +143,10 @@ class LLM:
             try:
                 kind, body = rank.pipe.recv()
             except (EOFError, OSError):
-                self._bury(rank, job)
-                continue
+                kind, body = "failed", "its process ended"
             if kind == "failed":
                 logger.error("dwdp rank %d: %s", rank.index, body)
+                self._bury(rank, job)
                 continue
             index, result = body
             rank.in_flight.discard(index)

@@ -16,6 +16,7 @@ from typing import Any
 def serve_rank(pipe: Connection, environment: dict[str, str], options: dict[str, Any]) -> None:
     """Main function of the rank's process."""
     os.environ.update(environment)
+    llm = None
     try:
         from vllm import LLM
 
@@ -26,6 +27,10 @@ def serve_rank(pipe: Connection, environment: dict[str, str], options: dict[str,
         return
     except Exception:
         pipe.send(("failed", traceback.format_exc(limit=-4)))
+    finally:
+        pipe.close()
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
 
 
 class RankLoop:
@@ -60,9 +65,14 @@ class RankLoop:
         except Exception as error:
             self._pipe.send(("refused", (index, f"{type(error).__name__}: {error}")))
         else:
-            self._index_of[request_id] = index
+            self._index_of[_external_id(request_id)] = index
 
     def _step(self) -> None:
         for output in self._llm.llm_engine.step():
             if output.finished:
                 self._pipe.send(("output", (self._index_of.pop(output.request_id), output)))
+
+
+def _external_id(request_id: str) -> str:
+    """The id that outputs carry: newer vLLM adds a random part to the one it returns."""
+    return request_id.partition("-")[0]
