@@ -34,7 +34,7 @@ void View::MapPrivate(std::size_t offset, std::size_t num_bytes) {
   const std::lock_guard lock(changing_);
   RequireFree(offset, num_bytes);
   reservation_->MapPrivate(offset, num_bytes);
-  const auto piece = pieces_.insert_or_assign(offset, Piece{num_bytes, true}).first;
+  const auto piece = pieces_.emplace(offset, Piece{num_bytes, true}).first;
   JoinPrivate(piece);
   if (piece != pieces_.begin()) JoinPrivate(std::prev(piece));
 }

@@ -4,11 +4,14 @@
 
 import os
 import socket
+from array import array
 from collections.abc import Sequence
 from types import TracebackType
 
 from vllm_dwdp.group import wire
 from vllm_dwdp.group.errors import ExchangeRefused
+
+CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class DescriptorClient:
@@ -70,9 +73,11 @@ class DescriptorClient:
                 return sizes
 
     def _receive(self, fds: list[int]) -> wire.Response:
-        packet, received, flags, _ = socket.recv_fds(
-            self._socket, wire.MAX_PACKET_BYTES, wire.MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        # Not socket.recv_fds: it drops the flags that keep descriptors from child processes.
+        packet, control, flags, _ = self._socket.recvmsg(
+            wire.MAX_PACKET_BYTES, CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC
         )
+        received = [fd for message in control for fd in _descriptors(message)]
         fds += received
         if flags & socket.MSG_CTRUNC:
             raise ExchangeRefused(
@@ -85,3 +90,12 @@ class DescriptorClient:
 
     def _error(self, cause: Exception) -> ExchangeRefused:
         return ExchangeRefused(f"taking the experts of dwdp rank {self._peer_rank}: {cause}")
+
+
+def _descriptors(message: tuple[int, int, bytes]) -> Sequence[int]:
+    level, kind, data = message
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        return ()
+    fds = array("i")
+    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds

@@ -11,9 +11,21 @@ class RankFailed(GroupError):
     """A rank failed, died or did not arrive; every rank raises this with the same sentence."""
 
 
+class RendezvousRefused(GroupError):
+    """The rendezvous address is taken, or belongs to something else than this job."""
+
+
+class StoreLost(GroupError):
+    """The process that hosts the store ended or stopped answering; the message names it."""
+
+
 class ManifestMismatch(GroupError):
     """Two ranks were started with different models or options."""
 
 
 class ExchangeRefused(GroupError):
     """A descriptor request was refused, or answered with something else than expected."""
+
+
+class PeerBusy(GroupError):
+    """A peer can't send descriptors just now: too many are in flight. Ask again."""

@@ -19,7 +19,7 @@ class ProcessIdentity:
     uid: int
     host: str
     boot_id: str
-    pid_namespace: str
+    namespaces: str
 
     @classmethod
     def own(cls) -> "ProcessIdentity":
@@ -27,10 +27,10 @@ class ProcessIdentity:
         return cls(
             pid=pid,
             start_ticks=_start_ticks(pid),
-            uid=os.getuid(),
+            uid=os.geteuid(),
             host=socket.gethostname(),
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            pid_namespace=os.readlink("/proc/self/ns/pid"),
+            namespaces=" ".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "user")),
         )
 
     def to_bytes(self) -> bytes:
@@ -44,17 +44,23 @@ class ProcessIdentity:
         """Why host memory can't be shared with a peer, or None."""
         if peer.boot_id != self.boot_id:
             return f"it is on host {peer.host}, host memory needs all ranks on {self.host}"
-        if peer.pid_namespace != self.pid_namespace:
-            return "it is in another process namespace; start all ranks in one container"
+        if peer.namespaces != self.namespaces:
+            return (
+                f"it is in another namespace ({peer.namespaces} against {self.namespaces}); "
+                "start all ranks in one container"
+            )
         if peer.uid != self.uid:
             return f"it runs as user {peer.uid}, this rank as {self.uid}; use one user for all"
         return None
 
-    def is_alive(self) -> bool:
-        try:
-            return _start_ticks(self.pid) == self.start_ticks
-        except OSError:
+    def has_ended(self, seen_by: "ProcessIdentity") -> bool:
+        """False where the seer can't know: on another host or in another namespace."""
+        if (self.boot_id, self.namespaces) != (seen_by.boot_id, seen_by.namespaces):
             return False
+        try:
+            return _start_ticks(self.pid) != self.start_ticks
+        except OSError:
+            return True
 
 
 def _start_ticks(pid: int) -> int:

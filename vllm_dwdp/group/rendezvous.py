@@ -1,72 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where the ranks of a group meet at start-up: keys in torch's TCPStore on loopback.
+"""Where the ranks of a group meet at start-up.
 
-* The first rank of the job hosts the store; it is used during start-up only.
-* Each rank posts who it is, so that a death is noticed at once, not at the time-out.
-* The first cause of failure that is posted wins: every rank ends with the same sentence.
+* The first rank of the job hosts a store on loopback; it is used during start-up only.
+* Each rank says who it is, and watches the others from then on, also while it loads.
+* Whatever fails, on whichever rank, every rank ends with the same sentence.
 """
 
 import contextlib
-import socket
+import json
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-from vllm_dwdp.group.errors import GroupError, RankFailed
+from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, StoreLost
+from vllm_dwdp.group.failure_watch import FailureWatch, rank_key
 from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.store import POLL_S, Endpoint, RendezvousStore
+from vllm_dwdp.group.store_keeper import StoreKeeper
 
-POLL_S = 0.05
-LINGER_S = 5.0
-MAGIC = b"vllm-dwdp rendezvous 1"
-
-
-class Endpoint(NamedTuple):
-    host: str
-    port: int
+__all__ = ["Endpoint", "Rendezvous"]
 
 
 class Rendezvous:
-    """One rank's end of the store. `timeout_s` covers all of start-up, from `open` on."""
+    """One rank's place at the rendezvous. `timeout_s` covers all of start-up, from `open` on.
+
+    With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread.
+    """
 
     def __init__(
         self, *, endpoint: Endpoint, job_rank: int, job_size: int, dwdp_size: int, timeout_s: float
     ) -> None:
+        if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
+            raise ValueError(
+                f"expected a job of whole groups and a rank in it, got rank {job_rank} of "
+                f"{job_size} with dwdp_size {dwdp_size}."
+            )
         self._endpoint = endpoint
         self._job_rank = job_rank
         self._job_size = job_size
         self._dwdp_size = dwdp_size
         self._timeout_s = timeout_s
-        self._first_rank = job_rank - job_rank % dwdp_size
         self._identity = ProcessIdentity.own()
-        self._peers: dict[int, ProcessIdentity] = {}
-        self._store: Any = None
-        self._deadline = 0.0
+        self._store: RendezvousStore | None = None
+        self._watch: FailureWatch | None = None
 
     @property
     def dwdp_rank(self) -> int:
-        return self._job_rank - self._first_rank
+        return self._job_rank % self._dwdp_size
 
     @property
     def dwdp_size(self) -> int:
         return self._dwdp_size
 
+    @property
+    def job_ranks(self) -> range:
+        """The group's ranks, as the job numbers them."""
+        first = self._job_rank - self.dwdp_rank
+        return range(first, first + self._dwdp_size)
+
+    @property
+    def seconds_left(self) -> float:
+        return self._timeout_s if self._store is None else self._store.seconds_left
+
     def open(self) -> None:
-        """Host or reach the store and post who this rank is."""
-        self._deadline = time.monotonic() + self._timeout_s
+        """Host or reach the store and say who this rank is.
+
+        Raises RendezvousRefused when the address belongs to something or someone else, and
+        RankFailed when rank 0 can't be reached in time.
+        """
         if self._dwdp_size == 1:
             return
-        self._store = self._host_store() if self._job_rank == 0 else self._reach_store()
-        with self._store_errors():
-            job = f"{self._job_size}/{self._dwdp_size}".encode()
-            agreed = self._store.compare_set("job", b"", job)
-            self._store.set(self._key("hello", self._job_rank), self._identity.to_bytes())
-        if agreed != job:
-            raise GroupError(
-                f"rank {self._job_rank} has job size/dwdp_size {job.decode()}, the job at "
-                f"{self._endpoint.host}:{self._endpoint.port} has {agreed.decode()}; start every "
-                "rank with the same options, and every job with its own port."
-            )
+        store = RendezvousStore(self._endpoint, timeout_s=self._timeout_s)
+        try:
+            job = self._host(store) if self._job_rank == 0 else self._join(store)
+            self._say_hello(store)
+        except StoreLost as lost:
+            store.close()
+            raise RankFailed(str(lost)) from lost
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        self._watch = FailureWatch(
+            store, self._identity, job_rank=self._job_rank, peer_ranks=self.job_ranks
+        )
+        self._check_job(job)
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
         """Post this rank's payload and wait for everyone's, in rank order.
@@ -74,162 +91,85 @@ class Rendezvous:
         Raises RankFailed, with the same sentence on every rank, when one fails, dies, can't be
         reached, or doesn't arrive in time.
         """
-        if self._dwdp_size == 1:
+        if self._store is None:
             return [payload]
-        with self._store_errors():
-            self._store.set(self._key(phase, self._job_rank), payload)
-            return [self._wait_for(phase, rank) for rank in self._ranks()]
+        try:
+            self._store.set(rank_key(phase, self._job_rank), payload)
+            return [self._wait_for(phase, rank) for rank in self.job_ranks]
+        except StoreLost as lost:
+            raise RankFailed(self.end(str(lost))) from lost
 
-    def fail(self, cause: str) -> str:
-        """Post a failure of this rank; returns the sentence that ends every rank. Never raises."""
-        if cause.startswith("dwdp rank"):
-            return self._post_failure(cause)
-        return self._post_failure(f"dwdp rank {self._job_rank} failed: {cause}")
+    def check(self) -> None:
+        """Raise RankFailed if the job is known to have failed; asks nobody."""
+        if self._watch is not None and self._watch.sentence is not None:
+            raise RankFailed(self._watch.sentence)
+
+    def fail(self, cause: str, *, doing: str = "starting") -> str:
+        """Post a failure of this rank; the sentence that ends every rank. Never raises."""
+        return self.end(f"dwdp rank {self._job_rank} failed while {doing}: {cause}")
+
+    def end(self, sentence: str) -> str:
+        """End every rank with this sentence, or with one that was posted before. Never raises."""
+        return sentence if self._watch is None else self._watch.post(sentence)
 
     def close(self) -> None:
-        """Let go of the store. Its host keeps it until the others have read why it ended."""
-        if self._store is not None and self._job_rank == 0:
-            self._linger()
-        self._store = None
-
-    def _host_store(self) -> Any:
-        from torch.distributed import TCPStore
-
-        host, port = self._endpoint
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise GroupError(
-                f"dwdp rank 0 can't host the rendezvous at {host}:{port}: {error}; free the "
-                "port or set another with additional_config dwdp.rendezvous."
-            ) from error
-        listener.listen()
-        store = TCPStore(
-            host,
-            port,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-            use_libuv=True,
-        )
-        store.set("magic", MAGIC)
-        return store
-
-    def _reach_store(self) -> Any:
-        from datetime import timedelta
-
-        from torch.distributed import TCPStore
-
-        host, port = self._endpoint
-        self._wait_for_listener()
-        left = timedelta(seconds=max(1.0, min(30.0, self._deadline - time.monotonic())))
-        try:
-            store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=left)
-            magic = store.get("magic")
-        except Exception as error:
-            raise GroupError(
-                f"dwdp rank {self._job_rank} found something else than a dwdp rendezvous at "
-                f"{host}:{port} ({error}); set a free port with dwdp.rendezvous."
-            ) from error
-        if magic != MAGIC:
-            raise GroupError(
-                f"{host}:{port} speaks {magic!r}, expected {MAGIC!r}; use one version."
-            )
-        return store
-
-    def _wait_for_listener(self) -> None:
-        """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
-        while time.monotonic() < self._deadline:
-            with contextlib.suppress(OSError), socket.create_connection(self._endpoint, timeout=1):
-                return
-            time.sleep(POLL_S)
-        raise RankFailed(
-            f"dwdp rank 0 did not open the rendezvous at {self._endpoint.host}:"
-            f"{self._endpoint.port} within {self._timeout_s:g} s."
-        )
-
-    def _wait_for(self, phase: str, rank: int) -> bytes:
-        key = self._key(phase, rank)
-        while not self._store.check([key]):
-            self._check_failure()
-            self._check_peers()
-            if time.monotonic() > self._deadline:
-                self._raise_failure(
-                    f"dwdp rank {rank} did not reach '{phase}' within {self._timeout_s:g} s."
-                )
-            time.sleep(POLL_S)
-        return bytes(self._store.get(key))
-
-    def _check_failure(self) -> None:
-        if self._store.check([self._failure_key]):
-            sentence = self._store.get(self._failure_key).decode()
-            self._acknowledge()
-            raise RankFailed(sentence)
-
-    def _check_peers(self) -> None:
-        for rank in self._ranks():
-            peer = self._peer(rank)
-            if peer is None:
-                continue
-            if reason := self._identity.reason_not_reachable(peer):
-                self._raise_failure(f"dwdp rank {rank} can't share its experts: {reason}.")
-            if not peer.is_alive():
-                self._raise_failure(f"dwdp rank {rank} (process {peer.pid}) ended during start-up.")
-
-    def _peer(self, rank: int) -> ProcessIdentity | None:
-        if rank not in self._peers and self._store.check([self._key("hello", rank)]):
-            data = self._store.get(self._key("hello", rank))
-            self._peers[rank] = ProcessIdentity.from_bytes(data)
-        return self._peers.get(rank)
-
-    def _raise_failure(self, sentence: str) -> None:
-        raise RankFailed(self._post_failure(sentence))
-
-    def _post_failure(self, sentence: str) -> str:
-        if self._store is None:
-            return sentence
-        with contextlib.suppress(Exception):
-            posted = self._store.compare_set(self._failure_key, "", sentence)
-            self._acknowledge()
-            return str(posted.decode())
-        return sentence
-
-    def _acknowledge(self) -> None:
-        self._store.set(self._key("read", self._job_rank), b"1")
-
-    def _linger(self) -> None:
-        if not self._store.check([self._failure_key]):
+        """Let go of the store; its host keeps it for those who need it. May be called twice."""
+        store, watch = self._store, self._watch
+        if store is None or watch is None:
             return
-        end = time.monotonic() + LINGER_S
-        while time.monotonic() < end and not all(map(self._has_read, self._ranks())):
-            time.sleep(POLL_S)
-
-    def _has_read(self, rank: int) -> bool:
-        peer = self._peer(rank)
-        return self._store.check([self._key("read", rank)]) or peer is None or not peer.is_alive()
-
-    @contextlib.contextmanager
-    def _store_errors(self) -> Iterator[None]:
-        """A store that goes away means that its host did."""
-        try:
-            yield
-        except GroupError:
-            raise
-        except Exception as error:
-            raise RankFailed(
-                "dwdp rank 0, which hosts the rendezvous, ended during start-up "
-                f"(seen by rank {self._job_rank}: {error})."
-            ) from error
-
-    def _ranks(self) -> range:
-        return range(self._first_rank, self._first_rank + self._dwdp_size)
-
-    def _key(self, phase: str, rank: int) -> str:
-        return f"{phase}/{rank}"
+        watch.stop()
+        self._store = self._watch = None
+        with contextlib.suppress(StoreLost):
+            store.set(rank_key("left", self._job_rank), b"1", patience_s=POLL_S * 20)
+        if self._job_rank != 0:
+            store.close()
+            return
+        keeper = StoreKeeper(store, self._identity, job_size=self._job_size)
+        if watch.sentence is None:
+            keeper.keep_in_background()
+        else:
+            keeper.keep_while_others_read()
 
     @property
-    def _failure_key(self) -> str:
-        return f"failure/{self._first_rank}"
+    def _job(self) -> dict[str, int]:
+        return {"job_size": self._job_size, "dwdp_size": self._dwdp_size}
+
+    def _host(self, store: RendezvousStore) -> dict[str, int]:
+        store.host(json.dumps({"job": self._job, "pid": self._identity.pid}).encode())
+        store.name_host(self._identity.pid)
+        return self._job
+
+    def _join(self, store: RendezvousStore) -> dict[str, int]:
+        description = json.loads(store.reach())
+        store.name_host(description["pid"])
+        return dict(description["job"])
+
+    def _say_hello(self, store: RendezvousStore) -> None:
+        own = self._identity.to_bytes().decode()
+        posted = store.set_once(rank_key("hello", self._job_rank), own)
+        if posted != own:
+            other = ProcessIdentity.from_bytes(posted.encode())
+            raise RendezvousRefused(
+                f"expected to be rank {self._job_rank} at {self._endpoint}, but process "
+                f"{other.pid} of user {other.uid} is; give every job its own dwdp.rendezvous."
+            )
+
+    def _check_job(self, job: dict[str, int]) -> None:
+        if job != self._job:
+            raise RendezvousRefused(
+                f"expected a job of {self._job} at {self._endpoint}, got {job}; start every rank "
+                "with the same options, and every job with its own dwdp.rendezvous."
+            )
+
+    def _wait_for(self, phase: str, rank: int) -> bytes:
+        assert self._store is not None, "gather checks that the store is open"
+        while (payload := self._store.get(rank_key(phase, rank))) is None:
+            self.check()
+            if self.seconds_left <= 0:
+                raise RankFailed(
+                    self.end(
+                        f"dwdp rank {rank} did not reach '{phase}' within {self._timeout_s:g} s."
+                    )
+                )
+            time.sleep(POLL_S)
+        return payload

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Looks out for failures while its rank is busy: loading weights takes minutes.
+
+* The first cause of failure that is posted wins: every rank ends with the same sentence.
+* A rank that dies is noticed at once, by its process, not at the time-out.
+* A rank that has posted the last phase needs nobody and is needed by nobody: it may end.
+"""
+
+import atexit
+import contextlib
+import threading
+from collections.abc import Sequence
+
+from vllm_dwdp.group.errors import StoreLost
+from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.store import RendezvousStore
+
+LAST_PHASE = "bound"
+FAILURE_KEY = "failure"
+POLL_S = 0.1
+ECHO_S = 0.3
+POST_S = 5.0
+
+
+def rank_key(phase: str, job_rank: int) -> str:
+    return f"{phase}/{job_rank}"
+
+
+class FailureWatch:
+    """One rank's watch over the others of its group, in a thread from construction to `stop`."""
+
+    def __init__(
+        self,
+        store: RendezvousStore,
+        identity: ProcessIdentity,
+        *,
+        job_rank: int,
+        peer_ranks: Sequence[int],
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._job_rank = job_rank
+        self._unknown_ranks = set(peer_ranks) - {job_rank}
+        self._peers: dict[int, ProcessIdentity] = {}
+        self._is_over = threading.Event()
+        self._sentence: str | None = None
+        self._thread = threading.Thread(target=self._run, name="dwdp-watch", daemon=True)
+        self._thread.start()
+        # A daemon thread inside torch while the interpreter finalises would abort the process.
+        atexit.register(self.stop)
+
+    @property
+    def sentence(self) -> str | None:
+        """Why the job ends, once it does."""
+        return self._sentence
+
+    def post(self, sentence: str) -> str:
+        """Make this the end of every rank, unless another cause was first; never raises.
+
+        A failure is often the echo of a peer's death: the watch gets a moment to see that.
+        """
+        self._is_over.wait(ECHO_S)
+        return self._sentence or self._post(sentence)
+
+    def stop(self) -> None:
+        atexit.unregister(self.stop)
+        self._is_over.set()
+        self._thread.join(POST_S)
+
+    def _run(self) -> None:
+        while not self._is_over.wait(POLL_S):
+            try:
+                self._look()
+            except StoreLost as lost:
+                self._end(str(lost))
+
+    def _look(self) -> None:
+        posted = self._store.get(FAILURE_KEY)
+        if posted is not None:
+            self._end(posted.decode())
+            return
+        self._meet_peers()
+        for rank, peer in self._peers.items():
+            if cause := self._cause(rank, peer):
+                self._post(f"dwdp rank {rank} {cause}.")
+                return
+
+    def _meet_peers(self) -> None:
+        for rank in tuple(self._unknown_ranks):
+            if (data := self._store.get(rank_key("hello", rank))) is not None:
+                self._peers[rank] = ProcessIdentity.from_bytes(data)
+                self._unknown_ranks.remove(rank)
+
+    def _cause(self, rank: int, peer: ProcessIdentity) -> str | None:
+        if reason := self._identity.reason_not_reachable(peer):
+            return f"can't share its experts: {reason}"
+        if not peer.has_ended(self._identity):
+            return None
+        if self._store.get(rank_key(LAST_PHASE, rank)) is not None:
+            return None
+        host = ", which hosts the rendezvous," if rank == 0 else ""
+        return f"(process {peer.pid}){host} ended during start-up"
+
+    def _post(self, sentence: str) -> str:
+        with contextlib.suppress(StoreLost):
+            sentence = self._store.set_once(FAILURE_KEY, sentence, patience_s=POST_S)
+        self._end(sentence)
+        return sentence
+
+    def _end(self, sentence: str) -> None:
+        """Keep the sentence, then tell the store's host that it has been read."""
+        self._sentence = self._sentence or sentence
+        self._is_over.set()
+        with contextlib.suppress(StoreLost):
+            self._store.set(rank_key("left", self._job_rank), b"1", patience_s=POST_S)

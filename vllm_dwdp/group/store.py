@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The keys that ranks share at start-up: torch's TCPStore on one address, bounded in time.
+
+* Rank 0 of the job hosts; the store listens on the endpoint's address alone.
+* No call outlasts its patience: a lost, stopped or foreign host raises, and names itself.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from vllm_dwdp.group.bounded_thread import BoundedThread
+from vllm_dwdp.group.errors import RendezvousRefused, StoreLost
+
+POLL_S = 0.05
+DESCRIPTION_KEY = "vllm-dwdp rendezvous 1"
+MIN_PATIENCE_S = 2.0
+CLOSE_S = 1.0
+
+
+class Endpoint(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class RendezvousStore:
+    """One process's end of the store. `timeout_s` covers all of start-up, from construction on."""
+
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._thread = BoundedThread("dwdp-store")
+        self._store: Any = None
+        self._host_name = "dwdp rank 0"
+        self._loss: StoreLost | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def host(self, description: bytes) -> None:
+        """Listen; the description tells those who come that this is a dwdp rendezvous, and whose.
+
+        Raises RendezvousRefused when the address is taken.
+        """
+        with self._listen() as listener:
+            self._store = self._call(lambda: _host(self._endpoint, listener))
+        self.set(DESCRIPTION_KEY, description)
+
+    def reach(self) -> bytes:
+        """The host's description. Raises RendezvousRefused for anything but a dwdp rendezvous."""
+        self._wait_for_listener()
+        patience_s = max(MIN_PATIENCE_S, min(30.0, self.seconds_left))
+        try:
+            self._store = self._thread.call(
+                lambda: _reach(self._endpoint, patience_s), patience_s + CLOSE_S
+            )
+        except Exception as error:
+            raise RendezvousRefused(
+                f"expected a dwdp rendezvous at {self._endpoint}, got something else "
+                f"({_first_line(error)}); free the port, or set another with dwdp.rendezvous."
+            ) from error
+        return self._store.get(DESCRIPTION_KEY)  # type: ignore[no-any-return]
+
+    def name_host(self, pid: int) -> None:
+        """Make later errors name the process that hosts the store."""
+        self._host_name = f"dwdp rank 0 (process {pid})"
+
+    def set(self, key: str, value: bytes, *, patience_s: float | None = None) -> None:
+        self._call(lambda: self._store.set(key, value), patience_s)
+
+    def get(self, key: str) -> bytes | None:
+        return self._call(lambda: _get(self._store, key))  # type: ignore[no-any-return]
+
+    def set_once(self, key: str, value: str, *, patience_s: float | None = None) -> str:
+        """Set the key unless it is set; its value then. The same for every rank."""
+        posted = self._call(lambda: self._store.compare_set(key, "", value), patience_s)
+        return str(posted.decode())
+
+    def close(self) -> None:
+        """Let go of the store; its host stops listening."""
+        self._store = None
+        self._thread.close(CLOSE_S)
+
+    def _call(self, function: Callable[[], Any], patience_s: float | None = None) -> Any:
+        if self._loss is not None:
+            raise self._loss
+        try:
+            return self._thread.call(
+                function, patience_s or max(MIN_PATIENCE_S, self.seconds_left)
+            )
+        except TimeoutError as error:
+            self._loss = self._lost(f"did not answer within {self._timeout_s:g} s")
+            raise self._loss from error
+        except Exception as error:
+            self._loss = self._lost("ended during start-up")
+            raise self._loss from error
+
+    def _lost(self, what: str) -> StoreLost:
+        return StoreLost(f"{self._host_name}, which hosts the rendezvous, {what}.")
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_INET6 if ":" in self._endpoint.host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(self._endpoint)
+            listener.listen(1024)
+        except OSError as error:
+            listener.close()
+            raise RendezvousRefused(
+                f"expected {self._endpoint} to be free for the rendezvous, got {error}; "
+                "free the port, or set another with dwdp.rendezvous."
+            ) from error
+        return listener
+
+    def _wait_for_listener(self) -> None:
+        """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
+        while self.seconds_left > 0:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(self._endpoint, timeout=1) as probe,
+            ):
+                # On a free local port a connection may meet itself.
+                if probe.getsockname() != probe.getpeername():
+                    return
+            time.sleep(POLL_S)
+        raise StoreLost(
+            f"dwdp rank 0 did not open the rendezvous at {self._endpoint} within "
+            f"{self._timeout_s:g} s."
+        )
+
+
+def _host(endpoint: Endpoint, listener: socket.socket) -> Any:
+    from torch.distributed import TCPStore
+
+    return TCPStore(
+        endpoint.host,
+        listener.getsockname()[1],
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+        use_libuv=True,
+    )
+
+
+def _reach(endpoint: Endpoint, timeout_s: float) -> Any:
+    from torch.distributed import TCPStore
+
+    timeout = timedelta(seconds=timeout_s)
+    store = TCPStore(*endpoint, is_master=False, wait_for_workers=False, timeout=timeout)
+    store.wait([DESCRIPTION_KEY])
+    return store
+
+
+def _get(store: Any, key: str) -> bytes | None:
+    return bytes(store.get(key)) if store.check([key]) else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

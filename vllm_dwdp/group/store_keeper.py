@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Keeps the job's store open in rank 0's process for as long as other ranks need it."""
+
+import atexit
+import contextlib
+import threading
+import time
+
+from vllm_dwdp.group.errors import StoreLost
+from vllm_dwdp.group.failure_watch import rank_key
+from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.store import RendezvousStore
+
+POLL_S = 0.05
+LINGER_S = 5.0
+
+
+class StoreKeeper:
+    """Closes the store when every rank has left it, has ended, or time is up."""
+
+    def __init__(
+        self, store: RendezvousStore, identity: ProcessIdentity, *, job_size: int
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._staying = set(range(1, job_size))
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="dwdp-keeper", daemon=True)
+
+    def keep_while_others_read(self) -> None:
+        """After a failure: block until those who came have read it, for 5 seconds at most."""
+        end = time.monotonic() + LINGER_S
+        with contextlib.suppress(StoreLost):
+            while self._someone_stays(counts_absent=False) and time.monotonic() < end:
+                time.sleep(POLL_S)
+        self._store.close()
+
+    def keep_in_background(self) -> None:
+        """After success: this rank goes on at once. Leaving the process waits 5 s at most."""
+        self._thread.start()
+        atexit.register(self._leave)
+
+    def _keep(self) -> None:
+        with contextlib.suppress(StoreLost):
+            while self._someone_stays(counts_absent=True) and self._store.seconds_left > 0:
+                if self._is_stopped.wait(POLL_S):
+                    break
+        self._store.close()
+        atexit.unregister(self._leave)
+
+    def _leave(self) -> None:
+        self._thread.join(LINGER_S)
+        self._is_stopped.set()
+        self._thread.join(LINGER_S)
+
+    def _someone_stays(self, *, counts_absent: bool) -> bool:
+        self._staying = {rank for rank in self._staying if self._stays(rank, counts_absent)}
+        return bool(self._staying)
+
+    def _stays(self, rank: int, counts_absent: bool) -> bool:
+        if self._store.get(rank_key("left", rank)) is not None:
+            return False
+        hello = self._store.get(rank_key("hello", rank))
+        if hello is None:
+            return counts_absent
+        return not ProcessIdentity.from_bytes(hello).has_ended(self._identity)
