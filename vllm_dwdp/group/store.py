@@ -94,9 +94,7 @@ class RendezvousStore:
         if self._loss is not None:
             raise self._loss
         try:
-            return self._thread.call(
-                function, patience_s or max(MIN_PATIENCE_S, self.seconds_left)
-            )
+            return self._thread.call(function, patience_s or max(MIN_PATIENCE_S, self.seconds_left))
         except TimeoutError as error:
             self._loss = self._lost(f"did not answer within {self._timeout_s:g} s")
             raise self._loss from error

@@ -19,9 +19,7 @@ LINGER_S = 5.0
 class StoreKeeper:
     """Closes the store when every rank has left it, has ended, or time is up."""
 
-    def __init__(
-        self, store: RendezvousStore, identity: ProcessIdentity, *, job_size: int
-    ) -> None:
+    def __init__(self, store: RendezvousStore, identity: ProcessIdentity, *, job_size: int) -> None:
         self._store = store
         self._identity = identity
         self._staying = set(range(1, job_size))
