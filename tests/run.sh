@@ -16,6 +16,7 @@ cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON >/dev/null
 cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
 ctest --test-dir build/csrc-tests --output-on-failure
 
-ruff check . && ruff format --check .
+ruff check .
+ruff format --check .
 clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc
 pytest "$@"

@@ -93,7 +93,9 @@ def test_every_seam_exists_in_the_installed_vllm():
 def test_vllm_works_beside_a_broken_plugin(tmp_path):
     """The engine room is broken in every process; 'vllm --version' works."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nsys.modules['vllm_dwdp.engine'] = None\nsys.modules['vllm_dwdp._core'] = None\n"
+        "import sys\n"
+        "for name in ('vllm_dwdp.engine', 'vllm_dwdp._core'):\n"
+        "    sys.modules[name] = None\n"
     )
     done = subprocess.run(
         [str(Path(sys.executable).with_name("vllm")), "--version"],

@@ -3,30 +3,36 @@
 """Asks one peer for its memory files, a layer at a time."""
 
 import os
+import resource
 import socket
+import time
 from array import array
 from collections.abc import Sequence
 from types import TracebackType
 
 from vllm_dwdp.group import wire
-from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.errors import ExchangeRefused, GroupError, PeerBusy
 
+RETRY_S = 0.02
 CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class DescriptorClient:
-    """One connection to a peer's DescriptorServer. Every error names the peer and the reason."""
+    """One connection to a peer's DescriptorServer. Every error names the peer and the reason.
+
+    After an error the connection is closed.
+    """
 
     def __init__(self, path: str, token: bytes, *, peer_rank: int, timeout_s: float) -> None:
         self._token = token
         self._peer_rank = peer_rank
+        self._timeout_s = timeout_s
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(path)
-            if reason := wire.reason_not_trusted(self._socket, os.getuid()):
-                raise ExchangeRefused(reason)
-        except (OSError, ExchangeRefused) as error:
+            self._connect(path)
+            self._ask(wire.pack_hello(token), expected_sizes=[])
+        except (OSError, GroupError) as error:
             self._socket.close()
             raise self._error(error) from error
 
@@ -50,27 +56,55 @@ class DescriptorClient:
         Raises ExchangeRefused when the peer refuses, sends other blocks than expected, or the
         kernel drops descriptors; nothing that arrived stays open then.
         """
+        request = wire.pack_request(layer_idx, self._token)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._ask(request, expected_sizes)
+            except PeerBusy as busy:
+                if time.monotonic() > deadline:
+                    raise self._error(busy) from busy
+                time.sleep(RETRY_S)
+            except (OSError, ExchangeRefused) as error:
+                self._socket.close()
+                raise self._error(error) from error
+
+    def _connect(self, path: str) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._socket.connect(path)
+                break
+            except BlockingIOError:  # the peer's backlog is full
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
+        if reason := wire.reason_not_trusted(self._socket, os.geteuid()):
+            raise ExchangeRefused(reason)
+
+    def _ask(self, request: bytes, expected_sizes: Sequence[int]) -> list[int]:
         fds: list[int] = []
         try:
-            self._socket.send(wire.pack_request(layer_idx, self._token))
-            sizes = self._receive_all(fds)
-            if sizes != list(expected_sizes):
-                raise ExchangeRefused(f"expected blocks of {list(expected_sizes)}, got {sizes}")
-        except (OSError, ExchangeRefused) as error:
+            self._socket.send(request)
+            self._receive_all(fds, list(expected_sizes))
+        except BaseException:
             for fd in fds:
                 os.close(fd)
-            raise self._error(error) from error
+            raise
         return fds
 
-    def _receive_all(self, fds: list[int]) -> list[int]:
-        sizes: list[int] = []
+    def _receive_all(self, fds: list[int], expected_sizes: list[int]) -> None:
         while True:
+            num_before = len(fds)
             response = self._receive(fds)
-            sizes += response.sizes
-            if len(fds) != len(sizes):
-                raise ExchangeRefused(f"expected {len(sizes)} descriptors, got {len(fds)}")
+            if len(fds) - num_before != len(response.sizes):
+                raise ExchangeRefused(
+                    f"expected {len(response.sizes)} descriptors in a packet, got "
+                    f"{len(fds) - num_before}"
+                )
+            _check_sizes(response, expected_sizes[num_before:])
             if response.num_left == 0:
-                return sizes
+                return
 
     def _receive(self, fds: list[int]) -> wire.Response:
         # Not socket.recv_fds: it drops the flags that keep descriptors from child processes.
@@ -79,17 +113,30 @@ class DescriptorClient:
         )
         received = [fd for message in control for fd in _descriptors(message)]
         fds += received
-        if flags & socket.MSG_CTRUNC:
-            raise ExchangeRefused(
-                f"the kernel dropped descriptors, {len(received)} arrived; raise the descriptor "
-                "limit (ulimit -n)"
-            )
         if flags & socket.MSG_TRUNC:
             raise ExchangeRefused(f"expected a packet of at most {wire.MAX_PACKET_BYTES} bytes")
-        return wire.parse_response(packet)
+        response = wire.parse_response(packet)
+        if flags & socket.MSG_CTRUNC:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise ExchangeRefused(
+                f"expected {len(response.sizes)} descriptors, got {len(received)} and the kernel "
+                f"dropped the rest; raise the descriptor limit (ulimit -n, now {limit})"
+            )
+        return response
 
     def _error(self, cause: Exception) -> ExchangeRefused:
-        return ExchangeRefused(f"taking the experts of dwdp rank {self._peer_rank}: {cause}")
+        what = f"no answer within {self._timeout_s:g} s" if _is_timeout(cause) else str(cause)
+        return ExchangeRefused(f"taking the experts of dwdp rank {self._peer_rank}: {what}")
+
+
+def _check_sizes(response: wire.Response, expected: list[int]) -> None:
+    """A packet shows progress and announces exactly what is still expected after it."""
+    sizes, num_left = list(response.sizes), response.num_left
+    is_stuck = not sizes and num_left > 0
+    if is_stuck or len(sizes) + num_left != len(expected) or sizes != expected[: len(sizes)]:
+        raise ExchangeRefused(
+            f"expected blocks of {expected} bytes, got {sizes} and {num_left} to come"
+        )
 
 
 def _descriptors(message: tuple[int, int, bytes]) -> Sequence[int]:
@@ -99,3 +146,7 @@ def _descriptors(message: tuple[int, int, bytes]) -> Sequence[int]:
     fds = array("i")
     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return fds
+
+
+def _is_timeout(cause: Exception) -> bool:
+    return isinstance(cause, TimeoutError | BlockingIOError)

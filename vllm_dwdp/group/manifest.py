@@ -3,10 +3,11 @@
 """What ranks must agree on before one maps the other's memory."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vllm_dwdp.group.errors import ManifestMismatch
 
@@ -19,10 +20,16 @@ class TensorSchema(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
 
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.name} {list(self.shape)} {self.dtype}"
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """One rank's account of itself; all of it must be the same on every rank."""
+    """One rank's account of itself; all of it must be the same on every rank.
+
+    placement holds the experts `[start, stop)` of each rank.
+    """
 
     dwdp_version: str
     model_fingerprint: str
@@ -38,7 +45,14 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
+        """Raises ManifestMismatch for the manifest of a version with other fields."""
         fields = json.loads(data)
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != expected:
+            raise ManifestMismatch(
+                f"expected a manifest with {sorted(expected)}, got {sorted(fields)} from dwdp "
+                f"{fields.get('dwdp_version')!r}; install one version for all ranks."
+            )
         fields["placement"] = tuple(map(tuple, fields["placement"]))
         fields["tensors"] = tuple(
             TensorSchema(layer, name, tuple(shape), dtype)
@@ -47,23 +61,25 @@ class Manifest:
         return cls(**fields)
 
 
-def check_manifests(manifests: Sequence[Manifest]) -> None:
+def check_manifests(manifests: Sequence[Manifest], *, ranks: Sequence[int]) -> None:
     """Raise ManifestMismatch with the first difference, found the same way on every rank."""
-    first = manifests[0]
-    for rank, other in enumerate(manifests[1:], start=1):
+    for rank, other in zip(ranks[1:], manifests[1:], strict=True):
         for field in dataclasses.fields(Manifest):
-            ours, theirs = getattr(first, field.name), getattr(other, field.name)
-            if ours != theirs:
+            values = getattr(manifests[0], field.name), getattr(other, field.name)
+            if values[0] != values[1]:
                 raise ManifestMismatch(
-                    f"dwdp ranks 0 and {rank} of a group differ in {field.name}: "
-                    f"{_difference(ours, theirs)}; "
-                    "start every rank with the same model and options."
+                    f"dwdp ranks {ranks[0]} and {rank} differ in {field.name}: "
+                    f"{_difference(*values)}; start every rank with the same model and options."
                 )
 
 
-def _difference(ours: object, theirs: object) -> str:
-    if isinstance(ours, tuple) and isinstance(theirs, tuple):
-        if len(ours) != len(theirs):
-            return f"{len(ours)} entries against {len(theirs)}"
-        ours, theirs = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
-    return f"{ours!r} against {theirs!r}"
+def _difference(first: Any, other: Any) -> str:
+    if not isinstance(first, tuple):
+        return f"{first!r} against {other!r}"
+    pairs = enumerate(itertools.zip_longest(first, other))
+    idx, (left, right) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return f"entry {idx} is {_entry(left)} against {_entry(right)}"
+
+
+def _entry(value: object) -> str:
+    return "missing" if value is None else str(value)

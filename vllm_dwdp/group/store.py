@@ -68,7 +68,7 @@ class RendezvousStore:
                 f"expected a dwdp rendezvous at {self._endpoint}, got something else "
                 f"({_first_line(error)}); free the port, or set another with dwdp.rendezvous."
             ) from error
-        return self._store.get(DESCRIPTION_KEY)  # type: ignore[no-any-return]
+        return bytes(self._call(lambda: self._store.get(DESCRIPTION_KEY)))
 
     def name_host(self, pid: int) -> None:
         """Make later errors name the process that hosts the store."""
@@ -114,8 +114,8 @@ class RendezvousStore:
         except OSError as error:
             listener.close()
             raise RendezvousRefused(
-                f"expected {self._endpoint} to be free for the rendezvous, got {error}; "
-                "free the port, or set another with dwdp.rendezvous."
+                f"dwdp rank 0 can't host the rendezvous at {self._endpoint}: {error}; free the "
+                "port, or set another with dwdp.rendezvous."
             ) from error
         return listener
 

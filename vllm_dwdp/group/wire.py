@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Messages on the descriptor socket: one SOCK_SEQPACKET packet each, so none can be half-read.
 
-    request:   magic | version | layer index | token
+    request:   magic | version | kind | layer index | token
     response:  magic | version | status | descriptors left after this packet | text or sizes
 
 Everything that arrives is checked: length, magic, version, ranges. Descriptors travel beside the
@@ -12,23 +12,27 @@ packet (SCM_RIGHTS), at most 253 at a time, which is the kernel's limit.
 import hmac
 import socket
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.errors import ExchangeRefused, PeerBusy
 
 MAGIC = b"DWDP"
 VERSION = 1
 TOKEN_BYTES = 32
 MAX_DESCRIPTORS = 253
 MAX_BODY_BYTES = 8 * MAX_DESCRIPTORS
+HELLO = 1
+LAYER = 2
 STATUS_OK = 0
 STATUS_REFUSED = 1
-
-_REQUEST = struct.Struct(f"!4sHi{TOKEN_BYTES}s")
-_RESPONSE = struct.Struct("!4sHHI")
-MAX_PACKET_BYTES = _RESPONSE.size + MAX_BODY_BYTES
-_CREDENTIALS = struct.Struct("iII")
+STATUS_BUSY = 2
 OVERFLOW_UID = 65534
+
+_REQUEST = struct.Struct(f"!4sHHi{TOKEN_BYTES}s")
+_RESPONSE = struct.Struct("!4sHHI")
+_CREDENTIALS = struct.Struct("iII")
+MAX_PACKET_BYTES = _RESPONSE.size + MAX_BODY_BYTES
 
 
 class Response(NamedTuple):
@@ -38,45 +42,59 @@ class Response(NamedTuple):
     sizes: tuple[int, ...]
 
 
+def pack_hello(token: bytes) -> bytes:
+    return _REQUEST.pack(MAGIC, VERSION, HELLO, 0, token)
+
+
 def pack_request(layer_idx: int, token: bytes) -> bytes:
-    return _REQUEST.pack(MAGIC, VERSION, layer_idx, token)
+    return _REQUEST.pack(MAGIC, VERSION, LAYER, layer_idx, token)
 
 
-def parse_request(packet: bytes, *, token: bytes, num_layers: int) -> int:
-    """The layer index asked for; raises ExchangeRefused with the reason for anything else."""
+def parse_request(packet: bytes, *, token: bytes, num_layers: int) -> int | None:
+    """The layer index asked for, None for a hello.
+
+    Raises ExchangeRefused with the reason for anything else.
+    """
     if len(packet) != _REQUEST.size:
         raise ExchangeRefused(f"expected a request of {_REQUEST.size} bytes, got {len(packet)}")
-    magic, version, layer_idx, given = _REQUEST.unpack(packet)
-    if (magic, version) != (MAGIC, VERSION):
-        raise ExchangeRefused(f"expected {MAGIC!r} version {VERSION}, got {magic!r} {version}")
+    magic, version, kind, layer_idx, given = _REQUEST.unpack(packet)
+    _check_protocol(magic, version)
     if not hmac.compare_digest(given, token):
         raise ExchangeRefused("expected the token of this group, got another")
+    if kind not in (HELLO, LAYER):
+        raise ExchangeRefused(f"expected a request of kind {HELLO} or {LAYER}, got {kind}")
     if not 0 <= layer_idx < num_layers:
-        raise ExchangeRefused(f"expected a layer index below {num_layers}, got {layer_idx}")
-    return int(layer_idx)
+        raise ExchangeRefused(f"expected a layer index in [0, {num_layers}), got {layer_idx}")
+    return layer_idx if kind == LAYER else None
 
 
-def pack_response(num_left: int, sizes: tuple[int, ...]) -> bytes:
+def pack_response(num_left: int, sizes: Sequence[int]) -> bytes:
     body = struct.pack(f"!{len(sizes)}Q", *sizes)
     return _RESPONSE.pack(MAGIC, VERSION, STATUS_OK, num_left) + body
 
 
 def pack_refusal(reason: str) -> bytes:
-    text = reason.encode()[:MAX_BODY_BYTES]
-    return _RESPONSE.pack(MAGIC, VERSION, STATUS_REFUSED, 0) + text
+    return _pack_text(STATUS_REFUSED, reason)
+
+
+def pack_busy(reason: str) -> bytes:
+    return _pack_text(STATUS_BUSY, reason)
 
 
 def parse_response(packet: bytes) -> Response:
-    """Raises ExchangeRefused with the peer's reason, or with what is wrong with the packet."""
+    """Raises ExchangeRefused with the peer's reason, or with what is wrong with the packet.
+
+    Raises PeerBusy when asking again may help.
+    """
+    if not packet:
+        raise ExchangeRefused("expected a response, got the end of the connection")
     if len(packet) < _RESPONSE.size:
-        raise ExchangeRefused(
-            f"expected a response of at least {_RESPONSE.size} bytes, got {len(packet)}; "
-            "the peer closed the connection"
-        )
+        raise ExchangeRefused(f"expected a response of {_RESPONSE.size} bytes, got {len(packet)}")
     magic, version, status, num_left = _RESPONSE.unpack_from(packet)
+    _check_protocol(magic, version)
     body = packet[_RESPONSE.size :]
-    if (magic, version) != (MAGIC, VERSION):
-        raise ExchangeRefused(f"expected {MAGIC!r} version {VERSION}, got {magic!r} {version}")
+    if status == STATUS_BUSY:
+        raise PeerBusy(body.decode(errors="replace"))
     if status != STATUS_OK:
         raise ExchangeRefused(f"the peer refused: {body.decode(errors='replace')}")
     if len(body) % 8:
@@ -93,3 +111,14 @@ def reason_not_trusted(peer: socket.socket, expected_uid: int) -> str | None:
     if uid != expected_uid:
         return f"expected a peer of user {expected_uid}, got user {uid}"
     return None
+
+
+def _check_protocol(magic: bytes, version: int) -> None:
+    if (magic, version) != (MAGIC, VERSION):
+        raise ExchangeRefused(
+            f"expected {MAGIC!r} version {VERSION}, got {magic!r} version {version}"
+        )
+
+
+def _pack_text(status: int, text: str) -> bytes:
+    return _RESPONSE.pack(MAGIC, VERSION, status, 0) + text.encode()[:MAX_BODY_BYTES]
