@@ -18,5 +18,6 @@ ctest --test-dir build/csrc-tests --output-on-failure
 
 ruff check .
 ruff format --check .
+mypy
 clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc
 pytest "$@"
