@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank of a group without a model, for test_group_session: prints how its start-up ended."""
+"""One rank of a group without a model, as a real process: tells how its start-up went."""
 
+import atexit
 import dataclasses
-import json
+import multiprocessing
 import os
-import sys
+import signal
 import time
 
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.rendezvous import Endpoint, Rendezvous
 from vllm_dwdp.group.session import GroupSession
 
+BLOCK_BYTES = 4096
 MANIFEST = Manifest(
     dwdp_version="0.1.0",
     model_fingerprint="abc",
@@ -22,40 +24,99 @@ MANIFEST = Manifest(
     granularity=4096,
     tensors=(TensorSchema("layers.0", "w13_weight", (4, 8, 8), "bfloat16"),),
 )
+# Ranks are forked from a server that has imported torch already: that takes seconds.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch.distributed", "vllm_dwdp.group.session"])
 
 
-def main() -> None:
-    job = json.loads(sys.argv[1])
-    rendezvous = Rendezvous(
-        endpoint=Endpoint("127.0.0.1", job["port"]),
-        job_rank=job["rank"],
-        job_size=job["size"],
-        dwdp_size=job["dwdp_size"],
-        timeout_s=job.get("timeout_s", 20),
-    )
-    session = GroupSession(rendezvous, timeout_s=5)
+class RankProcess:
+    """A rank in a process of its own, and the lines that it says."""
+
+    def __init__(self, job):
+        self._lines, said = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(target=_run, args=(job, said))
+        self._process.start()
+        said.close()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def hears(self, line, timeout_s=30):
+        """Wait until the rank says this."""
+        assert self._next(timeout_s) == line
+
+    def ending(self, timeout_s=60):
+        """The last line, once the process has ended."""
+        lines = []
+        while (line := self._next(timeout_s)) is not None:
+            lines.append(line)
+        self._process.join(timeout_s)
+        return lines[-1]
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    def _next(self, timeout_s):
+        assert self._lines.poll(timeout_s), f"rank said nothing within {timeout_s} s"
+        try:
+            return self._lines.recv()
+        except EOFError:
+            return None
+
+
+def _run(job, said):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _start_up(job, said.send)
+    time.sleep(job.get("serve_s", 0))
+    atexit._run_exitfuncs()
+    said.close()
+
+
+def _start_up(job, say):
+    session = GroupSession(_rendezvous(job), timeout_s=job.get("answer_s", 5))
     try:
         session.open()
-        print("open", flush=True)
+        say("open")
         time.sleep(job.get("load_s", 0))
         if "fail" in job:
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
-        session.meet(manifest, memory_file, num_layers=1)
-        for peer in range(job["dwdp_size"]):
-            if peer != rendezvous.dwdp_rank:
-                (fd,) = session.layer(peer, 0, [4096])
-                os.close(fd)
+        session.meet(manifest, lambda layer_idx: [_memory_file(job)], num_layers=1)
+        say("met")
+        time.sleep(job.get("bind_s", 0))
+        _take_all(session, job)
         session.finish()
-        print("end: bound", flush=True)
-        time.sleep(1)
+        say("end: bound")
     except Exception as error:
-        print("end:", session.abort(error), flush=True)
+        say(f"end: {session.abort(error)}")
 
 
-def memory_file(layer_idx: int) -> list[tuple[int, int]]:
-    return [(os.memfd_create("dwdp-test"), 4096)]
+def _rendezvous(job):
+    return Rendezvous(
+        endpoint=Endpoint("127.0.0.1", job["port"]),
+        job_rank=job["rank"],
+        job_size=job["size"],
+        dwdp_size=job["dwdp_size"],
+        timeout_s=job.get("timeout_s", 60),
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _take_all(session, job):
+    """Check that each peer of the group hands out its own file."""
+    dwdp_rank, first = job["rank"] % job["dwdp_size"], job["rank"] // job["dwdp_size"]
+    for peer in range(job["dwdp_size"]):
+        if peer != dwdp_rank:
+            (fd,) = session.layer(peer, 0, [BLOCK_BYTES])
+            assert os.pread(fd, 16, 0) == b"rank %d" % (first * job["dwdp_size"] + peer)
+            os.close(fd)
+
+
+def _memory_file(job):
+    fd = os.memfd_create("dwdp-test")
+    os.write(fd, b"rank %d" % job["rank"])
+    return fd, BLOCK_BYTES

@@ -48,6 +48,11 @@ def check_serves_a_good_client(server):
     assert all("dwdp-test-1" in name for name in names)
 
 
+def open_memory_files():
+    links = [os.readlink(fd.path) for fd in os.scandir("/proc/self/fd") if os.path.islink(fd.path)]
+    return [link for link in links if "memfd:dwdp-test" in link]
+
+
 def num_descriptors():
     """Open descriptors, once the server's thread has dropped the connections that ended."""
     counts = [0]
@@ -57,8 +62,8 @@ def num_descriptors():
     return counts[-1]
 
 
-def request(magic=wire.MAGIC, version=wire.VERSION, layer_idx=0, token=None):
-    return struct.pack("!4sHi32s", magic, version, layer_idx, token or bytes(32))
+def request(magic=wire.MAGIC, version=wire.VERSION, kind=wire.LAYER, layer_idx=0, token=None):
+    return struct.pack("!4sHHi32s", magic, version, kind, layer_idx, token or bytes(32))
 
 
 HOSTILE = {
@@ -73,6 +78,8 @@ HOSTILE = {
     "one byte too long": lambda token: request(token=token) + b"x",
     "negative layer": lambda token: request(layer_idx=-1, token=token),
     "layer out of range": lambda token: request(layer_idx=NUM_LAYERS, token=token),
+    "text as layer": lambda token: request(token=token)[:8] + b"layer one" + token,
+    "unknown kind": lambda token: request(kind=3, token=token),
     "largest layer": lambda token: request(layer_idx=2**31 - 1, token=token),
 }
 
@@ -125,10 +132,10 @@ def test_more_files_than_one_message_holds_arrive_in_order():
 
 def test_other_blocks_than_expected_are_refused_and_closed(server):
     with client_of(server) as client:
-        before = num_descriptors()
         with pytest.raises(ExchangeRefused, match="rank 1: expected blocks of"):
             client.layer(0, [4096])
-        assert num_descriptors() == before
+        num_descriptors()
+        assert open_memory_files() == []
 
 
 def test_descriptor_limit_is_noticed_and_nothing_leaks(server):
@@ -162,7 +169,7 @@ def test_directory_is_private_and_goes_with_the_server(server):
     assert not os.path.exists(directory)
 
 
-def test_another_user_is_refused(monkeypatch):
+def test_credentials_of_another_user_are_refused():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         assert wire.reason_not_trusted(ours, os.getuid()) is None

@@ -2,121 +2,167 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Ranks as real processes: they all start, or all end with the same sentence."""
 
-import json
+import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-RANK = Path(__file__).with_name("rank.py")
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from rank import RankProcess
 
 
-@pytest.fixture
-def start(port):
-    processes = []
-
-    def start_rank(rank, size=2, dwdp_size=None, **options):
-        job = {"rank": rank, "size": size, "dwdp_size": dwdp_size or size, "port": port, **options}
-        process = subprocess.Popen(
-            [sys.executable, RANK, json.dumps(job)], stdout=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        return process
-
-    yield start_rank
-    for process in processes:
-        process.kill()
-        process.wait()
+def directories_since(began):
+    """Private directories that are left of what began after this time."""
+    return [path for path in Path("/tmp").glob("vllm-dwdp-*") if path.stat().st_mtime > began]
 
 
-def ending(process):
-    out, _ = process.communicate(timeout=60)
-    return out.splitlines()[-1]
+def listening(pid):
+    """Addresses on which a process listens for TCP, as /proc shows them."""
+    inodes = {
+        line.split()[9]: line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    }
+    links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    return [address for inode, address in inodes.items() if f"socket:[{inode}]" in links]
 
 
-@pytest.mark.parametrize(("size", "dwdp_size"), [(1, 1), (2, 2), (3, 3), (4, 2)])
+@pytest.mark.parametrize(("size", "dwdp_size"), [(1, 1), (2, 2), (3, 3), (4, 2), (2, 1)])
 def test_all_ranks_of_all_groups_start(start, size, dwdp_size):
     manifest = {"placement": [[0, 2]] * dwdp_size}
     ranks = [start(r, size, dwdp_size, manifest=manifest) for r in range(size)]
-    assert [ending(rank) for rank in ranks] == ["end: bound"] * size
+    assert [rank.ending() for rank in ranks] == ["end: bound"] * size
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_failure_while_loading_ends_all_with_one_sentence(start, failing):
     ranks = [start(r, 3, **({"fail": "no such file"} if r == failing else {})) for r in range(3)]
-    sentence = f"end: dwdp rank {failing} failed: ValueError: no such file"
-    assert [ending(rank) for rank in ranks] == [sentence] * 3
+    sentence = f"end: dwdp rank {failing} failed while loading: ValueError: no such file"
+    assert [rank.ending() for rank in ranks] == [sentence] * 3
+
+
+def test_ranks_that_still_load_learn_the_cause_though_the_store_has_gone(start):
+    ranks = [start(0, fail="no memory", load_s=1), start(1, load_s=4)]
+    assert ranks[0].ending() == "end: dwdp rank 0 failed while loading: ValueError: no memory"
+    assert not Path(f"/proc/{ranks[0].pid}").exists()
+    assert ranks[1].ending() == "end: dwdp rank 0 failed while loading: ValueError: no memory"
+
+
+def test_failure_in_one_group_ends_the_others_that_still_start(start):
+    ranks = [start(r, 4, 2, **({"fail": "bad"} if r == 3 else {"load_s": 1})) for r in range(4)]
+    sentence = "end: dwdp rank 3 failed while loading: ValueError: bad"
+    assert [rank.ending() for rank in ranks] == [sentence] * 4
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "difference"),
     [
-        ("model_fingerprint", "xyz"),
-        ("dtype", "float16"),
-        ("quantization", "fp8"),
-        ("dwdp_version", "9"),
-        ("granularity", 65536),
-        ("tensors", [["layers.0", "w13_weight", [4, 8, 9], "bfloat16"]]),
+        ("model_fingerprint", "xyz", "'abc' against 'xyz'"),
+        ("dtype", "float16", "'bfloat16' against 'float16'"),
+        ("quantization", "fp8", "'None' against 'fp8'"),
+        ("dwdp_version", "9", "'0.1.0' against '9'"),
+        ("granularity", 65536, "4096 against 65536"),
+        (
+            "tensors",
+            [["layers.0", "w13_weight", [4, 8, 9], "fp8"]],
+            "entry 0 is layers.0.w13_weight [4, 8, 8] bfloat16 against "  # noqa: ISC004
+            "layers.0.w13_weight [4, 8, 9] fp8",
+        ),
+        ("tensors", [], "entry 0 is layers.0.w13_weight [4, 8, 8] bfloat16 against missing"),
+        ("placement", [[0, 1], [1, 4]], "entry 0 is (0, 2) against (0, 1)"),
     ],
 )
-def test_different_manifest_ends_both_naming_the_field(start, field, value):
+def test_different_manifest_ends_both_naming_field_and_values(start, field, value, difference):
     ranks = [start(0), start(1, manifest={field: value})]
-    first, second = (ending(rank) for rank in ranks)
-    assert first == second
-    assert f"ranks 0 and 1 of a group differ in {field}" in first
+    sentence = (
+        f"end: dwdp ranks 0 and 1 differ in {field}: {difference}; "
+        "start every rank with the same model and options."
+    )
+    assert [rank.ending() for rank in ranks] == [sentence] * 2
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_killed_rank_is_noticed_at_once(start, killed):
-    ranks = [start(r, timeout_s=120, load_s=60 if r == killed else 0) for r in range(2)]
+def test_rank_killed_while_loading_is_noticed_at_once(start, killed):
+    ranks = [start(r, 3, timeout_s=120, load_s=60 if r == killed else 0) for r in range(3)]
     for rank in ranks:
-        assert rank.stdout.readline() == "open\n"
+        rank.hears("open")
+    time.sleep(0.3)
     ranks[killed].kill()
     began = time.monotonic()
-    assert f"dwdp rank {killed}" in (sentence := ending(ranks[1 - killed]))
-    assert "ended during start-up" in sentence
-    assert time.monotonic() - began < 15
+    endings = {rank.ending() for r, rank in enumerate(ranks) if r != killed}
+    host = ", which hosts the rendezvous," if killed == 0 else ""
+    process = f"dwdp rank {killed} (process {ranks[killed].pid})"
+    assert endings == {f"end: {process}{host} ended during start-up."}
+    assert time.monotonic() - began < 5
+
+
+def test_rank_killed_while_binding_is_named_not_the_broken_connection(start):
+    ranks = [start(0, bind_s=1), start(1, bind_s=60)]
+    for rank in ranks:
+        rank.hears("open")
+        rank.hears("met")
+    ranks[1].kill()
+    assert ranks[0].ending() == f"end: dwdp rank 1 (process {ranks[1].pid}) ended during start-up."
 
 
 def test_stopped_rank_ends_the_others_at_the_time_out(start):
-    ranks = [start(0, timeout_s=4), start(1, timeout_s=4, load_s=60)]
-    assert ranks[1].stdout.readline() == "open\n"
+    ranks = [start(r, 3, timeout_s=4, load_s=60 if r == 1 else 0) for r in range(3)]
+    for rank in ranks:
+        rank.hears("open")
     ranks[1].send_signal(signal.SIGSTOP)
-    assert ending(ranks[0]) == "end: dwdp rank 1 did not reach 'manifest' within 4 s."
+    sentence = "end: dwdp rank 1 did not reach 'manifest' within 4 s."
+    assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
+
+
+def test_stopped_host_of_the_store_ends_the_others_at_the_time_out(start):
+    ranks = [start(r, 3, timeout_s=4, load_s=60 if r == 0 else 0) for r in range(3)]
+    for rank in ranks:
+        rank.hears("open")
+    ranks[0].send_signal(signal.SIGSTOP)
+    process = f"dwdp rank 0 (process {ranks[0].pid})"
+    sentence = f"end: {process}, which hosts the rendezvous, did not answer within 4 s."
+    assert [ranks[r].ending() for r in (1, 2)] == [sentence] * 2
 
 
 def test_rank_that_never_comes_ends_the_others_at_the_time_out(start):
-    assert "rank 0 did not open the rendezvous" in ending(start(1, timeout_s=2))
+    assert "rank 0 did not open the rendezvous" in start(1, timeout_s=2).ending()
 
 
-def test_foreign_service_on_the_port_is_named(start, port):
-    with socket.socket() as service:
-        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        service.bind(("127.0.0.1", port))
-        service.listen()
-        assert "can't host the rendezvous" in ending(start(0, timeout_s=3))
+def test_nothing_is_left_and_the_store_closes_once_all_have_finished(start):
+    began = time.time()
+    ranks = [start(r, serve_s=60) for r in range(2)]
+    for rank in ranks:
+        for line in ("open", "met", "end: bound"):
+            rank.hears(line)
+    time.sleep(1)
+    for rank in ranks:
+        links = [os.readlink(fd) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
+        assert not [link for link in links if "memfd" in link]
+        assert listening(rank.pid) == []
+        names = {t.joinpath("comm").read_text() for t in Path(f"/proc/{rank.pid}/task").iterdir()}
+        assert not [name for name in names if name.startswith("dwdp")]
+    assert directories_since(began) == []
+
+
+def test_first_rank_may_leave_the_process_before_others_have_finished_reading(start):
+    ranks = [start(0, 3), start(1, 3, bind_s=0.5), start(2, 3, bind_s=1)]
+    assert [rank.ending() for rank in ranks] == ["end: bound"] * 3
 
 
 def test_store_listens_on_loopback_only_and_is_the_only_port(start, port):
-    rank = start(0, load_s=60)
-    assert rank.stdout.readline() == "open\n"
-    inodes = {
-        line.split()[9]: line.split()[1]
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/{rank.pid}/net/{table}").read_text().splitlines()[1:]
-        if line.split()[3] == "0A"
-    }
-    links = [str(fd.readlink()) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
-    listening = [inodes[i] for i in inodes if f"socket:[{i}]" in links]
-    assert listening == [f"0100007F:{port:04X}"]
+    ranks = [start(0, load_s=60), start(1, load_s=60)]
+    for rank in ranks:
+        rank.hears("open")
+    assert listening(ranks[0].pid) == [f"0100007F:{port:04X}"]
+    assert listening(ranks[1].pid) == []
+
+
+def test_group_of_one_opens_no_socket(port):
+    job = {"rank": 0, "size": 2, "dwdp_size": 1, "port": port, "serve_s": 60}
+    rank = RankProcess(job)
+    for line in ("open", "met", "end: bound"):
+        rank.hears(line)
+    links = [os.readlink(fd) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
+    rank.kill()
+    assert not [link for link in links if link.startswith("socket")]

@@ -114,7 +114,7 @@ class RendezvousStore:
         except OSError as error:
             listener.close()
             raise RendezvousRefused(
-                f"dwdp rank 0 can't host the rendezvous at {self._endpoint}: {error}; free the "
+                f"can't host the rendezvous at {self._endpoint}: {error}; free the "
                 "port, or set another with dwdp.rendezvous."
             ) from error
         return listener

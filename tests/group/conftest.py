@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Ranks as real processes on a free port."""
+
+import socket
+
+import pytest
+from rank import RankProcess
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def start(port):
+    ranks = []
+
+    def start_rank(rank, size=2, dwdp_size=None, **options):
+        job = {"rank": rank, "size": size, "dwdp_size": dwdp_size or size, "port": port, **options}
+        ranks.append(RankProcess(job))
+        return ranks[-1]
+
+    yield start_rank
+    for rank in ranks:
+        rank.kill()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""An address that belongs to something or someone else is named, and costs no hang."""
+
+import dataclasses
+import socket
+import threading
+import time
+
+import pytest
+from rank import CONTEXT, MANIFEST
+
+from vllm_dwdp.group.errors import ManifestMismatch
+from vllm_dwdp.group.manifest import Manifest
+from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.rendezvous import Endpoint, Rendezvous
+
+
+@pytest.fixture
+def service(port):
+    with socket.socket() as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("127.0.0.1", port))
+        made.listen()
+        yield made
+
+
+def greet(service, greeting):
+    while True:
+        try:
+            peer, _ = service.accept()
+        except OSError:
+            return
+        with peer:
+            peer.recv(100)
+            peer.send(greeting)
+
+
+def host_plain_store(port, ready):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    ready.send(1)
+    time.sleep(60)
+    del store
+
+
+def test_taken_port_is_named_by_the_host(start, service):
+    assert "can't host the rendezvous at 127.0.0.1:" in start(0, timeout_s=3).ending()
+
+
+def test_silent_service_on_the_port_is_named(start, service):
+    ending = start(1, timeout_s=2).ending()
+    assert "dwdp rank 1 failed while joining: expected a dwdp rendezvous at 127.0.0.1" in ending
+
+
+def test_web_service_on_the_port_is_named(start, service):
+    threading.Thread(target=greet, args=(service, b"HTTP/1.0 400\r\n\r\n"), daemon=True).start()
+    assert "expected a dwdp rendezvous at 127.0.0.1" in start(1, timeout_s=2).ending()
+
+
+def test_another_programs_store_on_the_port_is_named(start, port):
+    is_ready, ready = CONTEXT.Pipe(duplex=False)
+    other = CONTEXT.Process(target=host_plain_store, args=(port, ready))
+    other.start()
+    is_ready.recv()
+    assert "expected a dwdp rendezvous at 127.0.0.1" in start(1, timeout_s=2).ending()
+    other.kill()
+
+
+def test_rank_of_another_job_is_refused_and_the_first_job_starts(start):
+    first = [start(0, load_s=3), start(1, load_s=3)]
+    for rank in first:
+        rank.hears("open")
+    ending = start(1).ending()
+    assert "expected to be rank 1 at 127.0.0.1" in ending
+    assert f"process {first[1].pid} of user" in ending
+    assert [rank.ending() for rank in first] == ["end: bound"] * 2
+
+
+def test_other_job_size_ends_all_with_both_sizes(start):
+    ranks = [start(0, 2, 2), start(1, 4, 2)]
+    endings = {rank.ending() for rank in ranks}
+    assert len(endings) == 1
+    assert "expected a job of {'job_size': 4, 'dwdp_size': 2}" in endings.pop()
+
+
+@pytest.mark.parametrize(("job_rank", "job_size", "dwdp_size"), [(2, 2, 2), (-1, 2, 2), (0, 3, 2)])
+def test_rank_outside_whole_groups_is_an_error(job_rank, job_size, dwdp_size):
+    with pytest.raises(ValueError, match="expected a job of whole groups"):
+        Rendezvous(
+            endpoint=Endpoint("127.0.0.1", 1),
+            job_rank=job_rank,
+            job_size=job_size,
+            dwdp_size=dwdp_size,
+            timeout_s=1,
+        )
+
+
+def test_manifest_of_another_version_is_named():
+    data = MANIFEST.to_bytes().replace(b'"granularity"', b'"page_bytes"')
+    with pytest.raises(ManifestMismatch, match=r"from dwdp '0\.1\.0'; install one version"):
+        Manifest.from_bytes(data)
+
+
+def test_manifest_survives_the_wire():
+    assert Manifest.from_bytes(MANIFEST.to_bytes()) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"boot_id": "x", "host": "far"}, "it is on host far, host memory needs all ranks on"),
+        ({"namespaces": "x"}, "it is in another namespace"),
+        ({"uid": 7}, "it runs as user 7"),
+    ],
+)
+def test_rank_that_cannot_share_memory_is_refused_with_the_reason(change, reason):
+    own = ProcessIdentity.own()
+    assert own.reason_not_reachable(own) is None
+    assert reason in (own.reason_not_reachable(dataclasses.replace(own, **change)) or "")
+
+
+def test_reused_process_id_counts_as_ended():
+    own = ProcessIdentity.own()
+    assert not own.has_ended(own)
+    assert dataclasses.replace(own, start_ticks=own.start_ticks - 1).has_ended(own)
