@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
@@ -44,12 +45,12 @@ class RankProcess:
 
     def hears(self, line, timeout_s=30):
         """Wait until the rank says this."""
-        assert self._next(timeout_s) == line
+        assert self.next_line(timeout_s) == line
 
     def ending(self, timeout_s=60):
         """The last line, once the process has ended."""
         lines = []
-        while (line := self._next(timeout_s)) is not None:
+        while (line := self.next_line(timeout_s)) is not None:
             lines.append(line)
         self._process.join(timeout_s)
         return lines[-1]
@@ -61,7 +62,7 @@ class RankProcess:
         self._process.kill()
         self._process.join()
 
-    def _next(self, timeout_s):
+    def next_line(self, timeout_s=30):
         assert self._lines.poll(timeout_s), f"rank said nothing within {timeout_s} s"
         try:
             return self._lines.recv()
@@ -71,8 +72,13 @@ class RankProcess:
 
 def _run(job, said):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if "runtime_directory" in job:
+        os.environ["XDG_RUNTIME_DIR"] = job["runtime_directory"]
     _start_up(job, said.send)
-    time.sleep(job.get("serve_s", 0))
+    if "serve_s" in job:
+        time.sleep(1)
+        said.send([thread.name for thread in threading.enumerate() if "dwdp" in thread.name])
+        time.sleep(job["serve_s"])
     atexit._run_exitfuncs()
     said.close()
 

@@ -4,16 +4,12 @@
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from rank import RankProcess
-
-
-def directories_since(began):
-    """Private directories that are left of what began after this time."""
-    return [path for path in Path("/tmp").glob("vllm-dwdp-*") if path.stat().st_mtime > began]
 
 
 def listening(pid):
@@ -50,7 +46,7 @@ def test_ranks_that_still_load_learn_the_cause_though_the_store_has_gone(start):
 
 
 def test_failure_in_one_group_ends_the_others_that_still_start(start):
-    ranks = [start(r, 4, 2, **({"fail": "bad"} if r == 3 else {"load_s": 1})) for r in range(4)]
+    ranks = [start(r, 4, 2, **({"fail": "bad"} if r == 3 else {"load_s": 3})) for r in range(4)]
     sentence = "end: dwdp rank 3 failed while loading: ValueError: bad"
     assert [rank.ending() for rank in ranks] == [sentence] * 4
 
@@ -130,19 +126,30 @@ def test_rank_that_never_comes_ends_the_others_at_the_time_out(start):
 
 
 def test_nothing_is_left_and_the_store_closes_once_all_have_finished(start):
-    began = time.time()
-    ranks = [start(r, serve_s=60) for r in range(2)]
-    for rank in ranks:
-        for line in ("open", "met", "end: bound"):
-            rank.hears(line)
-    time.sleep(1)
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        ranks = [start(r, serve_s=60, runtime_directory=runtime) for r in range(2)]
+        for rank in ranks:
+            for line in ("open", "met", "end: bound", []):
+                rank.hears(line)
+        assert os.listdir(runtime) == []
     for rank in ranks:
         links = [os.readlink(fd) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
         assert not [link for link in links if "memfd" in link]
         assert listening(rank.pid) == []
-        names = {t.joinpath("comm").read_text() for t in Path(f"/proc/{rank.pid}/task").iterdir()}
-        assert not [name for name in names if name.startswith("dwdp")]
-    assert directories_since(began) == []
+
+
+def test_nothing_is_left_after_a_failure(start):
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        manifests = [{}, {"dtype": "float16"}]
+        ranks = [
+            start(r, manifest=manifests[r], serve_s=60, runtime_directory=runtime) for r in range(2)
+        ]
+        for rank in ranks:
+            rank.hears("open")
+            assert rank.next_line().startswith("end: dwdp ranks 0 and 1 differ in dtype")
+            rank.hears([])
+            assert listening(rank.pid) == []
+        assert os.listdir(runtime) == []
 
 
 def test_first_rank_may_leave_the_process_before_others_have_finished_reading(start):

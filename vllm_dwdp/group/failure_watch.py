@@ -19,7 +19,7 @@ from vllm_dwdp.group.store import RendezvousStore
 LAST_PHASE = "bound"
 FAILURE_KEY = "failure"
 POLL_S = 0.1
-ECHO_S = 0.3
+ECHO_S = 1.0
 POST_S = 5.0
 
 
