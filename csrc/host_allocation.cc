@@ -50,11 +50,11 @@ std::unique_ptr<HostAllocation> HostAllocation::Create(std::size_t num_bytes,
   const std::size_t hole = LeadingHole(num_bytes, view_offset);
   std::unique_ptr<HostAllocation> made(
       new HostAllocation(CreateMemoryFile(options.name, hole + num_bytes), num_bytes, hole));
-  made->huge_pages_ = options.huge_pages;
   made->MapStaging();
   if (options.numa_node >= 0) {
     *warning = PreferNode(made->staging(), num_bytes, options.numa_node);
   }
+  if (options.huge_pages) made->MakeHugePages();
   return made;
 }
 
@@ -84,17 +84,21 @@ void HostAllocation::MapStaging() {
 // The descriptor to keep is opened first: once the staging range is gone nothing can fail.
 void HostAllocation::Seal() {
   UniqueFd read_only = ReopenReadOnly(fd());
-  if (huge_pages_) Collapse();
   staging_ = AddressRange();
   is_write_sealed_ = SealContents(fd());
   fd_ = std::move(read_only);
 }
 
-// Best effort: gathers the small pages into huge ones, where a block holds whole ones.
-void HostAllocation::Collapse() {
+// Best effort, before the fill: a huge page costs one fault and no copy if it is made of one small
+// page that was touched. Collapsing full small pages would copy every byte once more.
+void HostAllocation::MakeHugePages() {
   const std::size_t first = (hole_ + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   const std::size_t last = (hole_ + num_bytes_) / kHugePageBytes * kHugePageBytes;
-  if (first < last) ::madvise(staging_.address() + first, last - first, kMadvCollapse);
+  if (first >= last) return;
+  for (std::size_t at = first; at < last; at += kHugePageBytes) {
+    *static_cast<volatile std::byte*>(staging_.address() + at) = std::byte{0};
+  }
+  ::madvise(staging_.address() + first, last - first, kMadvCollapse);
 }
 
 UniqueFd HostAllocation::Export() const {

@@ -43,12 +43,11 @@ class HostAllocation : public Allocation {
  private:
   HostAllocation(UniqueFd fd, std::size_t num_bytes, std::size_t hole);
   void MapStaging();
-  void Collapse();
+  void MakeHugePages();
 
   UniqueFd fd_;
   std::size_t num_bytes_;
   std::size_t hole_;
-  bool huge_pages_ = false;
   bool is_write_sealed_ = false;
   AddressRange staging_;  // of hole and bytes; empty once sealed
 };

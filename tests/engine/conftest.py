@@ -15,25 +15,28 @@ MODEL = ROOT / "examples" / "demo_model"
 GENERATE = Path(__file__).with_name("generate.py")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def engine_environment():
-    return {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    os.environ.update(
+        VLLM_CPU_KVCACHE_SPACE="1",
+        HF_HUB_OFFLINE="1",
+        VLLM_NO_USAGE_STATS="1",
+    )
 
 
 @pytest.fixture(scope="session")
-def generate(tmp_path_factory, engine_environment):
+def demo_model():
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def generate(tmp_path_factory):
     """Run generate.py in a process of its own and read what it wrote."""
 
     def run(*arguments: str) -> dict:
         out = tmp_path_factory.mktemp("generate") / "out.json"
         done = subprocess.run(
             [sys.executable, GENERATE, MODEL, out, *arguments],
-            env=engine_environment,
             capture_output=True,
             text=True,
             timeout=400,

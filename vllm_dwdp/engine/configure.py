@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_dwdp.engine.checks import check_config, dwdp_size
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
+from vllm_dwdp.engine.ray_placement import place_engines_by_ray
 from vllm_dwdp.engine.settings import Settings, user_config
 
 
@@ -32,6 +33,8 @@ def configure(vllm_config: Any) -> None:
         job_rank=parallel.data_parallel_rank if is_one_rank else None,
         has_own_front_end=parallel.local_engines_only and not is_offline,
     ).store(vllm_config)
+    if parallel.data_parallel_backend == "ray":
+        place_engines_by_ray()
     if is_one_rank:
         collapse_data_parallel(parallel)
     elif parallel.data_parallel_size > 1:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A Qwen3-MoE checkpoint with random weights, big enough to measure with."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
+STANDARD_DEVIATION = 0.02
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class RandomMoe:
+    """Sizes; the tokenizer is the demo model's."""
+
+    num_layers: int = 8
+    num_experts: int = 64
+    top_k: int = 4
+    hidden_size: int = 512
+    expert_size: int = 512
+    num_heads: int = 8
+    num_kv_heads: int = 2
+    head_dim: int = 64
+
+    @property
+    def num_expert_params(self) -> int:
+        return self.num_layers * self.num_experts * 3 * self.hidden_size * self.expert_size
+
+    @property
+    def expert_bytes(self) -> int:
+        return self.num_expert_params * BF16_BYTES
+
+    def write(self, folder: Path) -> Path:
+        """Write the checkpoint, a file per layer; returns the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            shutil.copy(DEMO_MODEL / name, folder)
+        config = json.loads((DEMO_MODEL / "config.json").read_text()) | self._sizes()
+        (folder / "config.json").write_text(json.dumps(config))
+        torch.manual_seed(0)
+        shapes = {"model-rest": dict(self._rest(config["vocab_size"]))}
+        shapes |= {f"model-layer-{i}": dict(self._layer(i)) for i in range(self.num_layers)}
+        for file, tensors in shapes.items():
+            save_file({n: _random(s) for n, s in tensors.items()}, folder / f"{file}.safetensors")
+        return folder
+
+    def _sizes(self) -> dict[str, int]:
+        return {
+            "num_hidden_layers": self.num_layers,
+            "num_experts": self.num_experts,
+            "num_experts_per_tok": self.top_k,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.expert_size,
+            "moe_intermediate_size": self.expert_size,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+        }
+
+    def _rest(self, vocab_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "model.embed_tokens.weight", (vocab_size, self.hidden_size)
+        yield "model.norm.weight", (self.hidden_size,)
+
+    def _layer(self, layer_idx: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        prefix = f"model.layers.{layer_idx}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{prefix}.{norm}.weight", (self.hidden_size,)
+        for name, heads in (("q", self.num_heads), ("k", self.num_kv_heads), ("v", 0)):
+            rows = (heads or self.num_kv_heads) * self.head_dim
+            yield f"{prefix}.self_attn.{name}_proj.weight", (rows, self.hidden_size)
+        yield f"{prefix}.self_attn.o_proj.weight", (self.hidden_size, self.num_heads * self.head_dim)
+        for name in ("q_norm", "k_norm"):
+            yield f"{prefix}.self_attn.{name}.weight", (self.head_dim,)
+        yield f"{prefix}.mlp.gate.weight", (self.num_experts, self.hidden_size)
+        for expert in range(self.num_experts):
+            for name in ("gate_proj", "up_proj"):
+                shape = (self.expert_size, self.hidden_size)
+                yield f"{prefix}.mlp.experts.{expert}.{name}.weight", shape
+            shape = (self.hidden_size, self.expert_size)
+            yield f"{prefix}.mlp.experts.{expert}.down_proj.weight", shape
+
+
+def _random(shape: tuple[int, ...]) -> torch.Tensor:
+    """Norms are one, everything else is normal."""
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(0, STANDARD_DEVIATION)
