@@ -85,11 +85,12 @@ class Server:
             return self.process.returncode
         family = self.family()
         self.process.send_signal(strike)
-        left = psutil.wait_procs(family, timeout=STOP_S)[1]
+        gone, left = psutil.wait_procs(family, timeout=STOP_S)
         for process in left:
             process.kill()
-        code = self.process.wait()
-        return None if left else code
+        self.process.wait()
+        codes = {process.pid: process.returncode for process in gone}
+        return None if left else codes[self.process.pid]
 
     def _is_healthy(self) -> bool:
         try:

@@ -75,7 +75,10 @@ class RandomMoe:
         for name, heads in (("q", self.num_heads), ("k", self.num_kv_heads), ("v", 0)):
             rows = (heads or self.num_kv_heads) * self.head_dim
             yield f"{prefix}.self_attn.{name}_proj.weight", (rows, self.hidden_size)
-        yield f"{prefix}.self_attn.o_proj.weight", (self.hidden_size, self.num_heads * self.head_dim)
+        yield (
+            f"{prefix}.self_attn.o_proj.weight",
+            (self.hidden_size, self.num_heads * self.head_dim),
+        )
         for name in ("q_norm", "k_norm"):
             yield f"{prefix}.self_attn.{name}.weight", (self.head_dim,)
         yield f"{prefix}.mlp.gate.weight", (self.num_experts, self.hidden_size)

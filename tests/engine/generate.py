@@ -63,6 +63,7 @@ def describe(output) -> dict:
     chosen = zip(first.token_ids, first.logprobs, strict=True)
     return {
         "prompt": output.prompt,
+        "text": first.text,
         "tokens": list(first.token_ids),
         "logprobs": [steps[token].logprob for token, steps in chosen],
     }

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from vllm_dwdp.group import wire
 from vllm_dwdp.group.errors import ExchangeRefused
-from vllm_dwdp.group.private_directory import PrivateDirectory
+from vllm_dwdp.group.private_directory import SOCKET_NAME, PrivateDirectory
 
 logger = logging.getLogger("vllm.dwdp")
 MAX_CONNECTIONS = 256
@@ -39,7 +39,7 @@ class DescriptorServer:
         self._num_layers = num_layers
         self.token = secrets.token_bytes(wire.TOKEN_BYTES)
         self._directory = PrivateDirectory()
-        self.path = str(self._directory.path / "descriptors")
+        self.path = str(self._directory.path / SOCKET_NAME)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self.path)
         self._listener.listen(BACKLOG)
@@ -54,6 +54,10 @@ class DescriptorServer:
         """Stop serving; removes socket and directory. May be called twice."""
         self._wake_writer.close()
         self._thread.join()
+        self.remove_directory()
+
+    def remove_directory(self) -> None:
+        """Once all peers are connected nobody needs the path: a rank that is killed leaves none."""
         self._directory.remove()
 
     def _serve(self) -> None:

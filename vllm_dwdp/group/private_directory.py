@@ -4,6 +4,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 import weakref
 from pathlib import Path
@@ -12,6 +13,8 @@ from vllm_dwdp.group.errors import GroupError
 
 MAX_SOCKET_PATH_BYTES = 107
 NAME_BYTES = 40
+PREFIX = "vllm-dwdp-"
+SOCKET_NAME = "descriptors"
 
 
 class PrivateDirectory:
@@ -19,8 +22,9 @@ class PrivateDirectory:
 
     def __init__(self) -> None:
         parent = _parent()
+        _remove_orphans(parent)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix="vllm-dwdp-", dir=parent))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         except OSError as error:
             raise GroupError(
                 f"expected to make a directory for the descriptor socket in {parent}, got "
@@ -36,6 +40,28 @@ def _parent() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     is_short = len(os.fsencode(runtime)) + NAME_BYTES <= MAX_SOCKET_PATH_BYTES
     return runtime if is_short and os.access(runtime, os.W_OK | os.X_OK) else "/tmp"
+
+
+def _remove_orphans(parent: str) -> None:
+    """Remove what ranks of this user left that were killed in the middle of their start-up."""
+    for path in Path(parent).glob(f"{PREFIX}*/{SOCKET_NAME}"):
+        if _is_orphan(path):
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _is_orphan(path: Path) -> bool:
+    """Whether this user made the socket and nobody listens to it any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)
+        try:
+            if path.stat().st_uid != os.geteuid():
+                return False
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _remove(path: Path, owner_pid: int) -> None:

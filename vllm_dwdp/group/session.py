@@ -74,6 +74,8 @@ class GroupSession:
         for rank, data in enumerate(addresses):
             if rank != self._rendezvous.dwdp_rank:
                 self._clients[rank] = self._connect(rank, json.loads(data))
+        self._rendezvous.gather("connected", b"1")
+        server.remove_directory()
 
     def _connect(self, rank: int, address: dict[str, str]) -> DescriptorClient:
         return DescriptorClient(

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What a job must not leave: memory files, directories, sockets, processes."""
+
+import tempfile
+from pathlib import Path
+
+import psutil
+
+
+def memory_files() -> list[str]:
+    """Open or mapped memory files of dwdp ranks, over all processes that may be looked at."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            maps = {m.path for m in process.memory_maps()}
+            links = {str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()}
+        except (psutil.Error, OSError):
+            continue
+        found += [f"{process.pid}: {name}" for name in maps | links if "memfd:dwdp-rank" in name]
+    return found
+
+
+def directories() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("vllm-dwdp-*"))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""However a server ends, it ends soon, says why, and leaves nothing."""
+
+import json
+import re
+import shutil
+import signal
+import time
+
+import leftovers
+import psutil
+import pytest
+from server import Server, free_port
+
+OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
+TWO_RANKS = ("--data-parallel-size", "2", *OPTIONS)
+TIMEOUT_S = 60
+PATIENT = ("--additional-config", json.dumps({"dwdp": {"timeout_s": TIMEOUT_S}}))
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers; afterwards nothing of them may be left."""
+    before, made = leftovers.directories(), []
+
+    def start(model, *options, log="log"):
+        made.append(Server(model, *options, log=tmp_path / log))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.stop()
+    assert leftovers.memory_files() == []
+    assert leftovers.directories() <= before
+
+
+def wait_for(server, pattern, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not (found := re.search(pattern, server.text())):
+        assert server.process.poll() is None and time.monotonic() < deadline, server.text()[-3000:]
+        time.sleep(0.05)
+    return found
+
+
+def assert_ends(server, timeout_s):
+    """It ends by itself, with all its processes, and says that it failed."""
+    gone, left = psutil.wait_procs(server.family(), timeout=timeout_s)
+    assert left == [], server.text()[-3000:]
+    assert [p.returncode for p in gone if p.pid == server.process.pid] != [0]
+
+
+def test_server_ends_when_asked(serve, demo_model):
+    server = serve(demo_model, *TWO_RANKS)
+    server.wait_until_ready()
+    assert server.complete("It is a truth", 8)
+    assert server.stop(signal.SIGTERM) is not None, "a process had to be killed"
+
+
+def test_server_ends_cleanly_when_a_worker_is_killed_while_serving(serve, demo_model):
+    server = serve(demo_model, *TWO_RANKS)
+    server.wait_until_ready()
+    server.workers()[1].kill()
+    assert_ends(server, 60)
+    assert "EngineDeadError" in server.text() or "died unexpectedly" in server.text()
+
+
+def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_model):
+    server = serve(demo_model, *TWO_RANKS, *PATIENT)
+    worker = int(wait_for(server, r"Worker pid=(\d+)").group(1))
+    began = time.monotonic()
+    psutil.Process(worker).kill()
+    assert_ends(server, TIMEOUT_S)
+    assert time.monotonic() - began < TIMEOUT_S
+    assert "Engine core initialization failed" in server.text()
+
+
+def test_rank_that_fails_to_load_ends_all_servers_with_one_sentence(serve, demo_model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(demo_model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4096])
+    shared = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port()))
+    servers = [
+        serve(model, *shared, *OPTIONS, *PATIENT, "--data-parallel-rank", str(rank), log=f"{rank}")
+        for rank, model in enumerate((demo_model, broken))
+    ]
+    for server in servers:
+        assert_ends(server, 180)
+    sentences = [set(re.findall(r"dwdp rank 1 failed while \w+: .*", s.text())) for s in servers]
+    assert sentences[0] & sentences[1], [s.text()[-3000:] for s in servers]

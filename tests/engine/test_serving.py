@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Servers of every shape answer what stock vLLM answers, and end on Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import leftovers
+import pytest
+from server import Server, free_port
+
+OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp")
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@pytest.fixture
+def ray_node():
+    """One Ray node with room for two engines: an engine takes two logical CPUs."""
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    port = os.environ["RAY_ADDRESS"].rpartition(":")[2]
+    options = ["--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"]
+    address = ["--node-ip-address=127.0.0.1", f"--port={port}"]
+    subprocess.run([RAY, "start", "--head", *address, *options], check=True, capture_output=True)
+    yield
+    subprocess.run([RAY, "stop", "--force"], check=True, capture_output=True)
+    del os.environ["RAY_ADDRESS"]
+
+
+def assert_answers_like_stock(servers, stock):
+    """All 64 prompts, spread over the servers, a few at a time on every rank."""
+    expected = [(o["prompt"], len(o["tokens"]), o["text"]) for o in stock["outputs"]]
+    jobs = [(servers[i % len(servers)], *job) for i, job in enumerate(expected)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        texts = list(pool.map(lambda job: job[0].complete(job[1], job[2]), jobs))
+    assert texts == [job[3] for job in jobs]
+
+
+def assert_all_end(servers):
+    codes = [server.stop(signal.SIGINT) for server in servers]
+    assert None not in codes, "a process had to be killed"
+    assert leftovers.memory_files() == []
+
+
+def test_hybrid_load_balancing(demo_model, stock, tmp_path):
+    options = ("--data-parallel-size", "4", "--data-parallel-size-local", "2", *OPTIONS)
+    options += ("--data-parallel-hybrid-lb", "--data-parallel-address", "127.0.0.1")
+    options += ("--data-parallel-rpc-port", str(free_port()), "--enforce-eager")
+    servers = [
+        Server(
+            demo_model, *options, "--data-parallel-start-rank", str(rank), log=tmp_path / f"{rank}"
+        )
+        for rank in (0, 2)
+    ]
+    try:
+        for server in servers:
+            server.wait_until_ready()
+        assert [len(server.workers()) for server in servers] == [2, 2]
+        assert_answers_like_stock(servers, stock)
+    finally:
+        assert_all_end(servers)
+
+
+def test_ray(demo_model, stock, tmp_path, ray_node):
+    options = ("--data-parallel-size", "2", "--data-parallel-backend", "ray", *OPTIONS)
+    server = Server(demo_model, *options, log=tmp_path / "log")
+    try:
+        server.wait_until_ready()
+        assert server.text().count("DWDP rank") == 2
+        assert_answers_like_stock([server], stock)
+    finally:
+        assert_all_end([server])
