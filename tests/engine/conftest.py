@@ -50,3 +50,8 @@ def generate(tmp_path_factory):
 @pytest.fixture(scope="session")
 def stock(generate):
     return generate("--stock")
+
+
+@pytest.fixture(scope="session")
+def stock_eager(generate):
+    return generate("--stock", "--eager")

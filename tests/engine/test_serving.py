@@ -30,7 +30,7 @@ def ray_node():
     del os.environ["RAY_ADDRESS"]
 
 
-def assert_answers_like_stock(servers, stock):
+def assert_answers_like_stock(servers, stock_eager):
     """All 64 prompts, spread over the servers, a few at a time on every rank."""
     expected = [(o["prompt"], len(o["tokens"]), o["text"]) for o in stock["outputs"]]
     jobs = [(servers[i % len(servers)], *job) for i, job in enumerate(expected)]
@@ -45,7 +45,7 @@ def assert_all_end(servers):
     assert leftovers.memory_files() == []
 
 
-def test_hybrid_load_balancing(demo_model, stock, tmp_path):
+def test_hybrid_load_balancing(demo_model, stock_eager, tmp_path):
     options = ("--data-parallel-size", "4", "--data-parallel-size-local", "2", *OPTIONS)
     options += ("--data-parallel-hybrid-lb", "--data-parallel-address", "127.0.0.1")
     options += ("--data-parallel-rpc-port", str(free_port()), "--enforce-eager")
@@ -59,7 +59,7 @@ def test_hybrid_load_balancing(demo_model, stock, tmp_path):
         for server in servers:
             server.wait_until_ready()
         assert [len(server.workers()) for server in servers] == [2, 2]
-        assert_answers_like_stock(servers, stock)
+        assert_answers_like_stock(servers, stock_eager)
     finally:
         assert_all_end(servers)
 
