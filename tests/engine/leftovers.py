@@ -8,18 +8,26 @@ from pathlib import Path
 import psutil
 
 
-def memory_files() -> list[str]:
+def memory_files() -> set[str]:
     """Open or mapped memory files of dwdp ranks, over all processes that may be looked at."""
-    found = []
+    found = set()
     for process in psutil.process_iter():
         try:
             maps = {m.path for m in process.memory_maps()}
             links = {str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()}
         except (psutil.Error, OSError):
             continue
-        found += [f"{process.pid}: {name}" for name in maps | links if "memfd:dwdp-rank" in name]
+        found |= {f"{process.pid}: {name}" for name in maps | links if "memfd:dwdp-rank" in name}
     return found
 
 
 def directories() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("vllm-dwdp-*"))
+
+
+OTHERS = memory_files() | {str(path) for path in directories()}
+"""What was there before the tests began."""
+
+
+def of_these_tests() -> set[str]:
+    return (memory_files() | {str(path) for path in directories()}) - OTHERS

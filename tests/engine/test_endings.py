@@ -22,7 +22,7 @@ PATIENT = ("--additional-config", json.dumps({"dwdp": {"timeout_s": TIMEOUT_S}})
 @pytest.fixture
 def serve(tmp_path):
     """Starts servers; afterwards nothing of them may be left."""
-    before, made = leftovers.directories(), []
+    made = []
 
     def start(model, *options, log="log"):
         made.append(Server(model, *options, log=tmp_path / log))
@@ -31,8 +31,7 @@ def serve(tmp_path):
     yield start
     for server in made:
         server.stop()
-    assert leftovers.memory_files() == []
-    assert leftovers.directories() <= before
+    assert leftovers.of_these_tests() == set()
 
 
 def wait_for(server, pattern, timeout_s=120):

@@ -30,7 +30,7 @@ def ray_node():
     del os.environ["RAY_ADDRESS"]
 
 
-def assert_answers_like_stock(servers, stock_eager):
+def assert_answers_like_stock(servers, stock):
     """All 64 prompts, spread over the servers, a few at a time on every rank."""
     expected = [(o["prompt"], len(o["tokens"]), o["text"]) for o in stock["outputs"]]
     jobs = [(servers[i % len(servers)], *job) for i, job in enumerate(expected)]
@@ -42,7 +42,7 @@ def assert_answers_like_stock(servers, stock_eager):
 def assert_all_end(servers):
     codes = [server.stop(signal.SIGINT) for server in servers]
     assert None not in codes, "a process had to be killed"
-    assert leftovers.memory_files() == []
+    assert leftovers.of_these_tests() == set()
 
 
 def test_hybrid_load_balancing(demo_model, stock_eager, tmp_path):

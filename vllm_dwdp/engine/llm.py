@@ -6,6 +6,7 @@
 * A rank that dies costs its prompts in flight one retry on the others, and is reported.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 from vllm.logger import init_logger
 
@@ -23,6 +25,7 @@ from vllm_dwdp.engine.rank_process import serve_rank
 logger = init_logger("vllm.dwdp")
 DEFAULT_MAX_IN_FLIGHT = 64
 SHUTDOWN_S = 30.0
+ORPHANS_S = 2.0
 
 
 class RankDied(RuntimeError):
@@ -37,6 +40,16 @@ class Rank:
     process: Any
     pipe: Any
     in_flight: set[int] = field(default_factory=set)
+    family: list[psutil.Process] = field(default_factory=list)
+
+    def join(self) -> None:
+        """Wait for its end; a rank that was killed leaves its engine and worker, which end here."""
+        self.process.join(SHUTDOWN_S)
+        if self.process.is_alive():
+            self.process.kill()
+        for process in psutil.wait_procs(self.family, timeout=ORPHANS_S)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class LLM:
@@ -156,7 +169,7 @@ class LLM:
 
     def _bury(self, rank: Rank, job: "Job") -> None:
         self._ranks.remove(rank)
-        rank.process.join(SHUTDOWN_S)
+        rank.join()
         logger.error(
             "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more on "
             "the other ranks.",
@@ -175,6 +188,7 @@ class LLM:
         if kind != "ready":
             self.shutdown()
             raise RankDied(f"dwdp rank {rank.index} could not start: {body}")
+        rank.family = psutil.Process(rank.process.pid).children(recursive=True)
 
 
 class Job:
@@ -243,9 +257,7 @@ def _end_ranks(ranks: list[Rank]) -> None:
         except OSError:
             logger.debug("dwdp rank %d ended before it was told to", rank.index)
     for rank in ranks:
-        rank.process.join(SHUTDOWN_S)
-        if rank.process.is_alive():
-            rank.process.kill()
+        rank.join()
     ranks.clear()
 
 
