@@ -82,13 +82,13 @@ def _client_arguments(server: Server, model: Path, load: Load, seed: int) -> arg
     parser = argparse.ArgumentParser()
     add_cli_args(parser)
     spread = json.dumps({"input": load.spread, "output": 0.0})
-    return parser.parse_args(
+    options = (
         f"--base-url {server.url} --model demo --tokenizer {model} --dataset-name random "
         f"--random-input-len {load.input_tokens} --random-output-len {load.output_tokens} "
         f"--num-prompts {load.num_prompts} --max-concurrency {load.max_concurrency} "
-        f"--seed {seed} --temperature 0 --disable-tqdm --save-detailed".split()
-        + ["--random-range-ratio", spread]
+        f"--seed {seed} --temperature 0 --disable-tqdm --save-detailed"
     )
+    return parser.parse_args([*options.split(), "--random-range-ratio", spread])
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Two servers, one rank each: a peer that stops, or dies, doesn't stop the other."""
 
-import signal
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from server import Server, free_port
@@ -30,23 +30,35 @@ def servers(demo_model, tmp_path):
             server.stop()
 
 
-def answers(server, count):
-    """Texts and the median of the seconds that they took."""
+def answers(server, count=5):
+    """Texts, and the seconds that each took."""
     texts, seconds = set(), []
     for _ in range(count):
         start = time.monotonic()
         texts.add(server.complete(PROMPT))
         seconds.append(time.monotonic() - start)
-    return texts, statistics.median(seconds)
+    return texts, seconds
 
 
-def test_rank_answers_the_same_while_its_peer_is_stopped_and_after_it_was_killed(servers):
+def test_rank_goes_on_at_its_usual_speed_while_its_peer_is_stopped_and_after_it_was_killed(servers):
+    """Usual and stopped take turns: on two cores, speed varies more by the minute than by this."""
     survivor, peer = servers
-    texts, usual_s = answers(survivor, 10)
-    assert len(texts) == 1
     (worker,) = peer.workers()
-    for strike in (signal.SIGSTOP, signal.SIGKILL):
-        worker.send_signal(strike)
-        after, seconds = answers(survivor, 10)
-        assert after == texts
-        assert seconds < 1.5 * usual_s
+    usual, stopped = [], []
+    expected, _ = answers(survivor)
+    for _ in range(4):
+        texts, seconds = answers(survivor)
+        usual += seconds
+        with ThreadPoolExecutor() as pool:
+            in_flight = pool.submit(peer.complete, PROMPT, 256)
+            time.sleep(0.3)
+            worker.suspend()
+            texts_then, seconds = answers(survivor)
+            assert not in_flight.done()
+            worker.resume()
+            stopped += seconds
+        assert in_flight.result() and texts == texts_then == expected
+    worker.kill()
+    assert answers(survivor)[0] == expected
+    assert len(expected) == 1
+    assert statistics.median(stopped) < 1.3 * statistics.median(usual)
