@@ -7,8 +7,9 @@ vLLM's own default (`VLLM_CPU_OMP_THREADS_BIND=auto`) binds every rank to the co
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vllm.logger import init_logger
@@ -16,6 +17,8 @@ from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
 
 logger = init_logger("vllm.dwdp")
 BIND_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
+NUMA_NODES = Path("/sys/devices/system/node")
+NO_NUMA_NODE = -1
 
 
 @contextmanager
@@ -37,6 +40,29 @@ def share_memory(vllm_config: Any, num_ranks: int) -> None:
     cache = vllm_config.cache_config
     if cache.kv_cache_memory_bytes is None:
         cache.gpu_memory_utilization /= num_ranks
+
+
+def own_numa_node() -> int:
+    """The NUMA node of the cores that this process is bound to, or NO_NUMA_NODE."""
+    return numa_node_of(os.sched_getaffinity(0), read_numa_nodes())
+
+
+def numa_node_of(cores: Iterable[int], nodes: Mapping[int, int]) -> int:
+    """The node with all of the cores; NO_NUMA_NODE where they span several or none is known.
+
+    nodes: the cores of each node, as a bit mask.
+    """
+    wanted = sum(1 << core for core in set(cores))
+    found = [node for node, mask in nodes.items() if wanted and not wanted & ~mask]
+    return found[0] if found else NO_NUMA_NODE
+
+
+def read_numa_nodes(root: Path = NUMA_NODES) -> dict[int, int]:
+    """What the kernel says of each node's cores, as a bit mask; empty where it says nothing."""
+    return {
+        int(file.parent.name.removeprefix("node")): int(file.read_text().replace(",", ""), 16)
+        for file in root.glob("node[0-9]*/cpumap")
+    }
 
 
 def cores_of_rank(cores: Sequence[int], rank: int, num_ranks: int) -> list[int]:

@@ -7,8 +7,6 @@
 """
 
 import contextlib
-import ctypes
-import gc
 import importlib.metadata
 import time
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ from vllm.logger import init_logger
 
 from vllm_dwdp import _core
 from vllm_dwdp.engine import settings as job
+from vllm_dwdp.engine.adoption import adopt, bind_layer, give_back_memory, layer_layout
+from vllm_dwdp.engine.cpu_host import own_numa_node
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.hooks import install_fetcher, register_ops
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
@@ -29,7 +29,7 @@ from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.layout import ExpertTensor, LayerLayout, TensorLayout
+from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -63,7 +63,8 @@ class ExpertSharing:
             ),
             timeout_s=config.timeout_s,
         )
-        self._driver = _core.HostDriver(name=f"dwdp-rank{self.rank}")
+        self._numa_node = own_numa_node()
+        self._driver = _core.HostDriver(name=f"dwdp-rank{self.rank}", numa_node=self._numa_node)
         self.stats: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
 
@@ -73,6 +74,7 @@ class ExpertSharing:
         try:
             self._session.open()
             register_ops()
+            give_back_memory()
             with collecting(self.registry):
                 yield self.registry
         except BaseException as error:
@@ -85,7 +87,7 @@ class ExpertSharing:
     def share(self, model: torch.nn.Module) -> None:
         """Adopt the loaded experts, meet the group and bind every layer to views of all."""
         layers = self.registry.layers
-        layouts = [self._layout(layer) for layer in layers]
+        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
         self._check_limits(layouts)
         manifest = self._manifest(model, layers)
         with self._timed("adopt"):
@@ -98,16 +100,6 @@ class ExpertSharing:
         self.fetcher = DirectFetch(len(layers))
         install_fetcher(self.fetcher)
         self._report(layers, shard, views)
-
-    def _layout(self, layer: DwdpRoutedExperts) -> LayerLayout:
-        return tuple(
-            TensorLayout(
-                ExpertTensor(name, _row_bytes(layer, name, parameter)),
-                layer.placement,
-                self._driver.granularity,
-            )
-            for name, parameter in layer.expert_parameters().items()
-        )
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
         num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
@@ -130,14 +122,7 @@ class ExpertSharing:
         )
 
     def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
-        shard = LocalShard(self._driver, layouts, self.rank)
-        for layer in layers:
-            parameters = layer.expert_parameters().values()
-            shard.adopt_layer([p.data_ptr() for p in parameters])
-            for parameter in parameters:
-                parameter.data = torch.empty(0, dtype=parameter.dtype)
-            _give_back_memory()
-        shard.seal()
+        shard = adopt(self._driver, layers, layouts, self.rank)
         for warning in self._driver.warnings:
             logger.warning("%s", warning)
         return shard
@@ -147,13 +132,7 @@ class ExpertSharing:
     ) -> ExpertViews:
         views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
         for layer_idx, layer in enumerate(layers):
-            tensors = {}
-            built = zip(layouts[layer_idx], views.build(layer_idx), strict=True)
-            for layout, view in built:
-                data = torch.from_dlpack(view.bytes_tensor())[: layout.num_bytes]
-                name = layout.tensor.name
-                tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
-            layer.bind(tensors)
+            bind_layer(layer, layouts[layer_idx], views.build(layer_idx))
         return views
 
     def _report(
@@ -164,6 +143,7 @@ class ExpertSharing:
             "rank": self.job_rank,
             "group": self.job_rank // self._settings.dwdp_size,
             "dwdp_size": self._settings.dwdp_size,
+            "numa_node": self._numa_node,
             "num_layers": len(layers),
             "num_experts": layers[0].global_num_experts,
             "experts_owned": [local.start, local.stop],
@@ -203,28 +183,8 @@ class ExpertSharing:
         self._seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:
-    """Bytes of one expert; raises unless the expert axis is outermost and the tensor dense."""
-    num_local = len(layer.local_experts)
-    if parameter.shape[0] != num_local or not parameter.data.is_contiguous():
-        raise ValueError(
-            f"{layer.layer_name}: expected {name} as a dense [{num_local}, ...], got shape "
-            f"{tuple(parameter.shape)} with strides {parameter.stride()}."
-        )
-    layer.dtypes[name] = parameter.dtype
-    layer.full_shapes[name] = (layer.placement.num_experts, *parameter.shape[1:])
-    return parameter.nbytes // num_local
-
-
 def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
     return [
         TensorSchema(layer.layer_name, name, shape, str(layer.dtypes[name]))
         for name, shape in layer.full_shapes.items()
     ]
-
-
-def _give_back_memory() -> None:
-    """Freed tensors may stay in glibc's heap: a layer must not wait for the next one's memory."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A group holds its experts once, and a rank never needs more than its shard and one layer.
+
+Both are seen from outside, in /proc; peers' pages never count twice.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bench.random_moe import RandomMoe
+
+from vllm_dwdp.engine.cpu_host import read_numa_nodes
+from vllm_dwdp.memory.residency import group_resident_bytes
+
+HOLD = Path(__file__).with_name("hold_experts.py")
+MODEL = RandomMoe()
+LOADING = re.compile(r"Worker pid=(\d+)\).*Starting to load model")
+BOUND = re.compile(r"Worker pid=(\d+)\).*DWDP rank (\d+) of")
+OWNER = re.compile(r"/memfd:dwdp-rank(\d+)")
+SAMPLE_EVERY_S = 0.005
+SLACK_BYTES = 4 << 20
+"""vLLM repacks dense weights too, and of their originals glibc keeps the small ones until adoption
+begins."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A process at one moment: its anonymous pages, and the memory files it has open, by owner.
+
+    Files are read first. They only grow while anonymous pages only go, so that a sum is never more
+    than what was there at once.
+    """
+
+    at_s: float
+    file_bytes: dict[int, int]
+    anonymous_bytes: int
+
+    def bytes_of(self, rank):
+        return self.anonymous_bytes + self.file_bytes.get(rank, 0)
+
+
+class Sampler(threading.Thread):
+    """Samples the processes that it is told to watch, until it is stopped."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._is_over = threading.Event()
+        self.samples = {}
+
+    def watch(self, pid):
+        self.samples = {**self.samples, pid: []}
+
+    def run(self):
+        while not self._is_over.wait(SAMPLE_EVERY_S):
+            for pid, samples in self.samples.items():
+                with contextlib.suppress(OSError):
+                    samples.append(Sample(time.monotonic(), file_bytes(pid), anonymous_bytes(pid)))
+
+    def stop(self):
+        self._is_over.set()
+        self.join()
+
+
+def anonymous_bytes(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def file_bytes(pid):
+    """Allocated bytes of the expert memory files that a process has open, by owner."""
+    inodes = {}
+    for fd in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            if found := OWNER.match(os.readlink(fd)):
+                status = os.stat(fd)
+                inodes[status.st_ino] = int(found[1]), status.st_blocks * 512
+        except FileNotFoundError:
+            continue
+    owned = defaultdict(int)
+    for owner, num_bytes in inodes.values():
+        owned[owner] += num_bytes
+    return dict(owned)
+
+
+@dataclass
+class Load:
+    """One rank's memory from its first sample until its experts were bound."""
+
+    rank: int
+    stats: dict
+    samples: list[Sample]
+
+    @property
+    def layer_bytes(self):
+        return self.stats["expert_bytes_owned"] // self.stats["num_layers"]
+
+    @property
+    def dense_bytes(self):
+        return self.stats["bytes_read"] - self.stats["expert_bytes_read"]
+
+    @property
+    def start_bytes(self):
+        return self.samples[0].bytes_of(self.rank)
+
+    @property
+    def peak_bytes(self):
+        return max(sample.bytes_of(self.rank) for sample in self.samples)
+
+    @property
+    def settled_bytes(self):
+        """Bound. Descriptors of own files may be closed by now; views keep the memory."""
+        return self.samples[-1].anonymous_bytes + self.stats["expert_bytes_owned"]
+
+
+@dataclass
+class Held:
+    """What was seen of a job whose ranks all answered a prompt."""
+
+    log: str
+    resident_bytes: int
+    loads: list[Load]
+
+
+def hold(model, num_ranks):
+    command = [sys.executable, str(HOLD), str(model), "--ranks", str(num_ranks)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, **pipes) as job:
+        sampler = Sampler()
+        sampler.start()
+        try:
+            log, bound, stats = follow(job.stdout, sampler)
+            resident_bytes = group_resident_bytes(pid for pid, _ in bound.values())
+        finally:
+            sampler.stop()
+            job.communicate(timeout=60)
+    loads = [
+        Load(rank, stats[rank], [s for s in sampler.samples[pid] if s.at_s <= bound_s])
+        for rank, (pid, bound_s) in sorted(bound.items())
+    ]
+    return Held(log, resident_bytes, loads)
+
+
+def follow(lines, sampler):
+    """The job's log until it holds, (pid, moment) at which each rank was bound, and statistics."""
+    log, bound = [], {}
+    for line in lines:
+        log.append(line)
+        if found := LOADING.search(line):
+            sampler.watch(int(found[1]))
+        if found := BOUND.search(line):
+            bound[int(found[2])] = int(found[1]), time.monotonic()
+        if line.startswith("HELD"):
+            return "".join(log), bound, json.loads(line.removeprefix("HELD"))
+    raise AssertionError("".join(log)[-4000:])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    assert MODEL.num_expert_params >= 400e6
+    return MODEL.write(tmp_path_factory.mktemp("random_moe") / "model")
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
+def held(request, checkpoint):
+    held = hold(checkpoint, request.param)
+    assert len(held.loads) == request.param
+    assert all(any(load.stats["forwards"]) for load in held.loads)
+    return held
+
+
+def test_group_holds_the_experts_once(held):
+    private_bytes = sum(load.stats["expert_bytes_private"] for load in held.loads)
+    ratio = (held.resident_bytes + private_bytes) / MODEL.expert_bytes
+    print(f"resident expert bytes: {ratio:.4f} of the model's")
+    assert 0.99 <= ratio <= 1.02
+
+
+def test_loading_needs_the_shard_and_one_layer(held):
+    for load in held.loads:
+        over = load.peak_bytes - load.settled_bytes
+        print(f"rank {load.rank}: {over / 2**20:.1f} MiB, a layer is {load.layer_bytes >> 20} MiB")
+        assert over <= load.layer_bytes + SLACK_BYTES
+
+
+def test_originals_of_the_experts_are_given_back(held):
+    for load in held.loads:
+        grown = load.settled_bytes - load.start_bytes
+        owned = load.stats["expert_bytes_owned"]
+        assert owned / 2 <= grown <= owned + load.dense_bytes + load.layer_bytes
+
+
+def test_experts_are_placed_on_the_ranks_numa_node(held):
+    nodes = read_numa_nodes()
+    if len(nodes) == 1:
+        assert [load.stats["numa_node"] for load in held.loads] == list(nodes) * len(held.loads)
+    assert held.log.count("expected expert memory on NUMA node") in (0, len(held.loads))

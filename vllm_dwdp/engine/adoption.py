@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Loaded MoE layers become views: layouts of their tensors, adoption into blocks, binding.
+
+* Layers are adopted in order; a layer's tensors are gone before the next layer is copied.
+* Nothing here knows of peers; whoever builds the views does.
+"""
+
+import ctypes
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from vllm_dwdp._core import MemoryDriver, View
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.layout import ExpertTensor, LayerLayout, TensorLayout
+from vllm_dwdp.memory.local_shard import LocalShard
+
+
+def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
+    """Layouts of a loaded layer's expert tensors; the layer learns their full shapes.
+
+    Raises ValueError unless the expert axis is outermost and every tensor dense.
+    """
+    return tuple(
+        TensorLayout(
+            ExpertTensor(name, _row_bytes(layer, name, parameter)), layer.placement, granularity
+        )
+        for name, parameter in layer.expert_parameters().items()
+    )
+
+
+def adopt(
+    driver: MemoryDriver,
+    layers: Sequence[DwdpRoutedExperts],
+    layouts: Sequence[LayerLayout],
+    rank: int,
+) -> LocalShard:
+    """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer."""
+    give_back_memory()
+    shard = LocalShard(driver, layouts, rank)
+    for layer in layers:
+        parameters = layer.expert_parameters().values()
+        shard.adopt_layer([p.data_ptr() for p in parameters])
+        for parameter in parameters:
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+        give_back_memory()
+    shard.seal()
+    return shard
+
+
+def bind_layer(layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]) -> None:
+    """Let the layer run on its views, one per expert tensor, in the layout's order."""
+    tensors = {}
+    for tensor_layout, view in zip(layout, views, strict=True):
+        name = tensor_layout.tensor.name
+        data = torch.from_dlpack(view.bytes_tensor())[: tensor_layout.num_bytes]
+        tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
+    layer.bind(tensors)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps it, and tcmalloc where vLLM preloads that."""
+    process = ctypes.CDLL(None)
+    if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
+        process.MallocExtension_ReleaseFreeMemory()
+    elif hasattr(process, "malloc_trim"):
+        process.malloc_trim(0)
+
+
+def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:
+    """Bytes of one expert; raises unless the expert axis is outermost and the tensor dense."""
+    num_local = len(layer.local_experts)
+    if parameter.shape[0] != num_local or not parameter.data.is_contiguous():
+        raise ValueError(
+            f"{layer.layer_name}: expected {name} as a dense [{num_local}, ...], got shape "
+            f"{tuple(parameter.shape)} with strides {parameter.stride()}."
+        )
+    layer.dtypes[name] = parameter.dtype
+    layer.full_shapes[name] = (layer.placement.num_experts, *parameter.shape[1:])
+    return parameter.nbytes // num_local
