@@ -2,12 +2,16 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Which cores and which NUMA node a CPU rank gets."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from vllm_dwdp._core import HostDriver
+from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.cpu_host import (
     cores_of_rank,
     numa_node_of,
+    own_cores,
     own_numa_node,
     read_numa_nodes,
 )
@@ -84,3 +88,10 @@ def may_set_memory_policy():
     sys_mbind, preferred = 237, 1
     size = ctypes.c_ulong(mmap.PAGESIZE)
     return libc.syscall(sys_mbind, address, size, preferred, ctypes.byref(mask), 65, 0) == 0
+
+
+def test_too_few_given_cores_are_refused(monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    config = SimpleNamespace(data_parallel_rank_local=None)
+    with pytest.raises(ConfigError, match="cores for 3 ranks"), own_cores(config, 2, 3):
+        pass

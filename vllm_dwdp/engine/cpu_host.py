@@ -15,6 +15,8 @@ from typing import Any
 from vllm.logger import init_logger
 from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
 
+from vllm_dwdp.config import ConfigError
+
 logger = init_logger("vllm.dwdp")
 BIND_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
 NUMA_NODES = Path("/sys/devices/system/node")
@@ -28,7 +30,7 @@ def own_cores(parallel_config: Any, rank: int, num_ranks: int) -> Iterator[None]
     if num_ranks > 1 and given == "auto":
         os.environ[BIND_VARIABLE] = _bind_list(parallel_config, rank, num_ranks)
     elif "|" in given and parallel_config.data_parallel_rank_local is None:
-        os.environ[BIND_VARIABLE] = given.split("|")[rank]
+        os.environ[BIND_VARIABLE] = _given_cores(given, rank, num_ranks)
     try:
         yield
     finally:
@@ -72,6 +74,16 @@ def cores_of_rank(cores: Sequence[int], rank: int, num_ranks: int) -> list[int]:
     base, more = divmod(len(cores), num_ranks)
     start = rank * base + min(rank, more)
     return list(cores[start : start + base + (rank < more)])
+
+
+def _given_cores(given: str, rank: int, num_ranks: int) -> str:
+    shares = given.split("|")
+    if len(shares) < num_ranks:
+        raise ConfigError(
+            f"expected cores for {num_ranks} ranks in {BIND_VARIABLE}, separated by '|', got "
+            f"'{given}'; name the cores of every rank, or none to let dwdp divide them."
+        )
+    return shares[rank]
 
 
 def _bind_list(parallel_config: Any, rank: int, num_ranks: int) -> str:

@@ -83,7 +83,9 @@ class DwdpRoutedExperts(RoutedExperts):
 
     def check_loaded(self) -> None:
         """Raise when the checkpoint lacked a local expert; memory would hold garbage."""
-        for shard_id, experts in self._loaded.items():
+        shard_ids = ("w1", "w2", "w3") if self.moe_config.is_act_and_mul else ("w1", "w2")
+        for shard_id in shard_ids:
+            experts = self._loaded.get(shard_id, set())
             if missing := sorted(set(self.local_experts) - experts):
                 raise ValueError(
                     f"{self.layer_name}: expected {shard_id} of experts {list(self.local_experts)} "

@@ -22,7 +22,7 @@ from vllm_dwdp.engine.cpu_host import own_numa_node
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.hooks import install_fetcher, register_ops
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
-from vllm_dwdp.engine.loader import DwdpModelLoader
+from vllm_dwdp.engine.loader import DwdpModelLoader, check_layers
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.direct import DirectFetch
 from vllm_dwdp.group.errors import RankFailed
@@ -86,6 +86,7 @@ class ExpertSharing:
 
     def share(self, model: torch.nn.Module) -> None:
         """Adopt the loaded experts, meet the group and bind every layer to views of all."""
+        check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
         layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
         self._check_limits(layouts)
