@@ -23,8 +23,8 @@ class RandomMoe:
     num_layers: int = 8
     num_experts: int = 64
     top_k: int = 4
-    hidden_size: int = 1024
-    expert_size: int = 256
+    hidden_size: int = 512
+    expert_size: int = 512
     num_heads: int = 8
     num_kv_heads: int = 2
     head_dim: int = 64

@@ -24,7 +24,7 @@ from vllm_dwdp.engine.cpu_host import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
 
 HOLD = Path(__file__).with_name("hold_experts.py")
-MODEL = RandomMoe(hidden_size=512, expert_size=512)
+MODEL = RandomMoe()
 """Little beside its experts: vLLM repacks dense weights, which needs memory of its own."""
 LOADING = re.compile(r"Worker pid=(\d+)\).*Starting to load model")
 BOUND = re.compile(r"Worker pid=(\d+)\).*DWDP rank (\d+) of")
