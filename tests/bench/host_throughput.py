@@ -154,10 +154,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num-prompts", type=int, default=Load.num_prompts)
+    parser.add_argument("--model", type=json.loads, default={}, help="sizes of RandomMoe, as JSON")
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    load, model = Load(num_prompts=args.num_prompts), RandomMoe()
+    load, model = Load(num_prompts=args.num_prompts), RandomMoe(**args.model)
     with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:
         logs = args.logs or Path(folder)
         logs.mkdir(parents=True, exist_ok=True)
