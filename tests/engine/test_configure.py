@@ -67,6 +67,16 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"data_parallel_rank": 0, "data_parallel_address": "192.0.2.1"}, "one host"),
         ({"environment": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}}, "MULTIPROCESSING"),
         ({"cpu_offload_gb": 1}, "offload"),
+        ({"enable_sleep_mode": True}, "(?i)sleep"),
+        ({"enable_eplb": True, "enable_expert_parallel": True}, "(?i)eplb|expert"),
+        ({"enable_elastic_ep": True}, "(?i)elastic"),
+        ({"enable_dbo": True}, "(?i)dual-batch|dbo"),
+        ({"decode_context_parallel_size": 2}, "dcp_size"),
+        ({"dwdp": {"timeout_s": 0}}, "timeout_s"),
+        ({"dwdp": {"rendezvous": "nowhere"}}, "rendezvous"),
+        ({"dwdp": {"dwdp_size": "2"}}, "dwdp_size"),
+        ({"dwdp": {"num_experts_per_worker": 17}}, "num_experts_per_worker"),
+        ({"dwdp": []}, "dwdp"),
     ],
 )
 def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
