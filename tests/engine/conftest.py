@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Real vLLM engines on the demo checkpoint, each in processes of its own."""
 
+import functools
 import json
 import os
 import subprocess
@@ -31,8 +32,9 @@ def demo_model():
 
 @pytest.fixture(scope="session")
 def generate(tmp_path_factory):
-    """Run generate.py in a process of its own and read what it wrote."""
+    """Run generate.py in a process of its own, once for the same arguments; read what it wrote."""
 
+    @functools.cache
     def run(*arguments: str) -> dict:
         out = tmp_path_factory.mktemp("generate") / "out.json"
         done = subprocess.run(
