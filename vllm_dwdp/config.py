@@ -9,7 +9,8 @@ from typing import Any
 
 CONFIG_KEY = "dwdp"
 FETCH_MODES = ("auto", "direct")
-DEFAULT_TIMEOUT_S = 600.0
+DEFAULT_TIMEOUT_S = 540.0
+"""A minute below VLLM_ENGINE_READY_TIMEOUT_S, so that the sentence with the reason comes first."""
 
 
 class ConfigError(ValueError):

@@ -25,6 +25,15 @@ def engine_environment():
     )
 
 
+@pytest.fixture(scope="module")
+def one_process_group(tmp_path_factory):
+    """What vLLM's layers need around them when they are built outside an engine."""
+    from layer_group import distributed_by_one
+
+    with distributed_by_one(tmp_path_factory.mktemp("dist") / "store"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_model():
     return MODEL

@@ -6,10 +6,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from layer_group import HIDDEN, Group, Model, make_checkpoint
 
+from vllm_dwdp.engine.hooks import install_fetcher
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.worker import WRITING_RPCS, DwdpCPUWorker
+from vllm_dwdp.fetch.direct import DirectFetch
+
+WRITES = {
+    "in place": lambda p: p.zero_(),
+    "through data": lambda p: p.data.copy_(torch.zeros_like(p)),
+    "through detach": lambda p: p.detach().mul_(2),
+    "one element": lambda p: p.__setitem__((0, 0, 0), 1.0),
+    "an expert": lambda p: p.data[1].narrow(0, 0, 2).fill_(1.0),
+    "as other type": lambda p: p.data.view(torch.uint8).zero_(),
+    "operator": lambda p: torch.ops.aten.zero_(p),
+    "output of an operator": lambda p: torch.add(p.clone(), 1, out=p.data),
+    "initialisation": torch.nn.init.zeros_,
+    "numpy": lambda p: p.view(torch.uint8).numpy(),
+    "pointer": lambda p: p.data_ptr(),
+}
 
 
 @pytest.mark.parametrize("name", WRITING_RPCS)
@@ -23,3 +40,25 @@ def test_bound_layer_refuses_to_load():
     weight = torch.zeros(4)
     with pytest.raises(ReadOnlyWeight, match=r"layers\.0\.experts: .*read-only"):
         DwdpRoutedExperts.weight_loader(layer, weight, weight, "w1", "w1", 0)
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_bound_weights_refuse_every_write():
+    checkpoint = make_checkpoint(7, torch.bfloat16, has_bias=True)
+    group = Group(2, None, checkpoint, lambda: Model(7, torch.bfloat16, has_bias=True))
+    model = group.bind(0)
+    install_fetcher(DirectFetch(len(model.layers)))
+    x, logits = torch.ones(3, HIDDEN).bfloat16(), torch.randn(3, 7).bfloat16()
+    before = model.run(x, logits)
+    weight = model.experts[0].w13_weight
+    copy = weight.clone()
+    for way, write in WRITES.items():
+        with pytest.raises(ReadOnlyWeight, match="asked for writable expert weights"):
+            write(weight)
+            pytest.fail(f"written: {way}")
+    for parameter in model.experts[1].parameters():
+        with pytest.raises(ReadOnlyWeight):
+            parameter.data.zero_()
+    assert torch.equal(weight, copy)
+    for output, expected in zip(model.run(x, logits), before, strict=True):
+        assert torch.equal(output, expected)

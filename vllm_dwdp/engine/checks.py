@@ -87,11 +87,7 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     if job_size % size:
         return f"dwdp_size must divide the data-parallel size {job_size}, got {size}."
     try:
-        Placement.make(
-            num_experts=vllm_config.model_config.get_num_experts(),
-            dwdp_size=size,
-            num_experts_per_worker=config.num_experts_per_worker,
-        )
+        _placement(vllm_config, config)
     except PlacementError as error:
         return str(error)
     return None
@@ -114,6 +110,24 @@ def _one_host(vllm_config: Any, config: DwdpConfig) -> str | None:
         return (
             "a dwdp group on host memory must be on one host, the data-parallel address "
             f"{parallel.data_parallel_master_ip} is another's; start one job per host."
+        )
+    return None
+
+
+def _rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    if config.rendezvous or parallel.data_parallel_size == 1:
+        return None
+    if parallel.data_parallel_rank_local is not None:
+        if parallel.data_parallel_master_port == 0:
+            return (
+                "expected the port where the ranks meet in VLLM_DP_MASTER_PORT, it is not set; "
+                "set it to a free port, the same for all ranks."
+            )
+    elif parallel.local_engines_only and parallel.data_parallel_rpc_port >= 65_535:
+        return (
+            "dwdp ranks meet at the port after --data-parallel-rpc-port, "
+            f"{parallel.data_parallel_rpc_port} is the last there is; choose a lower one."
         )
     return None
 
@@ -169,15 +183,23 @@ def _draft_model(vllm_config: Any, config: DwdpConfig) -> str | None:
 def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
     text_config = vllm_config.model_config.hf_text_config
     needed = num_maps_needed(
+        _placement(vllm_config, config),
         num_layers=text_config.num_hidden_layers,
         tensors_per_layer=2,
-        dwdp_size=dwdp_size(vllm_config, config),
     )
     try:
         check_map_budget(needed)
     except LimitError as error:
         return str(error)
     return None
+
+
+def _placement(vllm_config: Any, config: DwdpConfig) -> Placement:
+    return Placement.make(
+        num_experts=vllm_config.model_config.get_num_experts(),
+        dwdp_size=dwdp_size(vllm_config, config),
+        num_experts_per_worker=config.num_experts_per_worker,
+    )
 
 
 def _is_local(address: str) -> bool:
@@ -210,6 +232,7 @@ CHECKS: tuple[Check, ...] = (
     _model,
     _group_size,
     _one_host,
+    _rendezvous,
     _in_process,
     _writers,
     _loader,

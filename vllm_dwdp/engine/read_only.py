@@ -1,7 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bound expert weights are shared: every way of vLLM's to write to them refuses with this."""
+"""Bound expert weights are shared: every way to write to them refuses, none ends in a fault."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 
 class ReadOnlyWeight(RuntimeError):
     """Somebody asked to write to expert weights that the group shares read-only."""
+
+
+class ReadOnlyParameter(torch.Tensor):
+    """A parameter over read-only memory: reading works, writing raises ReadOnlyWeight.
+
+    PyTorch itself guards the storage, so that no alias gets past it; this class says why. It can
+    be read by PyTorch's operators, not by kernels that take a mutable pointer.
+    """
+
+    _is_param = True  # to PyTorch it is a Parameter; that class itself hides its operators
+
+    @classmethod
+    def over(cls, view: torch.Tensor, like: torch.nn.Parameter) -> "ReadOnlyParameter":
+        """Over an alias of `view`, with the attributes of `like`, which vLLM's loaders read."""
+        alias = torch.from_dlpack(view.detach().view(torch.uint8)).view(view.dtype)
+        torch._C._set_throw_on_mutable_data_ptr(alias)
+        made = alias.as_subclass(cls)
+        vars(made).update(vars(like))
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except RuntimeError as error:
+            if "data pointer" not in str(error):
+                raise
+            raise ReadOnlyWeight(
+                f"{getattr(func, '__name__', func)} asked for writable expert weights, the dwdp "
+                "group shares them read-only; clone them, or restart the ranks to load others."
+            ) from error

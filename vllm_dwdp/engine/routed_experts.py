@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The MoE layer of dwdp: vLLM's own, loading a share of the experts and running on all of them."""
 
+import copy
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.read_only import ReadOnlyWeight
+from vllm_dwdp.engine.read_only import ReadOnlyParameter, ReadOnlyWeight
 
 EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
 """Expert tensors of the unquantised method, by name; an expert axis is never guessed."""
@@ -95,25 +96,31 @@ class DwdpRoutedExperts(RoutedExperts):
     def bind(self, views: dict[str, torch.Tensor]) -> None:
         """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them.
 
-        The Parameter objects stay: whoever holds one (kernels do) follows its data.
+        The Parameter objects stay with whoever holds them (kernels do) and follow the views. What
+        others find in the layer from now on are aliases that refuse writes.
         """
-        for name, parameter in self.expert_parameters().items():
+        parameters = self.expert_parameters()
+        for name, parameter in parameters.items():
             parameter.data = views[name]
         self.moe_config.num_local_experts = self.global_num_experts
         self.expert_map_manager.show_all()
         self.update_expert_map_info()
         self._rebuild_kernel()
         self.is_bound = True
+        object.__setattr__(self, "_reader", copy.copy(self))
+        self._reader._parameters = dict(self._parameters)
+        for name, parameter in parameters.items():
+            self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
 
     def forward_modular(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
-        out = super().forward_modular(x, *args, **kwargs)
+        out = RoutedExperts.forward_modular(self._reader, x, *args, **kwargs)
         torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
         return out
 
     def forward_monolithic(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
-        out = super().forward_monolithic(x, *args, **kwargs)
+        out = RoutedExperts.forward_monolithic(self._reader, x, *args, **kwargs)
         torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
         return out
 

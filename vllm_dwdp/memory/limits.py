@@ -6,6 +6,8 @@ import os
 import resource
 from pathlib import Path
 
+from vllm_dwdp.placement import Placement
+
 MAP_SHARE = 0.8
 DESCRIPTOR_RESERVE = 256
 
@@ -14,9 +16,9 @@ class LimitError(RuntimeError):
     """The kernel allows fewer mappings or descriptors than the experts need."""
 
 
-def num_maps_needed(*, num_layers: int, tensors_per_layer: int, dwdp_size: int) -> int:
-    """Mappings of one rank's views: blocks of N owners and the boundary pages between them."""
-    return num_layers * tensors_per_layer * (2 * dwdp_size - 1 + 1)
+def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:
+    """Most mappings that one rank's views take: a block per segment, boundary pages between."""
+    return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
 
 
 def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The ranks of a dwdp group as MoE layers of one process: vLLM's own layers, real memory files."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import (
+    cleanup_dist_env_and_memory,
+    init_distributed_environment,
+    initialize_model_parallel,
+)
+from vllm.forward_context import set_forward_context
+from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.fused_moe import FusedMoEFactory
+
+from vllm_dwdp._core import HostDriver
+from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
+from vllm_dwdp.engine.hooks import register_ops
+from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.memory.expert_views import ExpertViews
+
+HIDDEN = 160
+INTERMEDIATE = 72
+"""vLLM pads it to 96, a multiple of 32; w2's rows are 7.5 pages of 16-bit values."""
+TOP_K = 3
+NUM_LAYERS = 2
+
+
+@contextmanager
+def distributed_by_one(store):
+    """vLLM's process groups, of this process alone."""
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, f"file://{store}", 0, "gloo")
+        initialize_model_parallel()
+        register_ops()
+        yield
+        cleanup_dist_env_and_memory()
+
+
+class Model:
+    """MoE layers of one process, with the weights that every rank's checkpoint has."""
+
+    def __init__(self, num_experts, dtype, has_bias):
+        self.config = VllmConfig()
+        self.dtype = dtype
+        with set_current_vllm_config(self.config):
+            self.layers = [
+                FusedMoEFactory(
+                    num_experts=num_experts,
+                    top_k=TOP_K,
+                    hidden_size=HIDDEN,
+                    intermediate_size=INTERMEDIATE,
+                    params_dtype=dtype,
+                    has_bias=has_bias,
+                    prefix=f"layers.{i}.experts",
+                )
+                for i in range(NUM_LAYERS)
+            ]
+        self.experts = [layer.routed_experts for layer in self.layers]
+
+    def load(self, checkpoint):
+        for experts, tensors in zip(self.experts, checkpoint, strict=True):
+            for (name, shard_id, expert), tensor in tensors.items():
+                parameter = getattr(experts, name)
+                experts.weight_loader(parameter, tensor, name, shard_id, expert)
+            experts.quant_method.process_weights_after_loading(experts)
+        return self
+
+    @torch.inference_mode()
+    def run(self, x, logits):
+        with set_current_vllm_config(self.config), set_forward_context(None, self.config):
+            return [layer(x.clone(), logits) for layer in self.layers]
+
+
+def make_checkpoint(num_experts, dtype, has_bias):
+    """Per layer: (parameter, shard, expert) -> tensor, as checkpoints have them."""
+    torch.manual_seed(0)
+    shapes = {
+        ("w13_weight", "w1"): (INTERMEDIATE, HIDDEN),
+        ("w13_weight", "w3"): (INTERMEDIATE, HIDDEN),
+        ("w2_weight", "w2"): (HIDDEN, INTERMEDIATE),
+    }
+    if has_bias:
+        shapes |= {("w13_bias", "w1"): (INTERMEDIATE,), ("w13_bias", "w3"): (INTERMEDIATE,)}
+        shapes |= {("w2_bias", "w2"): (HIDDEN,)}
+    return [
+        {
+            (*key, expert): torch.randn(shape).to(dtype) / 8
+            for key, shape in shapes.items()
+            for expert in range(num_experts)
+        }
+        for _ in range(NUM_LAYERS)
+    ]
+
+
+@contextmanager
+def as_rank(rank, dwdp_size, num_experts_per_worker):
+    """MoE layers built inside are those of this rank."""
+    registry = LayerRegistry(
+        rank=rank, dwdp_size=dwdp_size, num_experts_per_worker=num_experts_per_worker
+    )
+    with collecting(registry), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(op_registry_oot, "RoutedExperts", DwdpRoutedExperts)
+        yield
+
+
+class Group:
+    """All ranks of a group, loaded and adopted, handing each other descriptors."""
+
+    def __init__(self, dwdp_size, num_experts_per_worker, checkpoint, make_model):
+        self.driver = HostDriver(name="dwdp-rank0")
+        self.models = []
+        for rank in range(dwdp_size):
+            with as_rank(rank, dwdp_size, num_experts_per_worker):
+                self.models.append(make_model().load(checkpoint))
+        page = self.driver.granularity
+        self.layouts = [[layer_layout(e, page) for e in model.experts] for model in self.models]
+        self.shards = [
+            adopt(self.driver, model.experts, self.layouts[rank], rank)
+            for rank, model in enumerate(self.models)
+        ]
+
+    def bind(self, rank):
+        layouts, shard = self.layouts[rank], self.shards[rank]
+        views = ExpertViews(self.driver, layouts, shard, rank, self._pull)
+        for layer_idx, experts in enumerate(self.models[rank].experts):
+            bind_layer(experts, layouts[layer_idx], views.build(layer_idx))
+        return self.models[rank]
+
+    def _pull(self, peer, layer_idx, expected_sizes):
+        return [fd for fd, _ in self.shards[peer].descriptors(layer_idx)]
