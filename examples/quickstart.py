@@ -79,16 +79,15 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """SIGINT, as Ctrl-C would; whatever is left after half a minute is killed by its id."""
-    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    if process.poll() is not None:
+        return
+    server = psutil.Process(process.pid)
+    family = [server, *server.children(recursive=True)]
     process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs([psutil.Process(p.pid) for p in family if alive_now(p)], 30)
+    _, alive = psutil.wait_procs(family, timeout=30)
     for left in alive:
         left.kill()
     print(f"Stopped; {len(alive)} processes had to be killed.")
-
-
-def alive_now(process: subprocess.Popen[bytes] | psutil.Process) -> bool:
-    return psutil.pid_exists(process.pid)
 
 
 async def ask(port: int) -> list[str]:

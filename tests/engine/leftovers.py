@@ -2,10 +2,11 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What a job must not leave: memory files, directories, sockets, processes."""
 
-import tempfile
 from pathlib import Path
 
 import psutil
+
+from vllm_dwdp.group.private_directory import PREFIX, socket_parent
 
 
 def memory_files() -> set[str]:
@@ -22,7 +23,7 @@ def memory_files() -> set[str]:
 
 
 def directories() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("vllm-dwdp-*"))
+    return set(Path(socket_parent()).glob(f"{PREFIX}*"))
 
 
 OTHERS = memory_files() | {str(path) for path in directories()}

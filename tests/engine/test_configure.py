@@ -3,6 +3,7 @@
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -17,12 +18,17 @@ from vllm_dwdp.engine.compat import CONTRACT, UnsupportedVllm, check_vllm_versio
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
 
+DENSE = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_experts": None}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+OFFLINE_RANK = {"VLLM_DP_RANK": "0", "VLLM_DP_RANK_LOCAL": "0", "VLLM_DP_SIZE": "2"}
+
+
 def create(monkeypatch, environment=(), **options):
     for name, value in dict(environment).items():
         monkeypatch.setenv(name, value)
     dwdp = options.pop("dwdp", {})
     return EngineArgs(
-        model=MODEL,
+        model=options.pop("model", MODEL),
         distributed_executor_backend=options.pop("backend", "dwdp"),
         additional_config={"dwdp": dwdp},
         **{"data_parallel_size": 2, "max_model_len": 256, **options},
@@ -68,20 +74,57 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"environment": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}}, "MULTIPROCESSING"),
         ({"cpu_offload_gb": 1}, "offload"),
         ({"enable_sleep_mode": True}, "(?i)sleep"),
-        ({"enable_eplb": True, "enable_expert_parallel": True}, "(?i)eplb|expert"),
+        (
+            {"enable_eplb": True, "enable_expert_parallel": True},
+            "(?i)load balancing",
+        ),
         ({"enable_elastic_ep": True}, "(?i)elastic"),
         ({"enable_dbo": True}, "(?i)dual-batch|dbo"),
         ({"decode_context_parallel_size": 2}, "dcp_size"),
+        ({"nnodes": 2, "master_addr": "127.0.0.1"}, "nnodes"),
+        ({"weight_transfer_config": {"backend": "nccl"}}, "weight-transfer-config"),
+        ({"speculative_config": {"model": MODEL, "num_speculative_tokens": 2}}, "draft models"),
+        ({"environment": OFFLINE_RANK, "data_parallel_size": 1}, "VLLM_DP_MASTER_PORT"),
+        ({"data_parallel_rank": 0, "data_parallel_rpc_port": 65535}, "the last there is"),
         ({"dwdp": {"timeout_s": 0}}, "timeout_s"),
         ({"dwdp": {"rendezvous": "nowhere"}}, "rendezvous"),
         ({"dwdp": {"dwdp_size": "2"}}, "dwdp_size"),
         ({"dwdp": {"num_experts_per_worker": 17}}, "num_experts_per_worker"),
-        ({"dwdp": []}, "dwdp"),
+        ({"dwdp": []}, "must be a JSON object"),
     ],
 )
 def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
     with pytest.raises(Exception, match=word):
         create(monkeypatch, **options)
+
+
+def demo_config_with(tmp_path, **changes):
+    """A directory with the demo model's config.json and tokenizer, changed."""
+    config = json.loads(Path(MODEL, "config.json").read_text()) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    for file in Path(MODEL).glob("*token*"):
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (DENSE, "has no experts"),
+        ({"quantization_config": AWQ}, "quantization method"),
+    ],
+    ids=["dense", "quantised"],
+)
+def test_model_that_cannot_be_shared_is_refused(monkeypatch, tmp_path, changes, word):
+    with pytest.raises(Exception, match=word):
+        create(monkeypatch, model=demo_config_with(tmp_path, **changes))
+
+
+def test_more_mappings_than_the_kernel_allows_are_refused(monkeypatch):
+    monkeypatch.setattr("vllm_dwdp.memory.limits.read_max_map_count", lambda: 100)
+    with pytest.raises(Exception, match=r"sysctl -w vm\.max_map_count="):
+        create(monkeypatch)
 
 
 def test_unsupported_vllm_is_refused_with_the_range(monkeypatch):

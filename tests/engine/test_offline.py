@@ -70,6 +70,15 @@ def test_refused_prompt_is_an_error_and_costs_no_rank(llm):
     assert len(llm.generate(PROMPTS, GREEDY, use_tqdm=False)) == len(PROMPTS)
 
 
+def test_call_that_was_broken_off_leaves_no_answer_for_the_next(llm):
+    with pytest.raises(Exception, match="pickle"):
+        llm.generate([PROMPTS[0], threading.Lock()], GREEDY)
+    stats = llm.dwdp_stats()
+    (output,) = llm.generate(["And it came to pass"], GREEDY)
+    assert output.prompt == "And it came to pass"
+    assert len(stats) == 2
+
+
 def test_dead_rank_costs_a_retry_and_is_reported_and_the_last_one_an_error(llm, caplog):
     expected = [output.outputs[0].text for output in llm.generate(PROMPTS, GREEDY, use_tqdm=False)]
     logging.getLogger("vllm").propagate = True

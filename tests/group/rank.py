@@ -11,8 +11,9 @@ import threading
 import time
 
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
-from vllm_dwdp.group.rendezvous import Endpoint, Rendezvous
+from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
+from vllm_dwdp.group.store import Endpoint
 
 BLOCK_BYTES = 4096
 MANIFEST = Manifest(

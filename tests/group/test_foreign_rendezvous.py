@@ -13,7 +13,8 @@ from rank import CONTEXT, MANIFEST
 from vllm_dwdp.group.errors import ManifestMismatch
 from vllm_dwdp.group.manifest import Manifest
 from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.rendezvous import Endpoint, Rendezvous
+from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.store import Endpoint
 
 
 @pytest.fixture

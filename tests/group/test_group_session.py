@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from rank import RankProcess
 
+ADVICE = "look at its log, or raise dwdp.timeout_s."
+
 
 def listening(pid):
     """Addresses on which a process listens for TCP, as /proc shows them."""
@@ -107,7 +109,7 @@ def test_stopped_rank_ends_the_others_at_the_time_out(start):
     for rank in ranks:
         rank.hears("open")
     ranks[1].send_signal(signal.SIGSTOP)
-    sentence = "end: dwdp rank 1 did not reach 'manifest' within 4 s."
+    sentence = f"end: dwdp rank 1 did not reach 'manifest' within 4 s; {ADVICE}"
     assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
 
 

@@ -5,11 +5,11 @@
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
 from vllm_dwdp.placement import Placement, PlacementError
 
@@ -47,7 +47,7 @@ def _model(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"dwdp can't rebuild the expert kernels of quantization method "
             f"'{model.quantization}' yet; use an unquantised (bf16, fp16, fp32) checkpoint."
         )
-    if getattr(model, "enable_sleep_mode", False):
+    if model.enable_sleep_mode:
         return "dwdp can't sleep: peers read the experts of this rank; drop --enable-sleep-mode."
     return None
 
@@ -71,12 +71,12 @@ def _inner_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
         "prefill_context_parallel_size",
         "decode_context_parallel_size",
     ):
-        if (size := getattr(parallel, option, 1)) != 1:
+        if (size := getattr(parallel, option)) != 1:
             return (
                 f"a dwdp rank is one worker, got {option}={size}; "
                 "use --data-parallel-size for all of it."
             )
-    if parallel.enable_dbo or getattr(parallel, "ubatch_size", 0) > 1:
+    if parallel.enable_dbo or parallel.ubatch_size > 1:
         return "dwdp doesn't support dual-batch overlap; drop --enable-dbo and --ubatch-size."
     return None
 
@@ -106,7 +106,7 @@ def _one_host(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"(nnodes={parallel.nnodes}, {parallel.data_parallel_size_local} of "
             f"{parallel.data_parallel_size} ranks here); start one job per host."
         )
-    if parallel.data_parallel_size > 1 and not _is_local(parallel.data_parallel_master_ip):
+    if parallel.data_parallel_size > 1 and not is_local(parallel.data_parallel_master_ip):
         return (
             "a dwdp group on host memory must be on one host, the data-parallel address "
             f"{parallel.data_parallel_master_ip} is another's; start one job per host."
@@ -148,7 +148,7 @@ def _in_process(vllm_config: Any, config: DwdpConfig) -> str | None:
 def _writers(vllm_config: Any, config: DwdpConfig) -> str | None:
     if vllm_config.lora_config is not None:
         return "dwdp doesn't support LoRA: vLLM would wrap the expert layers; drop --enable-lora."
-    if getattr(vllm_config, "weight_transfer_config", None) is not None:
+    if vllm_config.weight_transfer_config is not None:
         return (
             "dwdp's expert weights are read-only, weight transfer can't write to them; "
             "drop --weight-transfer-config."
@@ -200,29 +200,6 @@ def _placement(vllm_config: Any, config: DwdpConfig) -> Placement:
         dwdp_size=dwdp_size(vllm_config, config),
         num_experts_per_worker=config.num_experts_per_worker,
     )
-
-
-def _is_local(address: str) -> bool:
-    """Whether an address belongs to this host: only then can a socket be bound to it."""
-    return any(_can_bind(family, sockaddr) for family, sockaddr in _resolve(address))
-
-
-def _resolve(address: str) -> Iterator[tuple[int, Any]]:
-    try:
-        infos = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
-    except OSError:
-        return
-    for family, _, _, _, sockaddr in infos:
-        yield family, sockaddr
-
-
-def _can_bind(family: int, sockaddr: Any) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind(sockaddr)
-        except OSError:
-            return False
-    return True
 
 
 CHECKS: tuple[Check, ...] = (

@@ -82,9 +82,13 @@ def installed_version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise UnsupportedVllm(
-        f"No vLLM found (looked for {', '.join(DISTRIBUTIONS)}); "
-        "install vllm-dwdp[cpu] or vllm-dwdp[cuda]."
+        f"No vLLM found (looked for {', '.join(DISTRIBUTIONS)}); install vllm-dwdp[cpu]."
     )
+
+
+def external_request_id(request_id: str) -> str:
+    """The id that outputs carry: since 0.31 `LLM.enqueue` returns it with a random part added."""
+    return request_id.partition("-")[0]
 
 
 def _text(version: tuple[int, int]) -> str:

@@ -30,7 +30,7 @@ def _wait(x: torch.Tensor, layer_idx: int) -> None:
     _fetchers[0].wait(layer_idx, x.shape[0])
 
 
-def _release(out: torch.Tensor, layer_idx: int) -> None:
+def _release(x: torch.Tensor, layer_idx: int) -> None:
     _fetchers[0].release(layer_idx)
 
 
@@ -43,10 +43,6 @@ def register_ops() -> None:
     if hasattr(torch.ops.vllm, "dwdp_wait_experts"):
         return
     direct_register_custom_op("dwdp_wait_experts", _wait, mutates_args=["x"], fake_impl=_no_effect)
-
-    def no_effect(out: torch.Tensor, layer_idx: int) -> None:
-        return None
-
     direct_register_custom_op(
-        "dwdp_release_experts", _release, mutates_args=["out"], fake_impl=no_effect
+        "dwdp_release_experts", _release, mutates_args=["x"], fake_impl=_no_effect
     )

@@ -38,6 +38,7 @@ class LLM:
         **options: Any,
     ) -> None:
         self._max_in_flight = max_in_flight
+        self._next_id = 0
         port = _free_port()
         options = {"model": model, **options}
         self._ranks = [
@@ -95,30 +96,33 @@ class LLM:
         self, kind: str, prompts: Sequence[Any], params: Any, use_tqdm: bool, options: Any
     ) -> list[Any]:
         if isinstance(params, Sequence) and len(params) != len(prompts):
-            raise ValueError(f"expected {len(prompts)} sampling_params, got {len(params)}.")
-        job = PromptQueue(kind, prompts, params, options)
+            raise ValueError(
+                f"expected {len(prompts)} sampling_params, got {len(params)}; "
+                "give one for all prompts or one for each."
+            )
+        queue = PromptQueue(self._next_id, kind, prompts, params, options)
+        self._next_id += len(prompts)
         with tqdm(total=len(prompts), desc="Processed prompts", disable=not use_tqdm) as bar:
-            while job.num_open:
-                self._dispatch(job)
-                bar.update(self._collect(job))
-        return job.results()
+            while queue.num_open:
+                self._dispatch(queue)
+                bar.update(self._collect(queue))
+        return queue.results()
 
-    def _dispatch(self, job: PromptQueue) -> None:
+    def _dispatch(self, queue: PromptQueue) -> None:
         """Hand waiting prompts to the least busy ranks with room."""
-        while job.waiting:
+        while queue.waiting:
             rank = min(self._ranks, key=lambda r: len(r.in_flight), default=None)
             if rank is None:
                 raise RankDied("no dwdp rank is left to work on the prompts; see the log above.")
             if len(rank.in_flight) >= self._max_in_flight:
                 return
-            index = job.waiting.popleft()
-            rank.in_flight.add(index)
+            prompt_id = queue.waiting.popleft()
             try:
-                rank.pipe.send(job.message(index))
+                rank.send(prompt_id, queue.message(prompt_id))
             except OSError:
-                self._bury(rank, job)
+                self._bury(rank, queue)
 
-    def _collect(self, job: PromptQueue) -> int:
+    def _collect(self, queue: PromptQueue) -> int:
         """Wait for news from any rank; returns how many prompts ended."""
         by_pipe = {rank.pipe: rank for rank in self._ranks}
         num_done = 0
@@ -130,15 +134,16 @@ class LLM:
                 kind, body = "failed", "its process ended"
             if kind == "failed":
                 logger.error("dwdp rank %d: %s", rank.index, body)
-                self._bury(rank, job)
+                self._bury(rank, queue)
                 continue
-            index, result = body
-            rank.in_flight.discard(index)
-            job.finish(index, result, is_error=kind == "refused")
-            num_done += 1
+            prompt_id, result = body
+            rank.in_flight.discard(prompt_id)
+            if prompt_id in queue:  # else of a call that was broken off
+                queue.finish(prompt_id, result, is_error=kind == "refused")
+                num_done += 1
         return num_done
 
-    def _bury(self, rank: RankHandle, job: PromptQueue) -> None:
+    def _bury(self, rank: RankHandle, queue: PromptQueue) -> None:
         self._ranks.remove(rank)
         rank.join()
         logger.error(
@@ -148,8 +153,9 @@ class LLM:
             rank.process.exitcode,
             len(rank.in_flight),
         )
-        for index in sorted(rank.in_flight):
-            job.retry(index, rank.index)
+        for prompt_id in sorted(rank.in_flight):
+            if prompt_id in queue:
+                queue.retry(prompt_id, rank.index)
 
 
 def _end_ranks(ranks: list[RankHandle]) -> None:

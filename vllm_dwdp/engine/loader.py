@@ -66,6 +66,12 @@ def check_layers(model: torch.nn.Module) -> None:
         kind = type(module).__name__
         is_foreign = isinstance(module, RoutedExperts) and not isinstance(module, DwdpRoutedExperts)
         if is_foreign or "MegaMoE" in kind:
-            raise ConfigError(f"dwdp doesn't support the MoE layer {kind} of '{name}' yet.")
+            raise ConfigError(
+                f"dwdp doesn't support the MoE layer {kind} of '{name}' yet; "
+                "serve this model without dwdp."
+            )
     if not active_registry().layers:
-        raise ConfigError(f"dwdp found no MoE layer that it can share in {type(model).__name__}.")
+        raise ConfigError(
+            f"dwdp found no MoE layer that it can share in {type(model).__name__}; "
+            "serve this model without dwdp."
+        )

@@ -8,9 +8,16 @@ from typing import Any
 
 
 class PromptQueue:
-    """The prompts of one call: which wait, which ended, which were tried before."""
+    """The prompts of one call: which wait, which ended, which were tried before.
 
-    def __init__(self, kind: str, prompts: Sequence[Any], params: Any, options: Any) -> None:
+    first_id: prompts are numbered from here on; no two calls share a number, so that an answer to
+    a call that was broken off is told from those of the next.
+    """
+
+    def __init__(
+        self, first_id: int, kind: str, prompts: Sequence[Any], params: Any, options: Any
+    ) -> None:
+        self._ids = range(first_id, first_id + len(prompts))
         self._kind = kind
         self._prompts = prompts
         self._params = params
@@ -18,26 +25,35 @@ class PromptQueue:
         self._outputs: list[Any] = [None] * len(prompts)
         self._errors: dict[int, str] = {}
         self._retried: set[int] = set()
-        self.waiting = deque(range(len(prompts)))
+        self.waiting = deque(self._ids)
         self.num_open = len(prompts)
 
-    def message(self, index: int) -> tuple[Any, ...]:
-        params = self._params[index] if isinstance(self._params, Sequence) else self._params
-        return self._kind, index, self._prompts[index], params, self._options
+    def __contains__(self, prompt_id: int) -> bool:
+        return prompt_id in self._ids
 
-    def finish(self, index: int, result: Any, *, is_error: bool) -> None:
+    def message(self, prompt_id: int) -> tuple[Any, ...]:
+        """What a rank is sent; see rank_process."""
+        index = self._ids.index(prompt_id)
+        params = self._params[index] if isinstance(self._params, Sequence) else self._params
+        return self._kind, prompt_id, self._prompts[index], params, self._options
+
+    def finish(self, prompt_id: int, result: Any, *, is_error: bool) -> None:
+        """Keep a prompt's output, or the text of its error."""
+        index = self._ids.index(prompt_id)
         self.num_open -= 1
         if is_error:
             self._errors[index] = result
         else:
             self._outputs[index] = result
 
-    def retry(self, index: int, rank: int) -> None:
-        if index in self._retried:
-            self.finish(index, f"dwdp rank {rank} died with it, as one did before", is_error=True)
+    def retry(self, prompt_id: int, rank: int) -> None:
+        """Put a prompt of a dead rank in front of the queue; the second time it is an error."""
+        if prompt_id in self._retried:
+            text = f"dwdp rank {rank} died with it, as one did before"
+            self.finish(prompt_id, text, is_error=True)
             return
-        self._retried.add(index)
-        self.waiting.appendleft(index)
+        self._retried.add(prompt_id)
+        self.waiting.appendleft(prompt_id)
 
     def results(self) -> list[Any]:
         """All outputs; raises ValueError with the first prompt that was refused."""

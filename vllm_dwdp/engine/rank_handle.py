@@ -48,11 +48,24 @@ class RankHandle:
         theirs.close()
         return cls(index, process, ours)
 
+    def send(self, prompt_id: int, message: tuple[Any, ...]) -> None:
+        """Hand it a prompt; it is in flight unless the prompt itself can't be sent."""
+        self.in_flight.add(prompt_id)
+        try:
+            self.pipe.send(message)
+        except OSError:
+            raise  # the rank died, the prompt died with it
+        except Exception:
+            self.in_flight.discard(prompt_id)
+            raise
+
     def stats(self) -> dict[str, Any]:
         """What its worker says of itself; raises RankDied."""
         try:
             self.pipe.send(("stats",))
-            return dict(self.pipe.recv()[1])
+            while (message := self.pipe.recv())[0] != "stats":
+                self.in_flight.discard(message[1][0])  # of a call that was broken off
+            return dict(message[1])
         except (EOFError, OSError) as error:
             raise RankDied(f"dwdp rank {self.index} ended; see the log above.") from error
 

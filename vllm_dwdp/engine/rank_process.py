@@ -2,15 +2,17 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One rank of an offline job: a process with a vllm.LLM, fed one request at a time.
 
-Messages from the parent: ("generate" | "chat", index, prompt, sampling_params, options),
-("stats",) and None, which ends it. Messages back: ("ready", None), ("output", (index, output)),
-("refused", (index, text)), ("stats", stats), ("failed", text).
+Messages from the parent: ("generate" | "chat", prompt_id, prompt, sampling_params, options),
+("stats",) and None, which ends it. Messages back: ("ready", None), ("output", (prompt_id, output)),
+("refused", (prompt_id, text)), ("stats", stats), ("failed", text).
 """
 
 import os
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
+
+from vllm_dwdp.engine.compat import external_request_id
 
 
 def serve_rank(pipe: Connection, environment: dict[str, str], options: dict[str, Any]) -> None:
@@ -39,16 +41,16 @@ class RankLoop:
     def __init__(self, llm: Any, pipe: Connection) -> None:
         self._llm = llm
         self._pipe = pipe
-        self._index_of: dict[str, int] = {}
+        self._prompt_of: dict[str, int] = {}
 
     def run(self) -> None:
         while self._take_messages():
-            if self._index_of:
+            if self._prompt_of:
                 self._step()
 
     def _take_messages(self) -> bool:
         """Take what came; wait for something when idle. False when the parent ends the rank."""
-        while not self._index_of or self._pipe.poll():
+        while not self._prompt_of or self._pipe.poll():
             message = self._pipe.recv()
             if message is None:
                 return False
@@ -58,21 +60,16 @@ class RankLoop:
                 self._enqueue(*message)
         return True
 
-    def _enqueue(self, kind: str, index: int, prompt: Any, params: Any, options: Any) -> None:
+    def _enqueue(self, kind: str, prompt_id: int, prompt: Any, params: Any, options: Any) -> None:
         enqueue = self._llm.enqueue_chat if kind == "chat" else self._llm.enqueue
         try:
             (request_id,) = enqueue([prompt], params, use_tqdm=False, **options)
         except Exception as error:
-            self._pipe.send(("refused", (index, f"{type(error).__name__}: {error}")))
+            self._pipe.send(("refused", (prompt_id, f"{type(error).__name__}: {error}")))
         else:
-            self._index_of[_external_id(request_id)] = index
+            self._prompt_of[external_request_id(request_id)] = prompt_id
 
     def _step(self) -> None:
         for output in self._llm.llm_engine.step():
             if output.finished:
-                self._pipe.send(("output", (self._index_of.pop(output.request_id), output)))
-
-
-def _external_id(request_id: str) -> str:
-    """The id that outputs carry: newer vLLM adds a random part to the one it returns."""
-    return request_id.partition("-")[0]
+                self._pipe.send(("output", (self._prompt_of.pop(output.request_id), output)))

@@ -113,14 +113,15 @@ class DwdpRoutedExperts(RoutedExperts):
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
 
     def forward_modular(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
-        out = RoutedExperts.forward_modular(self._reader, x, *args, **kwargs)
-        torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
-        return out
+        return self._on_all_experts(RoutedExperts.forward_modular, x, *args, **kwargs)
 
     def forward_monolithic(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._on_all_experts(RoutedExperts.forward_monolithic, x, *args, **kwargs)
+
+    def _on_all_experts(self, forward: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's forward of x [num_tokens, hidden_size], between the layer's hooks."""
         torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
-        out = RoutedExperts.forward_monolithic(self._reader, x, *args, **kwargs)
+        out = forward(self._reader, x, *args, **kwargs)
         torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
         return out
 
@@ -147,5 +148,5 @@ class DwdpRoutedExperts(RoutedExperts):
                 raise ConfigError(
                     f"{self.layer_name}: dwdp doesn't know the parameter '{name}' "
                     f"{tuple(parameter.shape)} of {type(self.quant_method).__name__}; "
-                    "this model is not supported yet."
+                    "serve this model without dwdp."
                 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_dwdp.config import CONFIG_KEY, DwdpConfig, parse_endpoint
-from vllm_dwdp.group.rendezvous import Endpoint
+from vllm_dwdp.group.store import Endpoint
 
 RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"

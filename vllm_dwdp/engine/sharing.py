@@ -22,8 +22,9 @@ from vllm_dwdp.engine.cpu_host import own_numa_node
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.hooks import install_fetcher, register_ops
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
-from vllm_dwdp.engine.loader import DwdpModelLoader, check_layers
+from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.start_report import expert_stats, log_start
 from vllm_dwdp.fetch.direct import DirectFetch
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
@@ -31,7 +32,7 @@ from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors
+from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
 from vllm_dwdp.memory.local_shard import LocalShard
 
 logger = init_logger("vllm.dwdp")
@@ -69,14 +70,14 @@ class ExpertSharing:
         self._seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def starting(self) -> Iterator[LayerRegistry]:
+    def starting(self) -> Iterator[None]:
         """Around load and share: any failure inside ends the whole group, with one sentence."""
         try:
             self._session.open()
             register_ops()
             give_back_memory()
             with collecting(self.registry):
-                yield self.registry
+                yield
         except BaseException as error:
             sentence = self._session.abort(error)
             logger.error("%s", sentence)
@@ -105,8 +106,7 @@ class ExpertSharing:
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
         num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
         check_map_budget(num_maps)
-        own = sum(len(t.blocks_of(self.rank)) for layer in layouts for t in layer)
-        ensure_descriptors(own + max(len(t.blocks) for layer in layouts for t in layer))
+        ensure_descriptors(num_descriptors_needed(layouts, self.rank))
 
     def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
         model_config = self._vllm_config.model_config
@@ -139,43 +139,16 @@ class ExpertSharing:
     def _report(
         self, layers: list[DwdpRoutedExperts], shard: LocalShard, views: ExpertViews
     ) -> None:
-        local = layers[0].local_experts
         self.stats = {
             "rank": self.job_rank,
+            "job_size": self._settings.job_size,
             "group": self.job_rank // self._settings.dwdp_size,
             "dwdp_size": self._settings.dwdp_size,
             "numa_node": self._numa_node,
-            "num_layers": len(layers),
-            "num_experts": layers[0].global_num_experts,
-            "experts_owned": [local.start, local.stop],
-            "expert_bytes_owned": shard.num_block_bytes,
-            "expert_bytes_from_peers": views.num_peer_bytes,
-            "expert_bytes_private": views.num_private_bytes,
-            "num_maps": views.num_maps,
-            "expert_bytes_read": DwdpModelLoader.num_expert_bytes_read,
-            "bytes_read": DwdpModelLoader.num_bytes_read,
+            **expert_stats(layers, shard, views),
             "startup_seconds": self._seconds,
         }
-        mib = {key: value / 2**20 for key, value in self.stats.items() if "bytes" in key}
-        logger.info(
-            "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
-            "fetch=direct on host memory; %.1f MiB owned, %.1f MiB mapped from peers, %.1f MiB "
-            "private, %d maps; read %.1f MiB of experts from disk; %s",
-            self.job_rank,
-            self._settings.job_size,
-            self.stats["group"],
-            self._settings.dwdp_size,
-            len(layers),
-            local.start,
-            local.stop,
-            layers[0].global_num_experts,
-            mib["expert_bytes_owned"],
-            mib["expert_bytes_from_peers"],
-            mib["expert_bytes_private"],
-            views.num_maps,
-            mib["expert_bytes_read"],
-            ", ".join(f"{name} {value:.2f} s" for name, value in self._seconds.items()),
-        )
+        log_start(self.stats)
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -9,14 +9,11 @@ class DirectFetch:
     def __init__(self, num_layers: int) -> None:
         self.forwards = [0] * num_layers
         self.tokens = [0] * num_layers
-        self.in_use = [0] * num_layers
 
     def wait(self, layer_idx: int, num_tokens: int) -> None:
         """Before a layer's kernel; its experts are always there."""
-        self.in_use[layer_idx] += 1
         self.forwards[layer_idx] += 1
         self.tokens[layer_idx] += num_tokens
 
     def release(self, layer_idx: int) -> None:
-        """After a layer's kernel."""
-        self.in_use[layer_idx] -= 1
+        """After a layer's kernel; nothing is held."""

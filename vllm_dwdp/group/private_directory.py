@@ -21,7 +21,7 @@ class PrivateDirectory:
     """Mode 0700, with a path short enough for a socket in it."""
 
     def __init__(self) -> None:
-        parent = _parent()
+        parent = socket_parent()
         _remove_orphans(parent)
         try:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
@@ -36,7 +36,8 @@ class PrivateDirectory:
         self._remove()
 
 
-def _parent() -> str:
+def socket_parent() -> str:
+    """Where private directories go: short enough a path for a socket, and writable."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     is_short = len(os.fsencode(runtime)) + NAME_BYTES <= MAX_SOCKET_PATH_BYTES
     return runtime if is_short and os.access(runtime, os.W_OK | os.X_OK) else "/tmp"

@@ -17,7 +17,7 @@ from vllm_dwdp.group.process_identity import ProcessIdentity
 from vllm_dwdp.group.store import POLL_S, Endpoint, RendezvousStore
 from vllm_dwdp.group.store_keeper import StoreKeeper
 
-__all__ = ["Endpoint", "Rendezvous"]
+LEAVE_S = 1.0
 
 
 class Rendezvous:
@@ -120,7 +120,7 @@ class Rendezvous:
         watch.stop()
         self._store = self._watch = None
         with contextlib.suppress(StoreLost):
-            store.set(rank_key("left", self._job_rank), b"1", patience_s=POLL_S * 20)
+            store.set(rank_key("left", self._job_rank), b"1", patience_s=LEAVE_S)
         if self._job_rank != 0:
             store.close()
             return
@@ -168,7 +168,8 @@ class Rendezvous:
             if self.seconds_left <= 0:
                 raise RankFailed(
                     self.end(
-                        f"dwdp rank {rank} did not reach '{phase}' within {self._timeout_s:g} s."
+                        f"dwdp rank {rank} did not reach '{phase}' within {self._timeout_s:g} s; "
+                        "look at its log, or raise dwdp.timeout_s."
                     )
                 )
             time.sleep(POLL_S)

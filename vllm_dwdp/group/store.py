@@ -132,7 +132,7 @@ class RendezvousStore:
             time.sleep(POLL_S)
         raise StoreLost(
             f"dwdp rank 0 did not open the rendezvous at {self._endpoint} within "
-            f"{self._timeout_s:g} s."
+            f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."
         )
 
 

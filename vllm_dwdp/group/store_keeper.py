@@ -10,9 +10,8 @@ import time
 from vllm_dwdp.group.errors import StoreLost
 from vllm_dwdp.group.failure_watch import rank_key
 from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.store import RendezvousStore
+from vllm_dwdp.group.store import POLL_S, RendezvousStore
 
-POLL_S = 0.05
 LINGER_S = 5.0
 
 

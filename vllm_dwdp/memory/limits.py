@@ -4,8 +4,10 @@
 
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
+from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.placement import Placement
 
 MAP_SHARE = 0.8
@@ -19,6 +21,17 @@ class LimitError(RuntimeError):
 def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:
     """Most mappings that one rank's views take: a block per segment, boundary pages between."""
     return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
+
+
+def num_descriptors_needed(layers: Sequence[LayerLayout], rank: int) -> int:
+    """Most descriptors that a rank holds at once: its blocks, all peers' of a layer, fringes."""
+    dwdp_size = layers[0][0].placement.dwdp_size
+    own = sum(len(t.blocks_of(rank)) for layer in layers for t in layer)
+    peers = max(
+        sum(len(t.blocks_of(peer)) for t in layer for peer in range(dwdp_size) if peer != rank)
+        for layer in layers
+    )
+    return own + peers + dwdp_size
 
 
 def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:

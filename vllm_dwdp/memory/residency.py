@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ (?P<inode>\d+)\s*(?P<path>.*)$")
+_HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ \d+\s*(?P<path>.*)$")
 _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 
 
@@ -18,10 +18,8 @@ _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 class ExpertMap:
     """One mapping of expert memory: whose it is, and how much of it is in memory."""
 
-    owner: int
-    inode: int
+    owner: int  # the dwdp_rank in its group
     mapped_bytes: int
-    resident_bytes: int
     proportional_bytes: int
 
 
@@ -44,15 +42,15 @@ def process_proportional_bytes(pid: int | str = "self") -> int:
 
 
 def _parse(lines: Iterable[str]) -> Iterator[ExpertMap]:
-    owner, inode = None, 0
+    owner = None
     sizes: dict[str, int] = {}
     for line in lines:
         if header := _HEADER.match(line):
             found = _OWNER.match(header["path"])
-            owner, inode = (int(found["rank"]) if found else None), int(header["inode"])
+            owner = int(found["rank"]) if found else None
             sizes = {}
-        elif owner is not None and line.startswith(("Size:", "Rss:", "Pss:")):
+        elif owner is not None and line.startswith(("Size:", "Pss:")):
             name, value, _ = line.split()
             sizes[name] = int(value) * 1024
-            if len(sizes) == 3:
-                yield ExpertMap(owner, inode, sizes["Size:"], sizes["Rss:"], sizes["Pss:"])
+            if len(sizes) == 2:
+                yield ExpertMap(owner, sizes["Size:"], sizes["Pss:"])

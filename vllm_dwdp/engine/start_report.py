@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What a rank says of itself when it has bound its experts: figures for stats, and one line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_dwdp.engine.loader import DwdpModelLoader
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.local_shard import LocalShard
+
+logger = init_logger("vllm.dwdp")
+
+
+def expert_stats(
+    layers: Sequence[DwdpRoutedExperts], shard: LocalShard, views: ExpertViews
+) -> dict[str, Any]:
+    """What a rank owns, maps and has read; sizes in bytes."""
+    local = layers[0].local_experts
+    return {
+        "num_layers": len(layers),
+        "num_experts": layers[0].global_num_experts,
+        "experts_owned": [local.start, local.stop],
+        "expert_bytes_owned": shard.num_block_bytes,
+        "expert_bytes_from_peers": views.num_peer_bytes,
+        "expert_bytes_private": views.num_private_bytes,
+        "num_maps": views.num_maps,
+        "expert_bytes_read": DwdpModelLoader.num_expert_bytes_read,
+        "bytes_read": DwdpModelLoader.num_bytes_read,
+    }
+
+
+def log_start(stats: Mapping[str, Any]) -> None:
+    """One INFO line per rank."""
+    start, end = stats["experts_owned"]
+    logger.info(
+        "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
+        "fetch=direct on host memory; %.1f MiB owned, %.1f MiB mapped from peers, %.1f MiB "
+        "private, %d maps; read %.1f MiB of experts from disk; %s",
+        *(stats[key] for key in ("rank", "job_size", "group", "dwdp_size", "num_layers")),
+        *(start, end, stats["num_experts"]),
+        stats["expert_bytes_owned"] / 2**20,
+        stats["expert_bytes_from_peers"] / 2**20,
+        stats["expert_bytes_private"] / 2**20,
+        stats["num_maps"],
+        stats["expert_bytes_read"] / 2**20,
+        ", ".join(f"{name} {value:.2f} s" for name, value in stats["startup_seconds"].items()),
+    )
