@@ -2,18 +2,19 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
-import ast
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import vllm
+from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_dwdp.engine.compat import CONTRACT, UnsupportedVllm, check_vllm_version
+from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
@@ -134,13 +135,20 @@ def test_unsupported_vllm_is_refused_with_the_range(monkeypatch):
 
 
 def test_every_seam_exists_in_the_installed_vllm():
-    package = Path(vllm.__file__).parent
-    for seam in CONTRACT:
-        body = ast.parse((package / seam.file).read_text()).body
-        for part in seam.name.split("."):
-            found = [n for n in body if getattr(n, "name", None) == part]
-            assert found, f"{seam.file} has no {seam.name}"
-            body = getattr(found[0], "body", [])
+    assert missing(Path(vllm.__file__).parent) == []
+
+
+def test_missing_seams_are_found_in_a_package_and_a_wheel(tmp_path):
+    package = tmp_path / "vllm" / "entrypoints"
+    package.mkdir(parents=True)
+    (package / "llm.py").write_text("class LLM:\n    def enqueue(self): ...\n")
+    wheel = tmp_path / "vllm.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(package / "llm.py", "vllm/entrypoints/llm.py")
+    for source in (tmp_path / "vllm", wheel):
+        lacking = {seam.name for seam in missing(source)}
+        assert "LLM.enqueue" not in lacking
+        assert {"LLM.enqueue_chat", "Executor.get_class"} < lacking
 
 
 def test_vllm_works_beside_a_broken_plugin(tmp_path):
