@@ -30,7 +30,8 @@ inline void RequireInside(const std::string& what, std::size_t offset, std::size
   Require(num_bytes > 0, what + ": expected at least one byte, got none; leave it out");
   Require(offset <= room && num_bytes <= room - offset,
           what + ": expected a range inside " + std::to_string(room) + " bytes, got " +
-              std::to_string(num_bytes) + " bytes at offset " + std::to_string(offset) + "; check both");
+              std::to_string(num_bytes) + " bytes at offset " + std::to_string(offset) +
+              "; check both");
 }
 
 }  // namespace dwdp
