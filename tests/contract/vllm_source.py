@@ -4,7 +4,7 @@
 
     python tests/contract/vllm_source.py vllm-0.33.0-cp38-abi3-manylinux1_x86_64.whl ...
 
-Prints what is missing of `compat.CONTRACT`, and exits with 1 when anything is.
+Prints what is missing of the contract (seams.py), and exits with 1 when anything is.
 """
 
 import ast
@@ -12,7 +12,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-from vllm_dwdp.engine.compat import CONTRACT, Seam
+try:
+    from contract.seams import CONTRACT, Seam
+except ImportError:  # run as a script
+    from seams import CONTRACT, Seam
 
 
 def missing(source: Path) -> list[Seam]:

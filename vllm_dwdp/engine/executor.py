@@ -26,5 +26,7 @@ class DwdpExecutor(MultiprocExecutor):
         rank = job_rank(self.vllm_config, settings)
         cpu_host.share_memory(self.vllm_config, settings.job_size)
         self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.DwdpCPUWorker"
+        # vLLM 0.33 takes a CPU rank's number for a memory node, of which there may be fewer.
+        self.parallel_config.assigned_physical_gpu_ids = None
         with cpu_host.own_cores(self.parallel_config, rank, settings.job_size):
             super()._init_executor()

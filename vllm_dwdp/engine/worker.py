@@ -4,6 +4,7 @@
 
 from typing import Any, NoReturn
 
+import psutil
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -76,5 +77,10 @@ class DwdpCPUWorker(DwdpWorker, CPUWorker):
                 f"this rank's share of memory, {self.requested_cpu_memory >> 20} MiB, is used up "
                 "before the KV cache; raise --gpu-memory-utilization or set "
                 "VLLM_CPU_KVCACHE_SPACE (GiB)."
+            )
+        if left > (available := psutil.virtual_memory().available):
+            raise ValueError(
+                f"this rank's KV cache would take {left >> 20} MiB, {available >> 20} MiB of "
+                "memory are free; lower --gpu-memory-utilization or set VLLM_CPU_KVCACHE_SPACE."
             )
         return left
