@@ -34,7 +34,7 @@ class Reservation {
   virtual ~Reservation() = default;
   virtual std::byte* address() const = 0;
   virtual std::size_t num_bytes() const = 0;
-  // Maps all of a sealed allocation, read-only. The mapping outlives the allocation.
+  // Maps all of an allocation, read-only. The mapping outlives the allocation.
   virtual void Map(std::size_t offset, const Allocation& allocation) = 0;
   // Zeroed local pages, writable until Protect.
   virtual void MapPrivate(std::size_t offset, std::size_t num_bytes) = 0;

@@ -7,10 +7,13 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "block.h"
+#include "chosen_experts.h"
 #include "error.h"
+#include "host_copier.h"
 #include "host_driver.h"
 #include "view.h"
 
@@ -51,7 +54,13 @@ void BindDriver(nb::module_& module) {
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {
             return std::make_shared<View>(std::move(driver), num_bytes);
           },
-          "num_bytes"_a);
+          "num_bytes"_a)
+      .def(
+          "create_slot_page",
+          [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset) {
+            return std::make_shared<SlotPage>(std::move(driver), num_bytes, view_offset);
+          },
+          "num_bytes"_a, "view_offset"_a = 0);
   nb::class_<HostDriver, MemoryDriver>(module, "HostDriver")
       .def(
           "__init__",
@@ -87,6 +96,7 @@ void BindView(nb::module_& module) {
       .def_prop_ro("num_maps", &View::num_maps)
       .def_prop_ro("is_finished", &View::is_finished)
       .def("map_block", &View::MapBlock, "offset"_a, "block"_a)
+      .def("map_slot_page", &View::MapSlotPage, "offset"_a, "page"_a)
       .def("map_private", &View::MapPrivate, "offset"_a, "num_bytes"_a)
       .def(
           "fill_private",
@@ -98,6 +108,75 @@ void BindView(nb::module_& module) {
       .def("bytes_tensor", &BytesTensor);
 }
 
+void BindSlotPage(nb::module_& module) {
+  nb::class_<SlotPage>(module, "SlotPage")
+      .def_prop_ro("address",
+                   [](const SlotPage& p) { return reinterpret_cast<std::uintptr_t>(p.address()); })
+      .def_prop_ro("num_bytes", &SlotPage::num_bytes);
+}
+
+// (destination, source, bytes), as addresses.
+using CopyTuple = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>;
+
+std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
+  std::vector<Copy> copies;
+  for (const auto& [destination, source, num_bytes] : tuples) {
+    copies.push_back({reinterpret_cast<std::byte*>(destination),
+                      static_cast<const std::byte*>(Pointer(source)), num_bytes});
+  }
+  return copies;
+}
+
+void BindCopier(nb::module_& module) {
+  nb::class_<CopyList>(module, "CopyList")
+      .def(
+          "__init__",
+          [](CopyList* self, const std::vector<std::vector<CopyTuple>>& rounds) {
+            new (self) CopyList();
+            for (const auto& round : rounds) self->rounds.push_back(Copies(round));
+          },
+          "rounds"_a);
+  nb::class_<Copier>(module, "Copier")
+      .def(
+          "submit",
+          [](Copier& copier, std::shared_ptr<CopyList> list) {
+            return copier.Submit(std::move(list));
+          },
+          "copies"_a)
+      .def("cancel", &Copier::Cancel, "ticket"_a)
+      .def("wait", &Copier::Wait, "ticket"_a, ReleaseGil())
+      .def("is_done", &Copier::IsDone, "ticket"_a);
+  nb::class_<HostCopier, Copier>(module, "HostCopier")
+      .def(nb::init<std::size_t, const std::vector<int>&>(), nb::kw_only(), "num_threads"_a = 1,
+           "cores"_a = std::vector<int>());
+}
+
+void BindChosenExperts(nb::module_& module) {
+  using ExpertTuple = std::tuple<std::size_t, std::vector<CopyTuple>>;
+  nb::class_<ChosenExperts>(module, "ChosenExperts")
+      .def(
+          "__init__",
+          [](ChosenExperts* self, std::shared_ptr<Copier> copier,
+             const std::vector<ExpertTuple>& experts, std::size_t num_peers) {
+            std::vector<ChosenExperts::Expert> made;
+            for (const auto& [peer, copies] : experts) made.push_back({Copies(copies), peer});
+            new (self) ChosenExperts(std::move(copier), std::move(made), num_peers);
+          },
+          "copier"_a, "experts"_a, "num_peers"_a)
+      .def(
+          "fetch",
+          [](ChosenExperts& self, std::uintptr_t ids, std::size_t num_ids, std::size_t id_bytes) {
+            Require(id_bytes == 4 || id_bytes == 8,
+                    "expected expert ids of 4 or 8 bytes, got " + std::to_string(id_bytes));
+            const auto fetched =
+                id_bytes == 4 ? self.Fetch(static_cast<const std::int32_t*>(Pointer(ids)), num_ids)
+                              : self.Fetch(static_cast<const std::int64_t*>(Pointer(ids)), num_ids);
+            return std::make_tuple(fetched.bytes_by_peer, fetched.num_copies, fetched.num_hits);
+          },
+          "ids_address"_a, "num_ids"_a, "id_bytes"_a, ReleaseGil())
+      .def("forget", &ChosenExperts::Forget);
+}
+
 }  // namespace
 }  // namespace dwdp
 
@@ -105,5 +184,8 @@ NB_MODULE(_core, module) {
   nb::exception<dwdp::DriverError>(module, "DriverError", PyExc_RuntimeError);
   dwdp::BindDriver(module);
   dwdp::BindBlock(module);
+  dwdp::BindSlotPage(module);
   dwdp::BindView(module);
+  dwdp::BindCopier(module);
+  dwdp::BindChosenExperts(module);
 }

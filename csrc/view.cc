@@ -30,6 +30,13 @@ void View::MapBlock(std::size_t offset, const Block& block) {
   pieces_[offset] = {block.num_bytes(), false};
 }
 
+void View::MapSlotPage(std::size_t offset, const SlotPage& page) {
+  const std::lock_guard lock(changing_);
+  RequireFree(offset, page.num_bytes());
+  reservation_->Map(offset, page.allocation());
+  pieces_[offset] = {page.num_bytes(), false};
+}
+
 void View::MapPrivate(std::size_t offset, std::size_t num_bytes) {
   const std::lock_guard lock(changing_);
   RequireFree(offset, num_bytes);

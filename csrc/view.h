@@ -9,6 +9,7 @@
 
 #include "block.h"
 #include "memory_driver.h"
+#include "slot_page.h"
 
 namespace dwdp {
 
@@ -24,6 +25,7 @@ class View {
   View& operator=(const View&) = delete;
 
   void MapBlock(std::size_t offset, const Block& block);
+  void MapSlotPage(std::size_t offset, const SlotPage& page);
   void MapPrivate(std::size_t offset, std::size_t num_bytes);
   void FillPrivate(std::size_t offset, const void* source, std::size_t num_bytes);
   void Finish();

@@ -28,6 +28,8 @@ class MemoryDriver:
 
         Takes the descriptor: it is closed when the block goes, or at once when it is refused.
         """
+    def create_slot_page(self, num_bytes: int, view_offset: int = 0) -> SlotPage:
+        """Local memory for copies; `view_offset` is where most views will map it."""
     def reserve_view(self, num_bytes: int) -> View:
         """A view without pages."""
 
@@ -68,6 +70,15 @@ class Block:
     def export_fd(self) -> int:
         """A new descriptor, read-only and closed on exec, that the caller owns."""
 
+class SlotPage:
+    """Memory that copies write through its address, and several views show read-only."""
+
+    @property
+    def address(self) -> int:
+        """The writable alias."""
+    @property
+    def num_bytes(self) -> int: ...
+
 class View:
     """An address range of blocks and private pages side by side."""
 
@@ -83,6 +94,7 @@ class View:
     def is_finished(self) -> bool: ...
     def map_block(self, offset: int, block: Block) -> None:
         """Show a sealed block, at the view offset that it was made for."""
+    def map_slot_page(self, offset: int, page: SlotPage) -> None: ...
     def map_private(self, offset: int, num_bytes: int) -> None:
         """Give zeroed pages of this process, to be filled before `finish`."""
     def fill_private(self, offset: int, source_address: int, num_bytes: int) -> None: ...
@@ -93,3 +105,44 @@ class View:
 
         Tensors made of it keep the mapping alive. Writing to one kills the process (SIGSEGV).
         """
+
+CopyTuple = tuple[int, int, int]
+"""(destination address, source address, bytes)."""
+
+class CopyList:
+    """Copies in rounds: those of one round in any order, rounds one after the other."""
+
+    def __init__(self, rounds: list[list[CopyTuple]]) -> None: ...
+
+class Copier:
+    """Runs copy lists one after the other, in the order of their submission. Abstract."""
+
+    def submit(self, copies: CopyList) -> int:
+        """Start after everything submitted before; returns a ticket. Never blocks."""
+    def cancel(self, ticket: int) -> None:
+        """Drop the rounds that have not begun; `wait` still waits for the one that has."""
+    def wait(self, ticket: int) -> None:
+        """Until all of it is copied. Releases the GIL."""
+    def is_done(self, ticket: int) -> bool: ...
+
+class HostCopier(Copier):
+    """Threads that copy host memory."""
+
+    def __init__(self, *, num_threads: int = 1, cores: list[int] = ...) -> None:
+        """`cores`: where its threads may run; none: where the calling thread may."""
+
+class ChosenExperts:
+    """The missing experts of one layer, and which of them its slot holds now."""
+
+    def __init__(
+        self, copier: Copier, experts: list[tuple[int, list[CopyTuple]]], num_peers: int
+    ) -> None:
+        """`experts`: by index, (peer, copies); no copies: this rank has the expert."""
+    def fetch(self, ids_address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
+        """Copy what is missing of the chosen experts, and wait for it. Releases the GIL.
+
+        `ids_address`: dense int32 or int64 expert indices; below 0: padding. Returns the bytes by
+        peer, the number of copies, and of chosen experts that the slot held already.
+        """
+    def forget(self) -> None:
+        """The slot holds something else now."""

@@ -96,6 +96,10 @@ class TensorLayout:
         spans.append(Span(at, self.view_bytes - at))
         return tuple(span for span in spans if span.num_bytes > 0)
 
+    def source(self, segment: Segment, rank: int, layer_idx: int, tensor_idx: int) -> int:
+        """The rank out of whose memory `rank` reads a segment of this tensor of a layer."""
+        return self.placement.source(segment, rank, layer_idx + tensor_idx)
+
     def blocks_of(self, rank: int) -> tuple[Extent, ...]:
         return tuple(extent for extent in self.blocks if rank in extent.segment.owners)
 

@@ -7,6 +7,7 @@
 * Every rank computes the same placement from the same three numbers.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,14 +67,29 @@ class Placement:
         cuts = sorted({edge for bounds in self.ranges for edge in bounds})
         return tuple(Segment(a, b, self._owners(a)) for a, b in itertools.pairwise(cuts))
 
-    def source(self, segment: Segment, rank: int) -> int:
-        """The rank out of whose memory `rank` reads a segment: itself, else owners in turn."""
-        if rank in segment.owners:
-            return rank
-        return segment.owners[(rank + segment.start) % len(segment.owners)]
+    def source(self, segment: Segment, rank: int, turn: int) -> int:
+        """The rank out of whose memory `rank` reads a segment: itself, else one of its owners.
+
+        Reads are balanced over the owners of redundant experts; `turn` (any number that differs
+        from tensor to tensor) shares out what can't be balanced within one.
+        """
+        return _sources(self, rank, turn % self.dwdp_size)[segment]
 
     def _owners(self, expert: int) -> tuple[int, ...]:
         return tuple(r for r, (start, end) in enumerate(self.ranges) if start <= expert < end)
+
+
+@functools.cache
+def _sources(placement: Placement, rank: int, turn: int) -> dict[Segment, int]:
+    """Those with least choice first, then the largest, from the owner with least to give so far."""
+    size = placement.dwdp_size
+    load = [0] * size
+    found: dict[Segment, int] = {}
+    for segment in sorted(placement.segments(), key=lambda s: (len(s.owners), s.start - s.end)):
+        owner = min(segment.owners, key=lambda o: (load[o], (o - rank - turn) % size))
+        found[segment] = rank if rank in segment.owners else owner
+        load[found[segment]] += segment.end - segment.start
+    return found
 
 
 def _even_ranges(num_experts: int, dwdp_size: int) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,10 +35,25 @@ def test_redundant_placement_covers_all_and_reads_only_from_owners(data):
     assert segments[-1].end == num_experts
     for segment in segments:
         assert segment.owners
-        for rank in range(dwdp_size):
-            source = placement.source(segment, rank)
+        for rank, turn in itertools.product(range(dwdp_size), range(3)):
+            source = placement.source(segment, rank, turn)
             assert segment.start in placement.local_experts(source)
             assert source == rank or rank not in segment.owners
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "dwdp_size", "size"), [(16, 4, 8), (16, 3, 12), (64, 8, 16), (256, 4, 128)]
+)
+def test_reads_of_redundant_experts_are_balanced_over_their_owners(num_experts, dwdp_size, size):
+    placement = Placement.make(
+        num_experts=num_experts, dwdp_size=dwdp_size, num_experts_per_worker=size
+    )
+    given = [0] * dwdp_size
+    for rank, turn in itertools.product(range(dwdp_size), range(4 * dwdp_size)):
+        for segment in placement.segments():
+            source = placement.source(segment, rank, turn)
+            given[source] += (segment.end - segment.start) * (source != rank)
+    assert max(given) <= 1.35 * sum(given) / dwdp_size
 
 
 @pytest.mark.parametrize("size", [3, 17])

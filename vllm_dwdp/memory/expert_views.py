@@ -63,7 +63,7 @@ class ExpertViews:
     ) -> View:
         view = self._driver.reserve_view(layout.view_bytes)
         for extent in layout.blocks:
-            source = layout.placement.source(extent.segment, self._rank)
+            source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
             view.map_block(extent.start, blocks[source, tensor_idx, extent])
             self.num_peer_bytes += extent.num_bytes if source != self._rank else 0
         for span in layout.private_spans:
@@ -79,7 +79,7 @@ class ExpertViews:
     ) -> None:
         for owner in self._ranks:
             for piece in self._fringe_layouts[owner].by_tensor.get((layer_idx, tensor_idx), ()):
-                if layout.placement.source(piece.extent.segment, self._rank) == owner:
+                if layout.source(piece.extent.segment, self._rank, layer_idx, tensor_idx) == owner:
                     view.fill_private(
                         piece.extent.start,
                         self._fringe_address(owner, piece),

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include <algorithm>
+#include <set>
+
+#include "chosen_experts.h"
+#include "host_copier.h"
+#include "support.h"
+#include "view.h"
+
+namespace dwdp {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+std::shared_ptr<const CopyList> InRounds(const std::vector<std::vector<Copy>>& rounds) {
+  return std::make_shared<const CopyList>(CopyList{rounds});
+}
+
+class HostCopierTest : public testing::TestWithParam<std::size_t> {};
+
+TEST_P(HostCopierTest, CopiesEverythingBeforeItsTicketIsDone) {
+  HostCopier copier(GetParam(), {});
+  const Bytes source = Pattern(1 << 20, 1);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    Bytes destination(source.size());
+    std::vector<std::vector<Copy>> rounds(8);
+    const std::size_t part = source.size() / 64;
+    for (std::size_t i = 0; i < 64; ++i) {
+      rounds[i / 8].push_back({destination.data() + i * part, source.data() + i * part, part});
+    }
+    const auto ticket = copier.Submit(InRounds(rounds));
+    copier.Wait(ticket);
+    EXPECT_TRUE(copier.IsDone(ticket));
+    EXPECT_EQ(destination, source);
+  }
+}
+
+TEST_P(HostCopierTest, RoundsAndListsRunInOrder) {
+  HostCopier copier(GetParam(), {});
+  Bytes first = Pattern(1 << 18, 1), second = Pattern(1 << 18, 2), destination(1 << 18);
+  const Copy a{destination.data(), first.data(), first.size()};
+  const Copy b{destination.data(), second.data(), second.size()};
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    copier.Wait(copier.Submit(InRounds({{b}, {a}, {b}})));
+    EXPECT_EQ(destination, second);
+    copier.Submit(InRounds({{b}}));
+    copier.Wait(copier.Submit(InRounds({{a}})));
+    EXPECT_EQ(destination, first);
+  }
+}
+
+TEST_P(HostCopierTest, EmptyListsAndRoundsAreDone) {
+  HostCopier copier(GetParam(), {});
+  copier.Wait(copier.Submit(InRounds({})));
+  Bytes destination(1), source = Pattern(1, 9);
+  copier.Wait(copier.Submit(InRounds({{}, {{destination.data(), source.data(), 1}}, {}})));
+  EXPECT_EQ(destination, source);
+}
+
+TEST_P(HostCopierTest, CancelledListEndsAndLaterOnesRun) {
+  HostCopier copier(GetParam(), {});
+  const Bytes source = Pattern(1 << 20, 1);
+  Bytes slow(source.size()), destination(source.size());
+  std::vector<std::vector<Copy>> rounds(1000, {{slow.data(), source.data(), source.size()}});
+  const auto cancelled = copier.Submit(InRounds(rounds));
+  const auto waiting = copier.Submit(InRounds(rounds));
+  const auto kept = copier.Submit(InRounds({{{destination.data(), source.data(), source.size()}}}));
+  copier.Cancel(waiting);
+  copier.Cancel(cancelled);
+  copier.Wait(kept);
+  EXPECT_TRUE(copier.IsDone(cancelled) && copier.IsDone(waiting));
+  EXPECT_EQ(destination, source);
+}
+
+TEST_P(HostCopierTest, GoesWhileCopiesAreLeft) {
+  const Bytes source = Pattern(1 << 20, 1);
+  Bytes destination(source.size());
+  HostCopier copier(GetParam(), {});
+  copier.Submit(InRounds(
+      std::vector<std::vector<Copy>>(10000, {{destination.data(), source.data(), source.size()}})));
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, HostCopierTest, testing::Values(1, 2, 4));
+
+TEST(HostCopier, RefusesNoThreadsUnknownTicketsAndCores) {
+  ExpectRefusal([] { HostCopier(0, {}); }, {"at least one thread", "got none"});
+  ExpectRefusal([] { HostCopier(1, {1023}); }, {"binding a copier's thread"});
+  HostCopier copier(1, {});
+  ExpectRefusal([&] { copier.Wait(1); }, {"ticket", "got 1 of 0"});
+}
+
+struct Layer {
+  static constexpr std::size_t kRow = 100;
+  Bytes peers = Pattern(8 * kRow, 3);
+  Bytes slot = Bytes(8 * kRow);
+  std::shared_ptr<Copier> copier = std::make_shared<HostCopier>(2, std::vector<int>{});
+
+  // Experts 0 and 1 are local; peer 1 has 2 to 4, peer 2 the others.
+  ChosenExperts Chosen() {
+    std::vector<ChosenExperts::Expert> experts(8);
+    for (std::size_t e = 2; e < 8; ++e) {
+      experts[e].peer = e < 5 ? 1 : 2;
+      for (const std::size_t at : {e * kRow, e * kRow + 60}) {
+        experts[e].copies.push_back(
+            {slot.data() + at, peers.data() + at, at == e * kRow ? 60UL : 40UL});
+      }
+    }
+    return {copier, experts, 3};
+  }
+
+  std::set<std::size_t> Held() const {
+    std::set<std::size_t> held;
+    for (std::size_t e = 0; e < 8; ++e) {
+      if (std::equal(slot.begin() + e * kRow, slot.begin() + (e + 1) * kRow,
+                     peers.begin() + e * kRow)) {
+        held.insert(e);
+      }
+    }
+    return held;
+  }
+};
+
+TEST(ChosenExperts, BringsEachChosenMissingExpertOnce) {
+  Layer layer;
+  ChosenExperts chosen = layer.Chosen();
+  const std::int32_t ids[] = {0, 5, 2, 5, -1, 2, 5};
+  const auto fetched = chosen.Fetch(ids, std::size(ids));
+  EXPECT_EQ(fetched.bytes_by_peer, (std::vector<std::size_t>{0, 100, 100}));
+  EXPECT_EQ(fetched.num_copies, 4U);
+  EXPECT_EQ(fetched.num_hits, 0U);
+  EXPECT_EQ(layer.Held(), (std::set<std::size_t>{2, 5}));
+}
+
+TEST(ChosenExperts, BringsNothingThatTheSlotHoldsUntilToldToForget) {
+  Layer layer;
+  ChosenExperts chosen = layer.Chosen();
+  const std::int64_t ids[] = {7, 3};
+  chosen.Fetch(ids, 2);
+  const auto again = chosen.Fetch(ids, 2);
+  EXPECT_EQ(again.num_copies, 0U);
+  EXPECT_EQ(again.num_hits, 2U);
+  std::fill(layer.slot.begin(), layer.slot.end(), std::byte{0});
+  chosen.Forget();
+  EXPECT_EQ(chosen.Fetch(ids, 2).num_copies, 4U);
+  EXPECT_EQ(layer.Held(), (std::set<std::size_t>{3, 7}));
+}
+
+TEST(ChosenExperts, RefusesExpertsAndPeersThatDoNotExist) {
+  Layer layer;
+  ChosenExperts chosen = layer.Chosen();
+  const std::int32_t id = 8;
+  ExpectRefusal([&] { chosen.Fetch(&id, 1); }, {"below 8", "chose 8"});
+  ExpectRefusal([&] { ChosenExperts(layer.copier, {{{}, 3}}, 3); }, {"below 3", "got 3"});
+}
+
+TEST(SlotPage, ViewsShowWhatIsWrittenThroughItsAlias) {
+  auto driver = Driver();
+  SlotPage page(driver, 2 * kPage, kPage);
+  View first(driver, 3 * kPage), second(driver, 4 * kPage);
+  first.MapPrivate(0, kPage);
+  first.MapSlotPage(kPage, page);
+  first.Finish();
+  second.MapSlotPage(0, page);
+  second.MapPrivate(2 * kPage, 2 * kPage);
+  second.Finish();
+  for (const int value : {1, 2}) {
+    std::ranges::copy(Pattern(page.num_bytes(), value), page.address());
+    EXPECT_TRUE(Holds(first.address() + kPage, 2 * kPage, value));
+    EXPECT_TRUE(Holds(second.address(), 2 * kPage, value));
+  }
+}
+
+TEST(SlotPage, OverlapsAndPartsOfPagesAreRefused) {
+  auto driver = Driver();
+  SlotPage page(driver, 2 * kPage, 0);
+  View view(driver, 3 * kPage);
+  view.MapSlotPage(0, page);
+  ExpectRefusal([&] { view.MapSlotPage(kPage, page); }, {"overlap"});
+  ExpectRefusal([&] { SlotPage(driver, kPage / 2, 0); }, {"whole pages"});
+}
+
+}  // namespace
+}  // namespace dwdp

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Which bytes to copy into a slot, from whom, in which order: pure arithmetic, made once a layer.
+
+* A plan covers every byte of the slot's pieces once.
+* It runs in rounds of at most one slice per peer: the order inside one batched copy is not defined,
+  so a round is the unit.
+* Peers take turns from the rank's right neighbour on: ranks in step don't all pull from one source.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.slot_layout import SlotPiece
+
+
+class Slice(NamedTuple):
+    """Bytes of a peer's block, from `view_offset` of the direct view into a page of the slot."""
+
+    peer: int
+    tensor_idx: int
+    view_offset: int
+    page_idx: int
+    page_offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """All that a layer misses."""
+
+    rounds: tuple[tuple[Slice, ...], ...]
+
+    @classmethod
+    def make(
+        cls, pieces: Iterable[SlotPiece], *, rank: int, dwdp_size: int, slice_bytes: int
+    ) -> "CopyPlan":
+        queues: list[list[Slice]] = [[] for _ in range(dwdp_size)]
+        for piece in pieces:
+            queues[piece.peer].extend(_cut(piece, slice_bytes))
+        turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size)]
+        rounds = itertools.zip_longest(*turn)
+        return cls(tuple(tuple(s for s in one if s is not None) for one in rounds))
+
+    @property
+    def slices(self) -> Iterator[Slice]:
+        return itertools.chain.from_iterable(self.rounds)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        return sum(s.num_bytes for s in self.slices)
+
+    @cached_property
+    def num_slices(self) -> int:
+        return sum(1 for _ in self.slices)
+
+    def bytes_by_peer(self, dwdp_size: int) -> list[int]:
+        found = [0] * dwdp_size
+        for s in self.slices:
+            found[s.peer] += s.num_bytes
+        return found
+
+
+def expert_slices(
+    layer: LayerLayout, pieces: Sequence[SlotPiece], expert: int
+) -> tuple[Slice, ...]:
+    """What to copy to have one expert; nothing where it is local, or lies in boundary pages."""
+    return tuple(
+        found
+        for piece in pieces
+        if (found := _cross(piece, layer[piece.tensor_idx].tensor.expert_bytes, expert))
+    )
+
+
+def _cross(piece: SlotPiece, row: int, expert: int) -> Slice | None:
+    start = max(piece.view_offset, expert * row)
+    end = min(piece.view_offset + piece.num_bytes, (expert + 1) * row)
+    if start >= end:
+        return None
+    page_offset = start - piece.view_offset
+    return Slice(piece.peer, piece.tensor_idx, start, piece.page_idx, page_offset, end - start)
+
+
+def _cut(piece: SlotPiece, slice_bytes: int) -> Iterator[Slice]:
+    for at in range(0, piece.num_bytes, slice_bytes):
+        num_bytes = min(slice_bytes, piece.num_bytes - at)
+        yield Slice(
+            piece.peer, piece.tensor_idx, piece.view_offset + at, piece.page_idx, at, num_bytes
+        )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Where the remote experts of each layer lie in a slot: pure arithmetic over bytes.
+
+* A slot is a pool of pages of 1, 2, 4, ... times the granularity; a page is mapped whole.
+* Every block that a layer reads from a peer is cut into such pages, largest first.
+* Layers that share a slot take its pages in turn: it is as large as the largest of them needs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vllm_dwdp.layout import LayerLayout
+
+
+class SlotPiece(NamedTuple):
+    """A page of the slot as one layer uses it; all its bytes come from one peer."""
+
+    peer: int
+    tensor_idx: int
+    view_offset: int
+    page_idx: int
+    num_bytes: int
+
+
+class PageSpec(NamedTuple):
+    """A page to allocate; `view_offset` is where its first user maps it."""
+
+    num_bytes: int
+    view_offset: int
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """The pages of one slot, and how each of its layers uses them."""
+
+    pages: tuple[PageSpec, ...]
+    pieces: dict[int, tuple[SlotPiece, ...]]
+
+    @classmethod
+    def make(
+        cls, layers: Sequence[LayerLayout], layer_idxs: Sequence[int], *, rank: int
+    ) -> "SlotLayout":
+        """A slot for the layers of these indices."""
+        pages: list[PageSpec] = []
+        pieces = {idx: tuple(_lay_out(layers[idx], idx, rank, pages)) for idx in layer_idxs}
+        return cls(tuple(pages), pieces)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(page.num_bytes for page in self.pages)
+
+
+def _lay_out(
+    layer: LayerLayout, layer_idx: int, rank: int, pages: list[PageSpec]
+) -> Iterator[SlotPiece]:
+    free = _by_size(pages)
+    for tensor_idx, layout in enumerate(layer):
+        for extent in layout.blocks:
+            peer = layout.source(extent.segment, rank, layer_idx, tensor_idx)
+            if peer == rank:
+                continue
+            at = extent.start
+            for num_bytes in _powers(extent.num_bytes, layout.granularity):
+                page_idx = _take(num_bytes, at, free, pages)
+                yield SlotPiece(peer, tensor_idx, at, page_idx, num_bytes)
+                at += num_bytes
+
+
+def _by_size(pages: Sequence[PageSpec]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for idx in reversed(range(len(pages))):
+        found.setdefault(pages[idx].num_bytes, []).append(idx)
+    return found
+
+
+def _take(num_bytes: int, at: int, free: dict[int, list[int]], pages: list[PageSpec]) -> int:
+    if same := free.get(num_bytes):
+        return same.pop()
+    pages.append(PageSpec(num_bytes, at))
+    return len(pages) - 1
+
+
+def _powers(num_bytes: int, granularity: int) -> Iterator[int]:
+    """Powers of two of the granularity that add up, largest first."""
+    units = num_bytes // granularity
+    for bit in reversed(range(units.bit_length())):
+        if units >> bit & 1:
+            yield granularity << bit
