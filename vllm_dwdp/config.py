@@ -3,14 +3,30 @@
 """DwdpConfig: what the user may say, parsed and checked before any process or weight exists."""
 
 import dataclasses
+import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 CONFIG_KEY = "dwdp"
-FETCH_MODES = ("auto", "direct")
+AUTO = "auto"
+DEFAULT_NUM_SLOTS = 2
+DEFAULT_SLICE_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 540.0
 """A minute below VLLM_ENGINE_READY_TIMEOUT_S, so that the sentence with the reason comes first."""
+
+
+class FetchMode(StrEnum):
+    """How a step gets the experts that its rank lacks."""
+
+    DIRECT = "direct"
+    PREFETCH = "prefetch"
+    SELECTIVE = "selective"
+
+
+FETCH_MODES = (AUTO, *(mode.value for mode in FetchMode))
 
 
 class ConfigError(ValueError):
@@ -23,14 +39,25 @@ class DwdpConfig:
 
     dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
     num_experts_per_worker: experts each rank owns; default: as even as possible.
-    fetch: how missing experts are reached: 'auto' or 'direct' (the same on host memory).
+    fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
+        cheapest for its number of tokens.
+    num_slots: staging regions for prefetched or selected experts, each for one layer.
+    slice_bytes: copies are cut into slices of this many bytes, one per peer in each round.
+    copy_threads: threads that copy, on host memory.
+    link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
+    compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
     timeout_s: seconds that start-up, loading included, may take before every rank gives up.
     """
 
     dwdp_size: int | None = None
     num_experts_per_worker: int | None = None
-    fetch: str = "auto"
+    fetch: str = AUTO
+    num_slots: int = DEFAULT_NUM_SLOTS
+    slice_bytes: int = DEFAULT_SLICE_BYTES
+    copy_threads: int = 1
+    link_gb_per_s: float | None = None
+    compute_us_per_token: float | None = None
     rendezvous: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -39,6 +66,17 @@ class DwdpConfig:
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
+        for name in ("num_slots", "slice_bytes", "copy_threads"):
+            _check_count(name, getattr(self, name), may_be_none=False)
+        if self.slice_bytes < mmap.PAGESIZE:
+            raise ConfigError(
+                f"dwdp.slice_bytes must be at least a page of {mmap.PAGESIZE} bytes, got "
+                f"{self.slice_bytes}."
+            )
+        for name in ("link_gb_per_s", "compute_us_per_token"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise ConfigError(f"dwdp.{name} must be a number above 0, got {value!r}.")
         if self.rendezvous is not None:
             parse_endpoint(self.rendezvous)
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s <= 86_400:
@@ -70,8 +108,10 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+def _check_count(name: str, value: Any, *, may_be_none: bool = True) -> None:
+    if value is None and may_be_none:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"dwdp.{name} must be a whole number of at least 1, got {value!r}.")
 
 

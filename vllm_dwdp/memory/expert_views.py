@@ -8,11 +8,12 @@
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
 from vllm_dwdp.layout import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
+from vllm_dwdp.memory.slots import Slots
 
 PullDescriptors = Callable[[int, int, Sequence[int]], Sequence[int]]
 """(peer rank, layer index, expected bytes of each) -> descriptors, owned by the caller."""
@@ -47,25 +48,34 @@ class ExpertViews:
         self.num_private_bytes = 0
 
     def build(self, layer_idx: int) -> list[View]:
-        """The views of one layer, one per expert tensor, finished."""
+        """Views of peers' memory where it lies: those of one layer, one per expert tensor."""
         blocks = self._blocks_by_extent(layer_idx)
-        return [
-            self._build_view(layer_idx, tensor_idx, layout, blocks)
-            for tensor_idx, layout in enumerate(self._layers[layer_idx])
-        ]
+        views = []
+        for tensor_idx, layout in enumerate(self._layers[layer_idx]):
+            view = self._driver.reserve_view(layout.view_bytes)
+            for extent in layout.blocks:
+                source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
+                view.map_block(extent.start, blocks[source, tensor_idx, extent])
+                self.num_peer_bytes += extent.num_bytes if source != self._rank else 0
+            views.append(self._finish(view, layer_idx, tensor_idx, layout))
+        return views
 
-    def _build_view(
-        self,
-        layer_idx: int,
-        tensor_idx: int,
-        layout: TensorLayout,
-        blocks: Mapping[tuple[int, int, Extent], Block],
-    ) -> View:
-        view = self._driver.reserve_view(layout.view_bytes)
-        for extent in layout.blocks:
-            source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
-            view.map_block(extent.start, blocks[source, tensor_idx, extent])
-            self.num_peer_bytes += extent.num_bytes if source != self._rank else 0
+    def build_on_slot(self, layer_idx: int, slots: Slots) -> list[View]:
+        """Views of the layer's slot where `build` shows peers' memory."""
+        own = dict(
+            zip(self._keys(layer_idx, self._rank), self._shard.blocks(layer_idx), strict=True)
+        )
+        views = []
+        for tensor_idx, layout in enumerate(self._layers[layer_idx]):
+            view = self._driver.reserve_view(layout.view_bytes)
+            for extent in layout.blocks_of(self._rank):
+                view.map_block(extent.start, own[self._rank, tensor_idx, extent])
+            for offset, page in slots.pages(layer_idx, tensor_idx):
+                view.map_slot_page(offset, page)
+            views.append(self._finish(view, layer_idx, tensor_idx, layout))
+        return views
+
+    def _finish(self, view: View, layer_idx: int, tensor_idx: int, layout: TensorLayout) -> View:
         for span in layout.private_spans:
             view.map_private(span.start, span.num_bytes)
             self.num_private_bytes += span.num_bytes

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Slots, a copier and kernels in one thread, which end in any order that a seed says.
+
+Memory is a set of parts per slot; a part is (layer, number). Reading a slot that lacks a part, or
+that changes under a kernel, fails the test.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+
+NUM_PARTS = 3
+
+
+class KernelFailed(Exception):
+    pass
+
+
+@dataclass
+class Memory:
+    """What each slot holds, and which slots kernels are reading."""
+
+    parts: dict[int, set] = field(default_factory=dict)
+    reading: set[int] = field(default_factory=set)
+
+    def write(self, slot, parts):
+        assert slot not in self.reading, f"a copy writes slot {slot} under a kernel"
+        self.parts[slot] = set(parts)
+
+    def parts_of(self, slot, layer):
+        return {part for part in self.parts.get(slot, ()) if part[0] == layer}
+
+
+@dataclass
+class Everything:
+    """Stands for a CopyList: all parts of a layer."""
+
+    layer: int
+    slot: int
+
+
+@dataclass
+class Job:
+    ticket: int
+    copies: Everything
+    num_written: int = 0
+    is_cancelled: bool = False
+
+
+class SimulatedCopier:
+    """Jobs in order, a part at a time, whenever the simulation lets it."""
+
+    def __init__(self, memory, random):
+        self._memory = memory
+        self._random = random
+        self._jobs = []
+        self._num_submitted = 0
+        self._num_done = 0
+
+    def submit(self, copies):
+        self._num_submitted += 1
+        self._jobs.append(Job(self._num_submitted, copies))
+        return self._num_submitted
+
+    def cancel(self, ticket):
+        for job in self._jobs:
+            job.is_cancelled |= job.ticket == ticket
+
+    def wait(self, ticket):
+        assert ticket <= self._num_submitted
+        while self._num_done < ticket:
+            self._advance()
+
+    def maybe_advance(self):
+        while self._jobs and self._random.random() < 0.5:
+            self._advance()
+
+    def _advance(self):
+        job = self._jobs[0]
+        if job.num_written == NUM_PARTS or job.is_cancelled:
+            self._num_done = self._jobs.pop(0).ticket
+            return
+        layer, slot = job.copies.layer, job.copies.slot
+        held = self._memory.parts_of(slot, layer) if job.num_written else set()
+        self._memory.write(slot, held | {(layer, job.num_written)})
+        job.num_written += 1
+
+
+class SimulatedChosen:
+    """Stands for ChosenExperts: brings the parts asked for, remembers what it brought."""
+
+    def __init__(self, layer, slot, memory):
+        self._layer, self._slot, self._memory = layer, slot, memory
+        self._held = set()
+
+    def fetch(self, address, num_ids, id_bytes):
+        wanted = {(self._layer, part) for part in range(num_ids)}
+        brought = wanted - self._held
+        if brought:
+            held = self._memory.parts_of(self._slot, self._layer)
+            self._memory.write(self._slot, held | brought)
+        self._held |= brought
+        return [len(brought)], len(brought), len(wanted) - len(brought)
+
+    def forget(self):
+        self._held = set()
+
+
+@dataclass
+class SimulatedLayer:
+    everything: Everything
+    chosen: SimulatedChosen
+    bytes_by_peer: tuple[int, ...]
+    num_slices: int
+
+
+class Simulation:
+    """Layers and slots; `without` are the indices of layers that miss nothing."""
+
+    def __init__(self, num_layers, num_slots, random, without=()):
+        self.memory = Memory()
+        self.copier = SimulatedCopier(self.memory, random)
+        self.counters = FetchCounters(num_layers, 1)
+        self.num_layers = num_layers
+        self._num_slots = num_slots
+        self._without = set(without)
+        self.scheduler = FetchScheduler(
+            [self._layer(layer) for layer in range(num_layers)],
+            num_slots=num_slots,
+            copier=self.copier,
+            policy=Policy.always(FetchMode.DIRECT),
+            counters=self.counters,
+        )
+
+    def run(self, layer, mode, *, num_chosen=NUM_PARTS, fails=False):
+        """One layer of a step in this mode, from wait to release."""
+        self.scheduler.policy = Policy.always(mode)
+        self.copier.maybe_advance()
+        taken = self.scheduler.wait(layer, 1, ChosenIds(0, num_chosen, 4))
+        assert taken is (FetchMode.DIRECT if layer in self._without else mode)
+        try:
+            with self._kernel(layer, taken, num_chosen):
+                self.copier.maybe_advance()
+                if fails:
+                    raise KernelFailed
+        finally:
+            self.scheduler.release(layer, taken)
+        self.copier.maybe_advance()
+
+    def step(self, mode, **options):
+        for layer in range(self.num_layers):
+            self.run(layer, mode, **options)
+
+    def _layer(self, layer):
+        slot = layer % self._num_slots
+        num_parts = 0 if layer in self._without else NUM_PARTS
+        chosen = SimulatedChosen(layer, slot, self.memory)
+        return SimulatedLayer(Everything(layer, slot), chosen, (num_parts,), num_parts)
+
+    @contextmanager
+    def _kernel(self, layer, mode, num_chosen):
+        if mode is FetchMode.DIRECT:
+            yield
+            return
+        slot = layer % self._num_slots
+        num_needed = NUM_PARTS if mode is FetchMode.PREFETCH else num_chosen
+        held = self.memory.parts.get(slot, set())
+        needed = {(layer, part) for part in range(num_needed)}
+        assert needed <= held, f"layer {layer} reads {held} in slot {slot}"
+        self.memory.reading.add(slot)
+        try:
+            yield
+        finally:
+            self.memory.reading.discard(slot)

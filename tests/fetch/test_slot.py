@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Illegal transitions of a slot raise, with layer, slot and step, and change nothing."""
+
+import pytest
+
+from vllm_dwdp.fetch.slot import Slot, SlotError, SlotState
+
+TRANSITIONS = {
+    "begin_fill": (SlotState.EMPTY, lambda slot: slot.begin_fill(3, 8, is_whole=True)),
+    "end_fill": (SlotState.FILLING, lambda slot: slot.end_fill(8)),
+    "acquire": (SlotState.READY, lambda slot: slot.acquire(3, 8)),
+    "release": (SlotState.IN_USE, lambda slot: slot.release(3, 8)),
+}
+
+
+def slot_in(state):
+    slot = Slot(1)
+    if state is SlotState.EMPTY:
+        return slot
+    slot.begin_fill(3, 7, is_whole=True)
+    if state is SlotState.FILLING:
+        return slot
+    slot.end_fill(7)
+    if state is SlotState.IN_USE:
+        slot.acquire(3, 7)
+    return slot
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+@pytest.mark.parametrize("state", SlotState)
+def test_only_legal_transitions_happen(name, state):
+    legal, transition = TRANSITIONS[name]
+    slot = slot_in(state)
+    if state is legal:
+        transition(slot)
+        assert slot.state is not state
+        return
+    with pytest.raises(SlotError, match=r"layer .* in step 8"):
+        transition(slot)
+    assert slot.state is state
+
+
+def test_slot_of_another_layer_is_not_read():
+    slot = slot_in(SlotState.READY)
+    with pytest.raises(SlotError, match=r"layer 4 would read slot 1 in step 8, .* of layer 3"):
+        slot.acquire(4, 8)
+    assert slot.state is SlotState.READY
+
+
+def test_slot_in_use_is_not_discarded():
+    with pytest.raises(SlotError, match=r"slot 1 can't go from 'in use' \(layer 3\)"):
+        slot_in(SlotState.IN_USE).discard(8)

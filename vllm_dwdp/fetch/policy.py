@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Which fetch mode a step takes: a pure function of its padded token count.
+
+Pure, so that a captured CUDA graph always replays the mode it was captured with.
+"""
+
+import bisect
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.cost_model import CostModel, best_mode
+
+MIN_GAIN = 0.1
+
+
+@dataclass(frozen=True)
+class Policy:
+    """starts[i] is the smallest token count that takes modes[i]; starts[0] is 0."""
+
+    starts: tuple[int, ...]
+    modes: tuple[FetchMode, ...]
+
+    @classmethod
+    def always(cls, mode: FetchMode, *, captured_tokens: int = 0) -> "Policy":
+        """One mode for all; steps of captured sizes run direct where it is prefetch."""
+        if mode is FetchMode.PREFETCH and captured_tokens:
+            return cls((0, captured_tokens + 1), (FetchMode.DIRECT, mode))
+        return cls((0,), (mode,))
+
+    @classmethod
+    def cheapest(cls, model: CostModel, *, max_tokens: int, captured_tokens: int = 0) -> "Policy":
+        """The cheapest mode for every step up to `max_tokens`, and from there on.
+
+        captured_tokens: steps up to this size may be captured, so they don't prefetch.
+        """
+        modes = (
+            best_mode(
+                model.seconds(num_tokens),
+                may_prefetch=num_tokens > captured_tokens,
+                min_gain=MIN_GAIN,
+            )
+            for num_tokens in range(max_tokens + 1)
+        )
+        return cls._of_runs(modes)
+
+    def mode(self, num_tokens: int) -> FetchMode:
+        if len(self.modes) == 1:
+            return self.modes[0]
+        return self.modes[bisect.bisect_right(self.starts, num_tokens) - 1]
+
+    def table(self) -> str:
+        """The thresholds, for the log: "0-63 selective, from 64 direct"."""
+        ends = [f"{a}-{b - 1}" for a, b in itertools.pairwise(self.starts)]
+        ranges = [*ends, f"from {self.starts[-1]}"]
+        return ", ".join(f"{r} {mode}" for r, mode in zip(ranges, self.modes, strict=True))
+
+    @classmethod
+    def _of_runs(cls, modes: Iterable[FetchMode]) -> "Policy":
+        starts: list[int] = []
+        kept: list[FetchMode] = []
+        for num_tokens, mode in enumerate(modes):
+            if not kept or kept[-1] is not mode:
+                starts.append(num_tokens)
+                kept.append(mode)
+        return cls(tuple(starts), tuple(kept))

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What to copy when: drives the slots from two calls around every MoE layer, wait and release.
+
+* RAW: `wait` returns when the layer's experts are there.
+* WAR: the next copy into a slot starts when `release` says that the kernel has ended.
+* The next layer of a slot wraps: the first layers of the next step are fetched while this one ends.
+* A layer that a slot was not filled for fetches for itself, exposed; nothing is ever assumed.
+* Called by one thread, the one that runs the model.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from vllm_dwdp._core import CopyList
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.slot import Slot, SlotState
+
+
+class ChosenIds(NamedTuple):
+    """The router's choice: the address of dense expert ids, their number, the bytes of one."""
+
+    address: int
+    num_ids: int
+    id_bytes: int
+
+
+class Copier(Protocol):
+    """`vllm_dwdp._core.Copier`."""
+
+    def submit(self, copies: CopyList) -> int: ...
+    def cancel(self, ticket: int) -> None: ...
+    def wait(self, ticket: int) -> None: ...
+
+
+class Chosen(Protocol):
+    """`vllm_dwdp._core.ChosenExperts`."""
+
+    def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]: ...
+    def forget(self) -> None: ...
+
+
+class Copies(Protocol):
+    """`vllm_dwdp.memory.slots.LayerCopies`."""
+
+    @property
+    def everything(self) -> CopyList: ...
+    @property
+    def chosen(self) -> Chosen: ...
+    @property
+    def bytes_by_peer(self) -> tuple[int, ...]: ...
+    @property
+    def num_slices(self) -> int: ...
+
+
+class FetchScheduler:
+    """layers: what each layer copies; none at all where a rank runs on direct views only."""
+
+    def __init__(
+        self,
+        layers: Sequence[Copies],
+        *,
+        num_slots: int,
+        copier: Copier | None,
+        policy: Policy,
+        counters: FetchCounters,
+    ) -> None:
+        self.policy = policy
+        self.counters = counters
+        self._layers = layers
+        self._copier = copier
+        self._slots = [Slot(index) for index in range(num_slots)]
+        self._step = 0
+        self._following = _following(layers, num_slots)
+        self._uses = [0] * len(layers)
+        self._expected_uses = [1] * len(layers)
+
+    def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
+        """Before a layer's kernel; returns the mode, and with it the views to run on."""
+        mode = self._mode(layer, num_tokens)
+        self._count(layer, num_tokens, mode)
+        if mode is FetchMode.PREFETCH:
+            self._have_everything(layer)
+        elif mode is FetchMode.SELECTIVE:
+            assert chosen is not None, "modes that need the router's choice are refused at start"
+            self._have_chosen(layer, chosen)
+        return mode
+
+    def release(self, layer: int, mode: FetchMode) -> None:
+        """After a layer's kernel, also one that raised."""
+        if mode is FetchMode.DIRECT:
+            return
+        slot = self._slot(layer)
+        slot.release(layer, self._step)
+        self._uses[layer] += 1
+        if mode is FetchMode.PREFETCH and self._uses[layer] >= self._expected_uses[layer]:
+            self._prefetch_next(slot, layer)
+
+    def start(self) -> None:
+        """Fetch the first layer of every slot before the first step asks for it."""
+        for slot in self._slots:
+            layers = range(slot.index, len(self._layers), len(self._slots))
+            first = next((layer for layer in layers if self._layers[layer].num_slices), None)
+            if first is not None and slot.state is SlotState.EMPTY:
+                self._begin_fill(slot, first)
+
+    def drain(self) -> None:
+        """Wait for every copy under way; before a graph that was captured runs, and at the end."""
+        for slot in self._slots:
+            if slot.state is SlotState.FILLING:
+                self._end_fill(slot)
+
+    def forget(self) -> None:
+        """Slots hold nothing that can be relied on; after a graph that writes them itself."""
+        self.drain()
+        for slot in self._slots:
+            self._discard(slot)
+
+    def _mode(self, layer: int, num_tokens: int) -> FetchMode:
+        if not self._layers or not self._layers[layer].num_slices:
+            return FetchMode.DIRECT
+        return self.policy.mode(num_tokens)
+
+    def _count(self, layer: int, num_tokens: int, mode: FetchMode) -> None:
+        if layer == 0:
+            self._step += 1
+            self.counters.steps[mode] += 1
+        self.counters.forwards[layer] += 1
+        self.counters.tokens[layer] += num_tokens
+
+    def _have_everything(self, layer: int) -> None:
+        slot = self._slot(layer)
+        if slot.layer == layer and slot.is_whole:
+            self.counters.hits += 1
+            self.counters.step_hits += slot.fill_step != self._step
+        else:
+            uses = self._learn_uses(slot, layer)
+            self._empty(slot)
+            self._begin_fill(slot, layer)
+            self._uses[layer] = uses
+            self.counters.misses += 1
+        if slot.state is SlotState.FILLING:
+            self._expose(slot, layer)
+        slot.acquire(layer, self._step)
+
+    def _have_chosen(self, layer: int, chosen: ChosenIds) -> None:
+        slot = self._slot(layer)
+        if slot.layer == layer and slot.is_whole:
+            if slot.state is SlotState.FILLING:
+                self._expose(slot, layer)
+        else:
+            self._bring(slot, layer, chosen)
+        slot.acquire(layer, self._step)
+
+    def _bring(self, slot: Slot, layer: int, chosen: ChosenIds) -> None:
+        """Add the chosen experts to what the slot holds of this layer."""
+        if slot.layer != layer:
+            self._empty(slot)
+            self._layers[layer].chosen.forget()
+        else:
+            slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
+        slot.begin_fill(layer, self._step, is_whole=False)
+        start = time.perf_counter()
+        try:
+            bytes_by_peer, num_copies, num_hits = self._layers[layer].chosen.fetch(*chosen)
+        except BaseException:
+            slot.discard(self._step)
+            raise
+        self.counters.exposed_seconds[layer] += time.perf_counter() - start
+        slot.end_fill(self._step)
+        self.counters.selective_hits += num_hits
+        if num_copies:
+            self.counters.add_copy(FetchMode.SELECTIVE, bytes_by_peer, num_copies)
+
+    def _prefetch_next(self, slot: Slot, layer: int) -> None:
+        if (following := self._following[layer]) != layer:
+            self._discard(slot)
+            self._begin_fill(slot, following)
+
+    def _learn_uses(self, slot: Slot, layer: int) -> int:
+        """How often layers run in a step, from a slot that holds another one than is needed.
+
+        Returns how often `layer` has run in this step already.
+        """
+        held = slot.layer
+        if held is None or held == layer:
+            return 0
+        if self._following[held] == layer and self._uses[held]:  # it ran less often than before
+            self._expected_uses[held] = self._uses[held]
+        elif self._following[layer] == held:  # it runs again after its slot was handed on
+            self._expected_uses[layer] += 1
+            return self._expected_uses[layer] - 1
+        return 0
+
+    def _begin_fill(self, slot: Slot, layer: int) -> None:
+        assert self._copier is not None, "layers with copies come with a copier"
+        slot.begin_fill(layer, self._step, is_whole=True)
+        self._uses[layer] = 0
+        copies = self._layers[layer]
+        slot.ticket = self._copier.submit(copies.everything)
+        self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
+
+    def _expose(self, slot: Slot, layer: int) -> None:
+        start = time.perf_counter()
+        self._end_fill(slot)
+        self.counters.exposed_seconds[layer] += time.perf_counter() - start
+
+    def _end_fill(self, slot: Slot) -> None:
+        assert self._copier is not None, "a slot fills by a copier"
+        self._copier.wait(slot.ticket)
+        slot.end_fill(self._step)
+
+    def _empty(self, slot: Slot) -> None:
+        """Make it free for another layer; a copy for a third one is cut short."""
+        if slot.state is SlotState.FILLING:
+            assert self._copier is not None, "a slot fills by a copier"
+            self._copier.cancel(slot.ticket)
+            self._copier.wait(slot.ticket)
+            self.counters.cancelled += 1
+        self._discard(slot)
+
+    def _discard(self, slot: Slot) -> None:
+        if slot.layer is not None and not slot.is_whole:
+            self._layers[slot.layer].chosen.forget()
+        slot.discard(self._step)
+
+    def _slot(self, layer: int) -> Slot:
+        return self._slots[layer % len(self._slots)]
+
+
+def _following(layers: Sequence[Copies], num_slots: int) -> list[int]:
+    """By layer: the next one of its slot that has something to copy, over the end of the step."""
+    found = list(range(len(layers)))
+    for slot in range(num_slots):
+        of_slot = range(slot, len(layers), num_slots)
+        cycle = [layer for layer in of_slot if layers[layer].num_slices]
+        for layer, after in zip(cycle, cycle[1:] + cycle[:1], strict=True):
+            found[layer] = after
+    return found

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The state of one slot: which layer's experts it holds, and who may touch it now.
+
+    EMPTY --begin_fill--> FILLING --end_fill--> READY --acquire--> IN_USE
+      ^                      |                  |  ^                  |
+      +------- discard ------+------------------+  +---- release -----+
+
+* A slot in use is never written: there is no way from IN_USE to FILLING (WAR).
+* A slot that fills is never read: there is no way from FILLING to IN_USE (RAW).
+"""
+
+from enum import StrEnum
+
+
+class SlotState(StrEnum):
+    EMPTY = "empty"
+    FILLING = "filling"
+    READY = "ready"
+    IN_USE = "in use"
+
+
+class SlotError(RuntimeError):
+    """A transition that would let a kernel read what isn't there, or a copy write what is read."""
+
+
+class Slot:
+    """layer: whose experts it holds, or will; is_whole: all that the layer misses, not some."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.state = SlotState.EMPTY
+        self.layer: int | None = None
+        self.is_whole = False
+        self.ticket = 0
+        self.fill_step = 0
+
+    def begin_fill(self, layer: int, step: int, *, is_whole: bool) -> None:
+        """Copies for `layer` start. `ticket` is set by whoever starts them."""
+        self._go(SlotState.EMPTY, SlotState.FILLING, layer, step)
+        self.layer = layer
+        self.is_whole = is_whole
+        self.fill_step = step
+
+    def end_fill(self, step: int) -> None:
+        """Its copies have ended."""
+        self._go(SlotState.FILLING, SlotState.READY, self.layer, step)
+
+    def acquire(self, layer: int, step: int) -> None:
+        """The layer's kernel reads it from now on."""
+        if layer != self.layer:
+            raise SlotError(
+                f"layer {layer} would read slot {self.index} in step {step}, which holds the "
+                f"experts of layer {self.layer}; this is a defect of dwdp, please report it."
+            )
+        self._go(SlotState.READY, SlotState.IN_USE, layer, step)
+
+    def release(self, layer: int, step: int) -> None:
+        """The layer's kernel has ended."""
+        self._go(SlotState.IN_USE, SlotState.READY, layer, step)
+
+    def discard(self, step: int) -> None:
+        """What it holds counts for nothing; no copy into it may be under way."""
+        if self.state is SlotState.IN_USE:
+            self._refuse(SlotState.EMPTY, self.layer, step)
+        self.state = SlotState.EMPTY
+        self.layer = None
+        self.is_whole = False
+
+    def _go(self, before: SlotState, after: SlotState, layer: int | None, step: int) -> None:
+        if self.state is not before:
+            self._refuse(after, layer, step)
+        self.state = after
+
+    def _refuse(self, after: SlotState, layer: int | None, step: int) -> None:
+        raise SlotError(
+            f"slot {self.index} can't go from '{self.state}' (layer {self.layer}) to '{after}' "
+            f"for layer {layer} in step {step}; this is a defect of dwdp, please report it."
+        )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The slots of one rank: pages that copies write, and the copies that fill them, layer by layer.
+
+* Layer l uses slot `l % num_slots`.
+* Copies read peers' blocks where the direct views show them, and write pages through their own
+  alias; nothing is ever written through a view.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_dwdp._core import ChosenExperts, Copier, CopyList, MemoryDriver, SlotPage, View
+from vllm_dwdp.copy_plan import CopyPlan, Slice, expert_slices
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.slot_layout import SlotLayout, SlotPiece
+
+
+@dataclass(frozen=True)
+class LayerCopies:
+    """What the scheduler moves for one layer: all that it misses, or the experts chosen."""
+
+    everything: CopyList
+    chosen: ChosenExperts
+    bytes_by_peer: tuple[int, ...]
+    num_slices: int
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.bytes_by_peer)
+
+
+class Slots:
+    """Allocates the pages; views and copies are asked for by layer."""
+
+    def __init__(
+        self,
+        driver: MemoryDriver,
+        layers: Sequence[LayerLayout],
+        *,
+        rank: int,
+        num_slots: int,
+        slice_bytes: int,
+    ) -> None:
+        self._layers = layers
+        self._rank = rank
+        self._slice_bytes = slice_bytes
+        self.num_slots = num_slots
+        self._layouts = [
+            SlotLayout.make(layers, range(slot, len(layers), num_slots), rank=rank)
+            for slot in range(num_slots)
+        ]
+        self._pages = [
+            [driver.create_slot_page(page.num_bytes, page.view_offset) for page in layout.pages]
+            for layout in self._layouts
+        ]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(layout.num_bytes for layout in self._layouts)
+
+    def pages(self, layer_idx: int, tensor_idx: int) -> list[tuple[int, SlotPage]]:
+        """(offset in the view, page) of what a tensor of a layer shows of its slot."""
+        pages = self._pages[layer_idx % self.num_slots]
+        return [
+            (piece.view_offset, pages[piece.page_idx])
+            for piece in self._pieces(layer_idx)
+            if piece.tensor_idx == tensor_idx
+        ]
+
+    def copies(self, layer_idx: int, direct: Sequence[View], copier: Copier) -> LayerCopies:
+        """What brings a layer's missing experts; `direct` are its views of peers' blocks."""
+        layer = self._layers[layer_idx]
+        placement = layer[0].placement
+        pieces = self._pieces(layer_idx)
+        plan = CopyPlan.make(
+            pieces,
+            rank=self._rank,
+            dwdp_size=placement.dwdp_size,
+            slice_bytes=self._slice_bytes,
+        )
+        experts = []
+        for expert in range(placement.num_experts):
+            slices = expert_slices(layer, pieces, expert)
+            peer = slices[0].peer if slices else self._rank
+            experts.append((peer, [self._copy(layer_idx, s, direct) for s in slices]))
+        return LayerCopies(
+            everything=CopyList(
+                [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds]
+            ),
+            chosen=ChosenExperts(copier, experts, placement.dwdp_size),
+            bytes_by_peer=tuple(plan.bytes_by_peer(placement.dwdp_size)),
+            num_slices=plan.num_slices,
+        )
+
+    def _pieces(self, layer_idx: int) -> Sequence[SlotPiece]:
+        return self._layouts[layer_idx % self.num_slots].pieces[layer_idx]
+
+    def _copy(self, layer_idx: int, s: Slice, direct: Sequence[View]) -> tuple[int, int, int]:
+        page = self._pages[layer_idx % self.num_slots][s.page_idx]
+        source = direct[s.tensor_idx].address + s.view_offset
+        return page.address + s.page_offset, source, s.num_bytes
