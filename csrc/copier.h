@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace dwdp {
@@ -17,7 +18,12 @@ struct Copy {
 };
 
 // Copies in rounds: those of one round in any order or at once, rounds one after the other.
-struct CopyList {
+//
+// Shared with threads that don't hold Python's lock, so it must not be Python that counts its
+// owners: nanobind asks `shared_from_this` for one where there is such a thing.
+struct CopyList : std::enable_shared_from_this<CopyList> {
+  explicit CopyList(std::vector<std::vector<Copy>> all = {}) : rounds(std::move(all)) {}
+
   std::vector<std::vector<Copy>> rounds;
 };
 

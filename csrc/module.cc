@@ -129,13 +129,12 @@ std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
 
 void BindCopier(nb::module_& module) {
   nb::class_<CopyList>(module, "CopyList")
-      .def(
-          "__init__",
-          [](CopyList* self, const std::vector<std::vector<CopyTuple>>& rounds) {
-            new (self) CopyList();
-            for (const auto& round : rounds) self->rounds.push_back(Copies(round));
-          },
-          "rounds"_a);
+      .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds) {
+             auto list = std::make_shared<CopyList>();
+             for (const auto& round : rounds) list->rounds.push_back(Copies(round));
+             return list;
+           }),
+           "rounds"_a);
   nb::class_<Copier>(module, "Copier")
       .def(
           "submit",

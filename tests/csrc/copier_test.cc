@@ -14,7 +14,7 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 std::shared_ptr<const CopyList> InRounds(const std::vector<std::vector<Copy>>& rounds) {
-  return std::make_shared<const CopyList>(CopyList{rounds});
+  return std::make_shared<const CopyList>(rounds);
 }
 
 class HostCopierTest : public testing::TestWithParam<std::size_t> {};

@@ -16,18 +16,24 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
-from vllm_dwdp._core import HostDriver
+from vllm_dwdp._core import HostCopier, HostDriver
+from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
-from vllm_dwdp.engine.hooks import register_ops
+from vllm_dwdp.engine.experts_op import install, register_op
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.slots import Slots
 
 HIDDEN = 160
 INTERMEDIATE = 72
 """vLLM pads it to 96, a multiple of 32; w2's rows are 7.5 pages of 16-bit values."""
 TOP_K = 3
 NUM_LAYERS = 2
+SLICE_BYTES = 1 << 14
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def distributed_by_one(store):
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(1, 0, f"file://{store}", 0, "gloo")
         initialize_model_parallel()
-        register_ops()
+        register_op()
         yield
         cleanup_dist_env_and_memory()
 
@@ -124,12 +130,27 @@ class Group:
             for rank, model in enumerate(self.models)
         ]
 
-    def bind(self, rank):
+    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, wrap=lambda copier: copier):
+        """The rank's model, run in this mode from now on; `wrap` stands between it and copies."""
         layouts, shard = self.layouts[rank], self.shards[rank]
+        model = self.models[rank]
         views = ExpertViews(self.driver, layouts, shard, rank, self._pull)
-        for layer_idx, experts in enumerate(self.models[rank].experts):
-            bind_layer(experts, layouts[layer_idx], views.build(layer_idx))
-        return self.models[rank]
+        direct = [views.build(layer_idx) for layer_idx in range(len(layouts))]
+        slots = Slots(self.driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=SLICE_BYTES)
+        copier = HostCopier(num_threads=2)
+        for layer_idx, experts in enumerate(model.experts):
+            on_slot = views.build_on_slot(layer_idx, slots)
+            bind_layer(experts, layouts[layer_idx], direct[layer_idx], on_slot)
+        model.slots = slots
+        model.scheduler = FetchScheduler(
+            [slots.copies(i, direct[i], copier) for i in range(len(layouts))],
+            num_slots=num_slots,
+            copier=wrap(copier),
+            policy=Policy.always(mode),
+            counters=FetchCounters(len(layouts), len(self.models)),
+        )
+        install(model.experts, model.scheduler)
+        return model
 
     def _pull(self, peer, layer_idx, expected_sizes):
         return [fd for fd, _ in self.shards[peer].descriptors(layer_idx)]

@@ -9,8 +9,7 @@ import pytest
 import torch
 from layer_group import HIDDEN, NUM_LAYERS, TOP_K, Group, Model, make_checkpoint
 
-from vllm_dwdp.engine.hooks import install_fetcher
-from vllm_dwdp.fetch.direct import DirectFetch
+from vllm_dwdp.config import FetchMode
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 
@@ -21,6 +20,7 @@ def assert_same_bits(outputs, expected):
         assert torch.equal(output.view(torch.uint8), reference.view(torch.uint8))
 
 
+@pytest.mark.parametrize("mode", FetchMode)
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def assert_same_bits(outputs, expected):
     ],
 )
 def test_output_equals_the_unsharded_layers(
-    num_experts, dwdp_size, num_experts_per_worker, dtype, has_bias
+    num_experts, dwdp_size, num_experts_per_worker, dtype, has_bias, mode
 ):
     checkpoint = make_checkpoint(num_experts, dtype, has_bias)
 
@@ -50,7 +50,7 @@ def test_output_equals_the_unsharded_layers(
     expected = stock.run(x, logits)
     assert all(output.isfinite().all() and output.any() for output in expected)
     for rank in range(dwdp_size):
-        fetcher = DirectFetch(NUM_LAYERS)
-        install_fetcher(fetcher)
-        assert_same_bits(group.bind(rank).run(x, logits), expected)
-        assert fetcher.tokens == [33] * NUM_LAYERS
+        model = group.bind(rank, mode)
+        for _ in range(3):
+            assert_same_bits(model.run(x, logits), expected)
+        assert model.scheduler.counters.tokens == [3 * 33] * NUM_LAYERS

@@ -8,11 +8,9 @@ import pytest
 import torch
 from layer_group import HIDDEN, Group, Model, make_checkpoint
 
-from vllm_dwdp.engine.hooks import install_fetcher
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.worker import WRITING_RPCS, DwdpCPUWorker
-from vllm_dwdp.fetch.direct import DirectFetch
 
 WRITES = {
     "in place": lambda p: p.zero_(),
@@ -47,7 +45,6 @@ def test_bound_weights_refuse_every_write():
     checkpoint = make_checkpoint(7, torch.bfloat16, has_bias=True)
     group = Group(2, None, checkpoint, lambda: Model(7, torch.bfloat16, has_bias=True))
     model = group.bind(0)
-    install_fetcher(DirectFetch(len(model.layers)))
     x, logits = torch.ones(3, HIDDEN).bfloat16(), torch.randn(3, 7).bfloat16()
     before = model.run(x, logits)
     weight = model.experts[0].w13_weight

@@ -11,10 +11,11 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
 )
 
-from vllm_dwdp.config import ConfigError
+from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.read_only import ReadOnlyParameter, ReadOnlyWeight
+from vllm_dwdp.fetch.scheduler import ChosenIds
 
 EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
 """Expert tensors of the unquantised method, by name; an expert axis is never guessed."""
@@ -49,6 +50,7 @@ class DwdpRoutedExperts(RoutedExperts):
         self.placement = self_placement
         self.local_experts = local
         self.is_bound = False
+        self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.full_shapes: dict[str, tuple[int, ...]] = {}
         self._loaded: dict[str, set[int]] = {}
@@ -93,11 +95,14 @@ class DwdpRoutedExperts(RoutedExperts):
                     f"in the checkpoint, {missing} are missing; use a complete checkpoint."
                 )
 
-    def bind(self, views: dict[str, torch.Tensor]) -> None:
+    def bind(
+        self, views: dict[str, torch.Tensor], slot_views: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them.
 
-        The Parameter objects stay with whoever holds them (kernels do) and follow the views. What
-        others find in the layer from now on are aliases that refuse writes.
+        slot_views: the same tensors with the experts of peers out of a slot, for the modes that
+        copy. The Parameter objects stay with whoever holds them (kernels do) and follow `views`.
+        What others find in the layer from now on are aliases that refuse writes.
         """
         parameters = self.expert_parameters()
         for name, parameter in parameters.items():
@@ -106,24 +111,64 @@ class DwdpRoutedExperts(RoutedExperts):
         self.expert_map_manager.show_all()
         self.update_expert_map_info()
         self._rebuild_kernel()
+        self._check_kernel()
         self.is_bound = True
-        object.__setattr__(self, "_reader", copy.copy(self))
-        self._reader._parameters = dict(self._parameters)
+        self._readers = {FetchMode.DIRECT: self._reader(parameters)}
+        if slot_views is not None:
+            on_slot = {
+                name: torch.nn.Parameter(view, requires_grad=False)
+                for name, view in slot_views.items()
+            }
+            self._readers |= dict.fromkeys(
+                (FetchMode.PREFETCH, FetchMode.SELECTIVE), self._reader(on_slot)
+            )
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
 
-    def forward_modular(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._on_all_experts(RoutedExperts.forward_modular, x, *args, **kwargs)
+    def forward_modular(
+        self,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        shared_experts: Any = None,
+        shared_experts_input: torch.Tensor | None = None,
+    ) -> Any:
+        """The runner runs shared experts itself: `_check_kernel` saw to that."""
+        return torch.ops.vllm.dwdp_experts(x, topk_weights, topk_ids, self.dwdp_layer_idx)
 
-    def forward_monolithic(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._on_all_experts(RoutedExperts.forward_monolithic, x, *args, **kwargs)
+    def forward_monolithic(
+        self,
+        x: torch.Tensor,
+        router_logits: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+    ) -> Any:
+        return torch.ops.vllm.dwdp_experts(x, router_logits, input_ids, self.dwdp_layer_idx)
 
-    def _on_all_experts(self, forward: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's forward of x [num_tokens, hidden_size], between the layer's hooks."""
-        torch.ops.vllm.dwdp_wait_experts(x, self.dwdp_layer_idx)
-        out = forward(self._reader, x, *args, **kwargs)
-        torch.ops.vllm.dwdp_release_experts(out, self.dwdp_layer_idx)
-        return out
+    def run(
+        self, mode: FetchMode, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None
+    ) -> torch.Tensor:
+        """vLLM's kernel on x [num_tokens, hidden_size] and the views of a fetch mode.
+
+        first, second: weights and ids of the chosen experts [num_tokens, top_k], or the router's
+        logits [num_tokens, num_experts] and input ids where the kernel routes by itself.
+        """
+        reader = self._readers[mode]
+        if self.quant_method.is_monolithic:
+            return RoutedExperts.forward_monolithic(reader, x, first, second)
+        return RoutedExperts.forward_modular(reader, x, first, second)
+
+    def chosen(self, second: torch.Tensor | None) -> ChosenIds | None:
+        """The router's choice, where the kernel is told it and slots can use it."""
+        if second is None or len(self._readers) == 1 or self.quant_method.is_monolithic:
+            return None
+        assert second.is_contiguous(), "vLLM's routers make dense ids"
+        return ChosenIds(second.data_ptr(), second.numel(), second.element_size())
+
+    def _reader(self, parameters: dict[str, torch.nn.Parameter]) -> "DwdpRoutedExperts":
+        """This layer as its kernel sees it, on parameters that nobody else finds."""
+        reader = copy.copy(self)
+        reader._parameters = {**self._parameters, **parameters}
+        return reader
 
     def _rebuild_kernel(self) -> None:
         """A new kernel for all experts, with the state its experts object had set up after load.
@@ -135,6 +180,14 @@ class DwdpRoutedExperts(RoutedExperts):
         new = self.quant_method.moe_kernel.fused_experts
         for name, value in vars(old).items():
             vars(new).setdefault(name, value)
+
+    def _check_kernel(self) -> None:
+        if self.quant_method.mk_can_overlap_shared_experts:
+            raise ConfigError(
+                f"{self.layer_name}: dwdp needs a kernel that leaves shared experts to vLLM's "
+                f"runner, {type(self.quant_method.moe_kernel.fused_experts).__name__} runs them "
+                "itself; serve this model without dwdp."
+            )
 
     def _check_supported(self) -> None:
         if type(self.quant_method) is not UnquantizedFusedMoEMethod:

@@ -9,7 +9,7 @@
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,13 +19,13 @@ from vllm_dwdp import _core
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, give_back_memory, layer_layout
 from vllm_dwdp.engine.cpu_host import own_numa_node
+from vllm_dwdp.engine.experts_op import register_op
+from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
-from vllm_dwdp.engine.hooks import install_fetcher, register_ops
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
-from vllm_dwdp.fetch.direct import DirectFetch
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.rendezvous import Rendezvous
@@ -45,7 +45,7 @@ class ExpertSharing:
         self._vllm_config = vllm_config
         settings = job.Settings.load(vllm_config)
         assert settings is not None, "the executor checks that dwdp is configured"
-        config = job.user_config(vllm_config)
+        config = self._config = job.user_config(vllm_config)
         self.job_rank = job.job_rank(vllm_config, settings)
         self._settings = settings
         self.rank = self.job_rank % settings.dwdp_size
@@ -74,7 +74,7 @@ class ExpertSharing:
         """Around load and share: any failure inside ends the whole group, with one sentence."""
         try:
             self._session.open()
-            register_ops()
+            register_op()
             give_back_memory()
             with collecting(self.registry):
                 yield
@@ -99,9 +99,15 @@ class ExpertSharing:
         with self._timed("bind"):
             views = self._bind(layers, layouts, shard)
         self._session.finish()
-        self.fetcher = DirectFetch(len(layers))
-        install_fetcher(self.fetcher)
         self._report(layers, shard, views)
+
+    def settle(self, profile: Callable[[], Any]) -> None:
+        """Fix how steps fetch, once vLLM has profiled; `profile` runs the largest step."""
+        self._fetching.settle(profile)
+
+    def live_stats(self) -> dict[str, Any]:
+        """What has been counted since start-up, with the policy that steps follow."""
+        return {"fetch": self._fetching.policy.table(), **self._fetching.counters.snapshot()}
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
         num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
@@ -132,8 +138,19 @@ class ExpertSharing:
         self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard
     ) -> ExpertViews:
         views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
+        direct = [views.build(layer_idx) for layer_idx in range(len(layers))]
+        self._fetching = Fetching(
+            self._config,
+            layouts,
+            rank=self.rank,
+            numa_node=self._numa_node,
+            max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
+        )
+        slots = self._fetching.make_slots(direct)
         for layer_idx, layer in enumerate(layers):
-            bind_layer(layer, layouts[layer_idx], views.build(layer_idx))
+            on_slot = views.build_on_slot(layer_idx, slots) if slots else None
+            bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)
+        self._fetching.start(layers, direct)
         return views
 
     def _report(
@@ -146,6 +163,8 @@ class ExpertSharing:
             "dwdp_size": self._settings.dwdp_size,
             "numa_node": self._numa_node,
             **expert_stats(layers, shard, views),
+            "fetch_config": self._config.fetch,
+            "slot_bytes": self._fetching.slots.num_bytes if self._fetching.slots else 0,
             "startup_seconds": self._seconds,
         }
         log_start(self.stats)

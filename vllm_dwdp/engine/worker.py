@@ -44,8 +44,7 @@ class DwdpWorker(WorkerBase):
 
     def dwdp_stats(self) -> dict[str, Any]:
         """What this rank owns, maps and has run; sizes in bytes."""
-        fetcher = self._sharing.fetcher
-        return {**self._sharing.stats, "forwards": fetcher.forwards, "tokens": fetcher.tokens}
+        return {**self._sharing.stats, **self._sharing.live_stats()}
 
 
 def _refusal(name: str) -> Any:
@@ -65,6 +64,11 @@ for _name in WRITING_RPCS:
 
 class DwdpCPUWorker(DwdpWorker, CPUWorker):
     """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
+
+    def compile_or_warm_up_model(self) -> Any:
+        """Called once, last of all, by every engine; vLLM has profiled by then, if it does."""
+        self._sharing.settle(self.model_runner.profile_run)
+        return super().compile_or_warm_up_model()
 
     def determine_available_memory(self) -> int:
         if self.cache_config.kv_cache_memory_bytes is not None:

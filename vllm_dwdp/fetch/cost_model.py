@@ -23,14 +23,13 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """missing_bytes: of the experts of one layer that a rank lacks, `num_missing` of `num_experts`.
+    """missing_bytes: of the experts of one layer that a rank lacks.
 
     link_bytes_per_s: copies out of peers' memory; local_bytes_per_s: the same out of own memory.
     compute_s_per_token: of one layer.
     """
 
     missing_bytes: int
-    num_missing: int
     num_experts: int
     top_k: int
     link_bytes_per_s: float
@@ -44,6 +43,15 @@ class CostModel:
         copy_all = self.missing_bytes / self.link_bytes_per_s
         return Seconds(
             compute, direct, chosen / self.link_bytes_per_s, max(0.0, copy_all - compute)
+        )
+
+    def describe(self) -> str:
+        """The figures, for the log."""
+        return (
+            f"a layer computes {self.compute_s_per_token * 1e6:.2f} us for a token and lacks "
+            f"{self.missing_bytes / 2**20:.1f} MiB of experts, which take "
+            f"{self.missing_bytes / self.link_bytes_per_s * 1e3:.2f} ms to copy at "
+            f"{self.link_bytes_per_s / 1e9:.1f} GB/s"
         )
 
     @property

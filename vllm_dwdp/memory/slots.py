@@ -25,10 +25,6 @@ class LayerCopies:
     bytes_by_peer: tuple[int, ...]
     num_slices: int
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(self.bytes_by_peer)
-
 
 class Slots:
     """Allocates the pages; views and copies are asked for by layer."""
@@ -58,6 +54,10 @@ class Slots:
     @property
     def num_bytes(self) -> int:
         return sum(layout.num_bytes for layout in self._layouts)
+
+    def missing_bytes(self, layer_idx: int) -> int:
+        """What copies bring for a layer: all that peers have, without boundary pages."""
+        return sum(piece.num_bytes for piece in self._pieces(layer_idx))
 
     def pages(self, layer_idx: int, tensor_idx: int) -> list[tuple[int, SlotPage]]:
         """(offset in the view, page) of what a tensor of a layer shows of its slot."""

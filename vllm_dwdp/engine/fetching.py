@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How a rank fetches: its copier, its slots, and the policy, settled after vLLM's profiling run.
+
+* Slots and their views exist before vLLM profiles memory, or not at all.
+* 'auto' measures what peers' memory costs to read where it lies; where that is next to nothing it
+  is 'direct' and takes no slots.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_dwdp._core import HostCopier, HostDriver, View
+from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
+from vllm_dwdp.engine.experts_op import install
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.bandwidth import MemoryRange, copy_bytes_per_s
+from vllm_dwdp.fetch.compute_probe import ComputeProbe
+from vllm_dwdp.fetch.cost_model import CostModel
+from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.memory.slots import LayerCopies, Slots
+
+logger = init_logger("vllm.dwdp")
+FAST_LINK = 0.7
+"""Peers' memory this fast, beside own memory, is read where it lies."""
+
+
+class Fetching:
+    """The fetch side of one rank. Life: constructed, bound, started, settled."""
+
+    def __init__(
+        self,
+        config: DwdpConfig,
+        layouts: Sequence[LayerLayout],
+        *,
+        rank: int,
+        numa_node: int,
+        max_tokens: int,
+    ) -> None:
+        self._config = config
+        self._layouts = layouts
+        self._rank = rank
+        self._max_tokens = max_tokens
+        self._driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=numa_node)
+        self._copier = HostCopier(num_threads=config.copy_threads)
+        self._link = self._local = 0.0
+        self._probe = ComputeProbe()
+        self._layers: Sequence[DwdpRoutedExperts] = ()
+        self._scheduler: FetchScheduler | None = None
+        self.slots: Slots | None = None
+        self.counters = FetchCounters(len(layouts), layouts[0][0].placement.dwdp_size)
+
+    def make_slots(self, direct: Sequence[Sequence[View]]) -> Slots | None:
+        """Slots if any step may need them; `direct` are all views of peers' memory."""
+        if self._config.fetch == FetchMode.DIRECT or not self._measure(direct):
+            return None
+        if self._config.fetch == AUTO and self._link >= FAST_LINK * self._local:
+            logger.info(
+                "fetch=auto: every step reads peers' memory where it lies; copies out of it run "
+                "at %.1f GB/s, out of own memory at %.1f GB/s",
+                self._link / 1e9,
+                self._local / 1e9,
+            )
+            return None
+        self.slots = Slots(
+            self._driver,
+            self._layouts,
+            rank=self._rank,
+            num_slots=self._config.num_slots,
+            slice_bytes=self._config.slice_bytes,
+        )
+        return self.slots
+
+    def start(self, layers: Sequence[DwdpRoutedExperts], direct: Sequence[Sequence[View]]) -> None:
+        """Run direct, and look at the clock, until `settle`."""
+        self._layers = layers
+        copies: list[LayerCopies] = []
+        if self.slots is not None:
+            self._check_router_is_heard(layers)
+            copies = [self.slots.copies(i, direct[i], self._copier) for i in range(len(layers))]
+        self._scheduler = FetchScheduler(
+            copies,
+            num_slots=self.slots.num_slots if self.slots else 0,
+            copier=self._copier,
+            policy=Policy.always(FetchMode.DIRECT),
+            counters=self.counters,
+        )
+        install(layers, self._probe)
+
+    def settle(self, profile: Callable[[], Any]) -> None:
+        """Fix the policy, and run by it from now on. `profile` runs the largest step."""
+        assert self._scheduler is not None, "settled after it was started"
+        if self.slots is not None:
+            self._scheduler.policy = self._policy(profile)
+            if FetchMode.PREFETCH in self._scheduler.policy.modes:
+                self._scheduler.start()
+        install(self._layers, self._scheduler)
+
+    @property
+    def policy(self) -> Policy:
+        assert self._scheduler is not None, "asked for after it was started"
+        return self._scheduler.policy
+
+    def _policy(self, profile: Callable[[], Any]) -> Policy:
+        if self._config.fetch == FetchMode.SELECTIVE:
+            return Policy.always(FetchMode.SELECTIVE)
+        model = self._cost_model(profile)
+        self._warn_below_break_even(model)
+        if self._config.fetch == FetchMode.PREFETCH:
+            return Policy.always(FetchMode.PREFETCH)
+        policy = Policy.cheapest(model, max_tokens=self._max_tokens)
+        logger.info("fetch=auto, by tokens in a step: %s; %s", policy.table(), model.describe())
+        return policy
+
+    def _cost_model(self, profile: Callable[[], Any]) -> CostModel:
+        seconds = self._compute_seconds(profile)
+        assert self.slots is not None, "the cost of copies is of interest with slots only"
+        layer = self._layers[0]
+        copied = max(self.slots.missing_bytes(i) for i in range(len(self._layouts)))
+        return CostModel(
+            missing_bytes=copied,
+            num_experts=layer.global_num_experts,
+            top_k=layer.moe_config.experts_per_token,
+            link_bytes_per_s=self._link,
+            local_bytes_per_s=self._local,
+            compute_s_per_token=seconds,
+        )
+
+    def _compute_seconds(self, profile: Callable[[], Any]) -> float:
+        if (given := self._config.compute_us_per_token) is not None:
+            return given / 1e6
+        if self._probe.seconds_per_token is None:
+            profile()
+        assert self._probe.seconds_per_token, "vLLM's profiling run runs every layer"
+        return self._probe.seconds_per_token
+
+    def _warn_below_break_even(self, model: CostModel) -> None:
+        if (needed := model.break_even_tokens) <= self._max_tokens:
+            return
+        logger.warning(
+            "The largest step of this engine has %d tokens, too few to hide a prefetch: it takes "
+            "%d (%s). Raise --max-num-batched-tokens, or set dwdp.fetch to 'direct'.",
+            self._max_tokens,
+            needed,
+            model.describe(),
+        )
+
+    def _measure(self, direct: Sequence[Sequence[View]]) -> bool:
+        """Bandwidths, from the first layer; False where a rank lacks nothing."""
+        own: list[MemoryRange] = []
+        peers: list[MemoryRange] = []
+        for tensor_idx, layout in enumerate(self._layouts[0]):
+            for extent in layout.blocks:
+                source = layout.source(extent.segment, self._rank, 0, tensor_idx)
+                place = MemoryRange(direct[0][tensor_idx].address + extent.start, extent.num_bytes)
+                (own if source == self._rank else peers).append(place)
+        link = copy_bytes_per_s(self._driver, self._copier, peers)
+        if link is None:
+            return False
+        self._local = copy_bytes_per_s(self._driver, self._copier, own) or link
+        given = self._config.link_gb_per_s
+        self._link = link if given is None else given * 1e9
+        return True
+
+    def _check_router_is_heard(self, layers: Sequence[DwdpRoutedExperts]) -> None:
+        for layer in layers:
+            if layer.quant_method.is_monolithic and self._config.fetch != FetchMode.PREFETCH:
+                raise ConfigError(
+                    f"{layer.layer_name}: dwdp.fetch='{self._config.fetch}' needs the router's "
+                    f"choice, the kernel of {type(layer.quant_method).__name__} keeps it to "
+                    "itself; set dwdp.fetch to 'direct' or 'prefetch'."
+                )
