@@ -180,6 +180,7 @@ void BindChosenExperts(nb::module_& module) {
 }  // namespace dwdp
 
 NB_MODULE(_core, module) {
+  nb::set_leak_warnings(false);  // views live as long as the model, which vLLM keeps to the end
   nb::exception<dwdp::DriverError>(module, "DriverError", PyExc_RuntimeError);
   dwdp::BindDriver(module);
   dwdp::BindBlock(module);

@@ -50,7 +50,7 @@ def distributed_by_one(store):
 class Model:
     """MoE layers of one process, with the weights that every rank's checkpoint has."""
 
-    def __init__(self, num_experts, dtype, has_bias):
+    def __init__(self, num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
         self.config = VllmConfig()
         self.dtype = dtype
         with set_current_vllm_config(self.config):
@@ -64,7 +64,7 @@ class Model:
                     has_bias=has_bias,
                     prefix=f"layers.{i}.experts",
                 )
-                for i in range(NUM_LAYERS)
+                for i in range(num_layers)
             ]
         self.experts = [layer.routed_experts for layer in self.layers]
 
@@ -77,12 +77,14 @@ class Model:
         return self
 
     @torch.inference_mode()
-    def run(self, x, logits):
+    def run(self, x, logits, layer_idxs=None):
+        """Outputs of the layers [num_tokens, HIDDEN], each run on the same x and logits."""
+        order = range(len(self.layers)) if layer_idxs is None else layer_idxs
         with set_current_vllm_config(self.config), set_forward_context(None, self.config):
-            return [layer(x.clone(), logits) for layer in self.layers]
+            return [self.layers[i](x.clone(), logits) for i in order]
 
 
-def make_checkpoint(num_experts, dtype, has_bias):
+def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
     """Per layer: (parameter, shard, expert) -> tensor, as checkpoints have them."""
     torch.manual_seed(0)
     shapes = {
@@ -99,7 +101,7 @@ def make_checkpoint(num_experts, dtype, has_bias):
             for key, shape in shapes.items()
             for expert in range(num_experts)
         }
-        for _ in range(NUM_LAYERS)
+        for _ in range(num_layers)
     ]
 
 
@@ -130,8 +132,8 @@ class Group:
             for rank, model in enumerate(self.models)
         ]
 
-    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, wrap=lambda copier: copier):
-        """The rank's model, run in this mode from now on; `wrap` stands between it and copies."""
+    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None):
+        """The rank's model, run in this mode from now on. poison: see poison.py."""
         layouts, shard = self.layouts[rank], self.shards[rank]
         model = self.models[rank]
         views = ExpertViews(self.driver, layouts, shard, rank, self._pull)
@@ -141,11 +143,14 @@ class Group:
         for layer_idx, experts in enumerate(model.experts):
             on_slot = views.build_on_slot(layer_idx, slots)
             bind_layer(experts, layouts[layer_idx], direct[layer_idx], on_slot)
+        copies = [slots.copies(i, direct[i], copier) for i in range(len(layouts))]
+        if poison is not None:
+            copier, copies = poison.between(copier, copies, slots, layouts)
         model.slots = slots
         model.scheduler = FetchScheduler(
-            [slots.copies(i, direct[i], copier) for i in range(len(layouts))],
+            copies,
             num_slots=num_slots,
-            copier=wrap(copier),
+            copier=copier,
             policy=Policy.always(mode),
             counters=FetchCounters(len(layouts), len(self.models)),
         )

@@ -18,7 +18,7 @@ def memory_files() -> set[str]:
             links = {str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()}
         except (psutil.Error, OSError):
             continue
-        found |= {f"{process.pid}: {name}" for name in maps | links if "memfd:dwdp-rank" in name}
+        found |= {f"{process.pid}: {name}" for name in maps | links if "memfd:dwdp-" in name}
     return found
 
 

@@ -9,7 +9,6 @@
 * A kernel that raises releases its slot all the same.
 """
 
-import atexit
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -51,13 +50,6 @@ def register_op() -> None:
     """Define `torch.ops.vllm.dwdp_experts`, once a process."""
     if not hasattr(torch.ops.vllm, "dwdp_experts"):
         direct_register_custom_op("dwdp_experts", _experts, fake_impl=_shape)
-        atexit.register(_forget)
-
-
-def _forget() -> None:
-    """Views and copies go before the interpreter does."""
-    _layers.clear()
-    _fetchers.clear()
 
 
 def _experts(

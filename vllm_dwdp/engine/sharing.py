@@ -146,7 +146,8 @@ class ExpertSharing:
             numa_node=self._numa_node,
             max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
         )
-        slots = self._fetching.make_slots(direct)
+        if slots := self._fetching.make_slots(direct):
+            check_map_budget(slots.num_maps)
         for layer_idx, layer in enumerate(layers):
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None
             bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)

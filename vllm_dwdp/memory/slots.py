@@ -55,6 +55,15 @@ class Slots:
     def num_bytes(self) -> int:
         return sum(layout.num_bytes for layout in self._layouts)
 
+    @property
+    def num_maps(self) -> int:
+        """Mappings that the views of slots take, beside those of peers' memory."""
+        return sum(
+            len(self._pieces(layer_idx))
+            + sum(len(t.blocks_of(self._rank)) + len(t.private_spans) for t in layer)
+            for layer_idx, layer in enumerate(self._layers)
+        )
+
     def missing_bytes(self, layer_idx: int) -> int:
         """What copies bring for a layer: all that peers have, without boundary pages."""
         return sum(piece.num_bytes for piece in self._pieces(layer_idx))

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Real MoE layers on slots: bit for bit the unsharded output, in any order of modes and layers."""
+
+import pytest
+import torch
+from layer_group import HIDDEN, TOP_K, Group, Model, make_checkpoint
+from poison import Poison
+
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.policy import Policy
+
+pytestmark = pytest.mark.usefixtures("one_process_group")
+DTYPE = torch.bfloat16
+NUM_EXPERTS = 13
+MODES = list(FetchMode)
+POISON = {"late": Poison(is_late=True), "early": Poison(is_late=False), "real": None}
+
+
+class Case:
+    """A rank of a group and what the unsharded model says."""
+
+    def __init__(self, num_layers, *, dwdp_size=3, size=None, num_slots=2, poison=None):
+        def make_model():
+            return Model(NUM_EXPERTS, DTYPE, has_bias=False, num_layers=num_layers)
+
+        checkpoint = make_checkpoint(NUM_EXPERTS, DTYPE, has_bias=False, num_layers=num_layers)
+        self._stock = make_model().load(checkpoint)
+        self._group = Group(dwdp_size, size, checkpoint, make_model)
+        self.model = self._group.bind(1, num_slots=num_slots, poison=poison)
+        self.counters = self.model.scheduler.counters
+
+    def check(self, mode, *, num_tokens=9, layer_idxs=None):
+        """One step in this mode gives the unsharded layers' outputs."""
+        x = torch.randn(num_tokens, HIDDEN).to(DTYPE)
+        logits = torch.randn(num_tokens, NUM_EXPERTS).to(DTYPE)
+        self.model.scheduler.policy = Policy.always(mode)
+        outputs = self.model.run(x, logits, layer_idxs)
+        for output, expected in zip(outputs, self._stock.run(x, logits, layer_idxs), strict=True):
+            assert expected.isfinite().all()
+            assert torch.equal(output.view(torch.uint8), expected.view(torch.uint8))
+        return logits.topk(TOP_K).indices.unique().tolist()
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("num_slots", [1, 2, 3])
+@pytest.mark.parametrize("num_layers", [1, 4, 5])
+def test_modes_mixed_step_by_step(num_layers, num_slots, poison):
+    case = Case(num_layers, num_slots=num_slots, poison=POISON[poison])
+    case.model.scheduler.start()
+    torch.manual_seed(num_layers)
+    for pick in torch.randint(len(MODES), (25,)).tolist():
+        case.check(MODES[pick])
+    for mode in (MODES[0], *MODES, *reversed(MODES)):
+        case.check(mode)
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize(("dwdp_size", "size"), [(2, None), (3, 6), (4, None), (4, 7)])
+def test_groups_and_redundant_experts(dwdp_size, size, poison):
+    case = Case(3, dwdp_size=dwdp_size, size=size, poison=POISON[poison])
+    for mode in MODES * 3:
+        case.check(mode)
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("mode", [FetchMode.PREFETCH, FetchMode.SELECTIVE])
+def test_layers_called_twice_in_a_step(mode, poison):
+    case = Case(4, poison=POISON[poison])
+    for order in ([0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3, 3, 3], [0, 1, 0, 1, 2, 3, 2, 3]):
+        for _ in range(3):
+            case.check(mode, layer_idxs=order)
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("mode", [FetchMode.PREFETCH, FetchMode.SELECTIVE])
+def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
+    case = Case(4, poison=POISON[poison])
+    case.check(mode)
+    kernel = case.model.experts[2].quant_method
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "apply", fail)
+        with pytest.raises(RuntimeError, match="out of something"):
+            case.check(mode)
+    for _ in range(3):
+        case.check(mode)
+
+
+def test_profiling_and_dummy_runs_between_steps():
+    case = Case(5, poison=POISON["late"])
+    for num_tokens in (4, 300, 1, 77, 4):
+        case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
+        case.check(FetchMode.SELECTIVE, num_tokens=num_tokens)
+
+
+def test_selective_moves_no_more_than_the_experts_chosen():
+    case = Case(4, dwdp_size=2)
+    local = set(case.model.experts[0].local_experts)
+    row_bytes = sum(p[0].nbytes for p in case.model.experts[0].expert_parameters().values())
+    num_missing = 0
+    for _ in range(20):
+        num_missing += 4 * len(set(case.check(FetchMode.SELECTIVE, num_tokens=2)) - local)
+    moved = sum(case.counters.bytes_fetched["selective"])
+    assert 0.9 * num_missing * row_bytes < moved <= 1.05 * num_missing * row_bytes
+
+
+def test_counters_say_what_was_moved_from_whom():
+    case = Case(3, dwdp_size=3)
+    for _ in range(4):
+        case.check(FetchMode.PREFETCH)
+    missing = [case.model.slots.missing_bytes(i) for i in range(3)]
+    by_peer = case.counters.bytes_fetched["prefetch"]
+    assert by_peer[1] == 0 and by_peer[0] > 0 and by_peer[2] > 0
+    assert sum(by_peer) == case.counters.copies * missing[0]
+    assert case.counters.steps["prefetch"] == 4
+    assert case.counters.slices >= case.counters.copies * 2

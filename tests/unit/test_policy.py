@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The policy is a pure function of the token count, and the cheapest mode the model knows of."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.cost_model import CostModel, best_mode
+from vllm_dwdp.fetch.policy import MIN_GAIN, Policy
+
+DEEPSEEK_R1_ON_NVLINK = CostModel(
+    missing_bytes=192 * 44_040_192,
+    num_experts=256,
+    top_k=8,
+    link_bytes_per_s=700e9,
+    local_bytes_per_s=3_000e9,
+    compute_s_per_token=3e-6,
+)
+
+models = st.builds(
+    CostModel,
+    missing_bytes=st.integers(1, 10**10),
+    num_experts=st.integers(8, 512),
+    top_k=st.integers(1, 8),
+    link_bytes_per_s=st.floats(1e8, 1e12),
+    local_bytes_per_s=st.floats(1e8, 4e12),
+    compute_s_per_token=st.floats(1e-9, 1e-3),
+)
+
+
+@given(models, st.integers(0, 300), st.integers(0, 100))
+def test_policy_is_the_cheapest_mode_for_every_step(model, max_tokens, captured):
+    policy = Policy.cheapest(model, max_tokens=max_tokens, captured_tokens=captured)
+    for num_tokens in range(max_tokens + 1):
+        expected = best_mode(
+            model.seconds(num_tokens), may_prefetch=num_tokens > captured, min_gain=MIN_GAIN
+        )
+        assert policy.mode(num_tokens) is expected
+        assert not (expected is FetchMode.PREFETCH and num_tokens <= captured)
+    assert policy.mode(10 * max_tokens + 1) is policy.modes[-1]
+
+
+@given(models)
+def test_prefetch_hides_its_copies_from_break_even_on(model):
+    tokens = model.break_even_tokens
+    assert model.seconds(tokens).prefetch == pytest.approx(0, abs=1e-12)
+    if tokens > 2:  # one less may be equal but for rounding
+        assert model.seconds(tokens - 2).prefetch > 0
+
+
+def test_small_steps_do_not_prefetch_and_large_ones_do():
+    policy = Policy.cheapest(DEEPSEEK_R1_ON_NVLINK, max_tokens=16384)
+    assert policy.mode(1) is not FetchMode.PREFETCH
+    assert policy.mode(16384) is FetchMode.PREFETCH
+    assert DEEPSEEK_R1_ON_NVLINK.break_even_tokens == 4027
+
+
+def test_peers_memory_as_fast_as_own_is_read_where_it_lies():
+    model = CostModel(10**8, 64, 4, 10e9, 10e9, 1e-6)
+    assert Policy.cheapest(model, max_tokens=4096).table() == "from 0 direct"
+
+
+def test_captured_steps_never_prefetch():
+    policy = Policy.always(FetchMode.PREFETCH, captured_tokens=512)
+    assert policy.mode(512) is FetchMode.DIRECT
+    assert policy.mode(513) is FetchMode.PREFETCH
+    assert policy.table() == "0-512 direct, from 513 prefetch"
