@@ -49,7 +49,7 @@ class Job:
     ticket: int
     copies: Everything
     num_written: int = 0
-    is_cancelled: bool = False
+    num_left: int = NUM_PARTS
 
 
 class SimulatedCopier:
@@ -69,7 +69,8 @@ class SimulatedCopier:
 
     def cancel(self, ticket):
         for job in self._jobs:
-            job.is_cancelled |= job.ticket == ticket
+            if job.ticket == ticket:  # a part that has begun is still written
+                job.num_left = min(job.num_left, self._random.randint(0, 1))
 
     def wait(self, ticket):
         assert ticket <= self._num_submitted
@@ -82,13 +83,14 @@ class SimulatedCopier:
 
     def _advance(self):
         job = self._jobs[0]
-        if job.num_written == NUM_PARTS or job.is_cancelled:
+        if job.num_left == 0:
             self._num_done = self._jobs.pop(0).ticket
             return
         layer, slot = job.copies.layer, job.copies.slot
         held = self._memory.parts_of(slot, layer) if job.num_written else set()
         self._memory.write(slot, held | {(layer, job.num_written)})
         job.num_written += 1
+        job.num_left -= 1
 
 
 class SimulatedChosen:

@@ -117,7 +117,7 @@ class FetchScheduler:
         """Slots hold nothing that can be relied on; after a graph that writes them itself."""
         self.drain()
         for slot in self._slots:
-            self._discard(slot)
+            slot.discard(self._step)
 
     def _mode(self, layer: int, num_tokens: int) -> FetchMode:
         if not self._layers or not self._layers[layer].num_slices:
@@ -177,7 +177,7 @@ class FetchScheduler:
 
     def _prefetch_next(self, slot: Slot, layer: int) -> None:
         if (following := self._following[layer]) != layer:
-            self._discard(slot)
+            slot.discard(self._step)
             self._begin_fill(slot, following)
 
     def _learn_uses(self, slot: Slot, layer: int) -> int:
@@ -220,11 +220,6 @@ class FetchScheduler:
             self._copier.cancel(slot.ticket)
             self._copier.wait(slot.ticket)
             self.counters.cancelled += 1
-        self._discard(slot)
-
-    def _discard(self, slot: Slot) -> None:
-        if slot.layer is not None and not slot.is_whole:
-            self._layers[slot.layer].chosen.forget()
         slot.discard(self._step)
 
     def _slot(self, layer: int) -> Slot:

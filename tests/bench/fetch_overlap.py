@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How much of its copies prefetch hides, and what the scheduler costs; the last line is JSON.
+
+Two ranks' experts in real memory files; rank 0 runs layers of synthetic compute (a matrix product
+that stays in cache) on one core, its copier has another. Compute per layer is --ratio times the
+copy. Not a timed unit test: run it on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from vllm_dwdp._core import CopyList, HostCopier, HostDriver
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.placement import Placement
+
+MATRIX = 128
+
+
+class Rank:
+    """Rank 0 of two, with `num_layers` layers of one expert tensor."""
+
+    def __init__(self, args: argparse.Namespace, copier: HostCopier) -> None:
+        driver = HostDriver(name="dwdp-bench")
+        placement = Placement.make(num_experts=args.experts, dwdp_size=2)
+        tensor = ExpertTensor("w13_weight", args.expert_bytes)
+        layouts = [(TensorLayout(tensor, placement, driver.granularity),)] * args.layers
+        weights = torch.ones(placement.num_experts * args.expert_bytes // 2, dtype=torch.uint8)
+        self.shards = [LocalShard(driver, layouts, rank) for rank in range(2)]
+        for shard in self.shards:
+            for _ in range(args.layers):
+                shard.adopt_layer([weights.data_ptr()])
+            shard.seal()
+
+        def pull(peer: int, layer_idx: int, expected: object) -> list[int]:
+            return [fd for fd, _ in self.shards[peer].descriptors(layer_idx)]
+
+        views = ExpertViews(driver, layouts, self.shards[0], 0, pull)
+        self.direct = [views.build(layer) for layer in range(args.layers)]
+        self.slots = Slots(
+            HostDriver(name="dwdp-bench-slots"),
+            layouts,
+            rank=0,
+            num_slots=args.slots,
+            slice_bytes=args.slice_bytes,
+        )
+        self.copies = [
+            self.slots.copies(layer, self.direct[layer], copier) for layer in range(args.layers)
+        ]
+        self.counters = FetchCounters(args.layers, 2)
+        self.scheduler = FetchScheduler(
+            self.copies,
+            num_slots=args.slots,
+            copier=copier,
+            policy=Policy.always(FetchMode.PREFETCH),
+            counters=self.counters,
+        )
+
+
+def compute(num_products: int) -> None:
+    matrix = torch.ones(MATRIX, MATRIX)
+    for _ in range(num_products):
+        matrix @ matrix
+
+
+def copy_seconds(rank: Rank, copier: HostCopier) -> float:
+    """Median over layers of copying all that one misses, while nothing else runs."""
+    seconds = []
+    for _ in range(3):
+        for copies in rank.copies:
+            start = time.perf_counter()
+            copier.wait(copier.submit(copies.everything))
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def products_in(seconds: float) -> int:
+    """How many products take this long."""
+    compute(200)
+    start = time.perf_counter()
+    compute(2000)
+    return max(1, round(seconds * 2000 / (time.perf_counter() - start)))
+
+
+def exposed_share(rank: Rank, num_products: int, steps: int, copy_s: float) -> float:
+    """Of the copy time, what layers waited for: median over steps."""
+    rank.scheduler.start()
+    shares = []
+    num_layers = len(rank.copies)
+    for _ in range(steps):
+        before = sum(rank.counters.exposed_seconds)
+        for layer in range(num_layers):
+            mode = rank.scheduler.wait(layer, 1)
+            compute(num_products)
+            rank.scheduler.release(layer, mode)
+        shares.append((sum(rank.counters.exposed_seconds) - before) / (copy_s * num_layers))
+    return statistics.median(shares[1:])
+
+
+def hook_microseconds(mode: FetchMode) -> float:
+    """Python's time for wait and release of one layer whose copies are next to nothing."""
+    copier = HostCopier()
+    none = SimpleNamespace(
+        everything=CopyList([]),
+        chosen=SimpleNamespace(fetch=lambda *ids: ([0, 0], 0, 0), forget=lambda: None),
+        bytes_by_peer=(0, 0),
+        num_slices=1,
+    )
+    scheduler = FetchScheduler(
+        [none] * 58,
+        num_slots=2,
+        copier=copier,
+        policy=Policy.always(mode),
+        counters=FetchCounters(58, 2),
+    )
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        for layer in range(58):
+            scheduler.release(layer, scheduler.wait(layer, 1, ChosenIds(0, 0, 4)))
+        seconds.append((time.perf_counter() - start) / 58)
+    return statistics.median(seconds) * 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=9)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--expert-bytes", type=int, default=1 << 20)
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--slice-bytes", type=int, default=1 << 20)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--ratio", type=float, default=2.0, help="compute over copy")
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print(f"{Path(__file__).name} needs two cores, got {len(cores)}")
+        return 1
+    copier = HostCopier(num_threads=1, cores=[cores[1]])
+    os.sched_setaffinity(0, {cores[0]})
+    torch.set_num_threads(1)
+    rank = Rank(args, copier)
+    copy_s = copy_seconds(rank, copier)
+    num_products = products_in(args.ratio * copy_s)
+    exposed = exposed_share(rank, num_products, args.steps, copy_s)
+    hooks = {mode.value: round(hook_microseconds(mode), 2) for mode in FetchMode}
+    missing = rank.slots.missing_bytes(0)
+    print(f"configuration: {vars(args)}, compute on core {cores[0]}, copier on core {cores[1]}")
+    print(f"a layer's copy: {missing / 2**20:.1f} MiB in {copy_s * 1e3:.2f} ms")
+    print(f"hidden: {1 - exposed:.1%} of the copy time; hooks, us per layer: {hooks}")
+    print(json.dumps({"hidden": round(1 - exposed, 4), "hook_us": hooks}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Guards of the fetch protocol: what the removal of each looks like, and what must fail then."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """`old` occurs once in `file` of the package, and becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+SCHEDULER = "fetch/scheduler.py"
+SIMULATED = "tests/fetch"
+LAYERS = "tests/engine/test_fetch_layers.py"
+
+MUTANTS = (
+    Mutant(
+        "wait for the copy before the kernel (prefetch)",
+        SCHEDULER,
+        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step)\n\n"
+        "    def _have_chosen",
+        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step)\n\n"
+        "    def _have_chosen",
+        SIMULATED,
+    ),
+    Mutant(
+        "wait for the copy before the kernel (prefetch), on real layers",
+        SCHEDULER,
+        "        self._copier.wait(slot.ticket)\n        slot.end_fill(self._step)",
+        "        slot.end_fill(self._step)",
+        LAYERS,
+    ),
+    Mutant(
+        "wait for a prefetch that a selective step finds under way",
+        SCHEDULER,
+        "                self._expose(slot, layer)",
+        "                slot.end_fill(self._step)",
+        SIMULATED,
+    ),
+    Mutant(
+        "wait for a cancelled copy before its slot is reused",
+        SCHEDULER,
+        "            self._copier.cancel(slot.ticket)\n            self._copier.wait(slot.ticket)",
+        "            self._copier.cancel(slot.ticket)",
+        SIMULATED,
+    ),
+    Mutant(
+        "bring the chosen experts before the kernel",
+        SCHEDULER,
+        "self._layers[layer].chosen.fetch(*chosen)",
+        "([0], 0, 0)",
+        SIMULATED,
+    ),
+    Mutant(
+        "release after the kernel: the slot goes back",
+        SCHEDULER,
+        "        slot.release(layer, self._step)\n",
+        "",
+        SIMULATED,
+    ),
+    Mutant(
+        "next copy after the kernel, not before it (WAR)",
+        SCHEDULER,
+        "            self._have_everything(layer)\n",
+        "            self._have_everything(layer)\n"
+        "            slot = self._slot(layer)\n"
+        "            slot.release(layer, self._step)\n"
+        "            self._prefetch_next(slot, layer)\n"
+        "            slot.state, slot.layer = SlotState.IN_USE, layer\n",
+        SIMULATED,
+    ),
+    Mutant(
+        "next copy after the kernel, not before it (WAR), on real layers",
+        "engine/experts_op.py",
+        "    try:\n        return layer.run(mode, x, first, second)\n"
+        "    finally:\n        fetcher.release(layer_idx, mode)",
+        "    fetcher.release(layer_idx, mode)\n    return layer.run(mode, x, first, second)",
+        LAYERS,
+    ),
+    Mutant(
+        "release when the kernel raises",
+        "engine/experts_op.py",
+        "    try:\n        return layer.run(mode, x, first, second)\n"
+        "    finally:\n        fetcher.release(layer_idx, mode)",
+        "    out = layer.run(mode, x, first, second)\n"
+        "    fetcher.release(layer_idx, mode)\n    return out",
+        LAYERS,
+    ),
+    Mutant(
+        "a slot's next copy starts at release",
+        SCHEDULER,
+        "            self._prefetch_next(slot, layer)\n",
+        "            pass\n",
+        SIMULATED,
+    ),
+    Mutant(
+        "the cycle wraps over the end of the step",
+        SCHEDULER,
+        "zip(cycle, cycle[1:] + cycle[:1], strict=True)",
+        "zip(cycle, cycle[1:] + cycle[-1:], strict=True)",
+        SIMULATED,
+    ),
+    Mutant(
+        "layers that miss nothing are skipped",
+        SCHEDULER,
+        "[layer for layer in of_slot if layers[layer].num_slices]",
+        "list(of_slot)",
+        SIMULATED,
+    ),
+    Mutant(
+        "first layers are fetched before the first step",
+        SCHEDULER,
+        "                self._begin_fill(slot, first)\n",
+        "                pass\n",
+        SIMULATED,
+    ),
+    Mutant(
+        "a slot is handed on after the last use of a step only",
+        SCHEDULER,
+        "self._uses[layer] >= self._expected_uses[layer]",
+        "self._uses[layer] >= 1",
+        SIMULATED,
+    ),
+    Mutant(
+        "layers that run less often than before are noticed",
+        SCHEDULER,
+        "            self._expected_uses[held] = self._uses[held]\n",
+        "            pass\n",
+        SIMULATED,
+    ),
+    Mutant(
+        "some chosen experts are not all that a layer misses",
+        SCHEDULER,
+        "        if slot.layer == layer and slot.is_whole:\n            self.counters.hits += 1",
+        "        if slot.layer == layer:\n            self.counters.hits += 1",
+        SIMULATED,
+    ),
+    Mutant(
+        "chosen experts are forgotten when the slot held another layer",
+        SCHEDULER,
+        "            self._empty(slot)\n            self._layers[layer].chosen.forget()\n",
+        "            self._empty(slot)\n",
+        SIMULATED,
+    ),
+    Mutant(
+        "a slot that holds another layer is not read",
+        "fetch/slot.py",
+        "        if layer != self.layer:",
+        "        if False:",
+        SIMULATED,
+    ),
+    Mutant(
+        "transitions of a slot are checked",
+        "fetch/slot.py",
+        "        if self.state is not before:",
+        "        if False:",
+        SIMULATED,
+    ),
+    Mutant(
+        "a graph finds no copy under way",
+        SCHEDULER,
+        "            if slot.state is SlotState.FILLING:\n                self._end_fill(slot)",
+        "            if slot.state is SlotState.FILLING:\n                pass",
+        SIMULATED,
+    ),
+    Mutant(
+        "a graph leaves nothing to rely on",
+        SCHEDULER,
+        "        self.drain()\n        for slot in self._slots:\n            slot.discard(self._step)",
+        "        self.drain()",
+        SIMULATED,
+    ),
+    Mutant(
+        "captured steps don't prefetch",
+        "fetch/policy.py",
+        "may_prefetch=num_tokens > captured_tokens",
+        "may_prefetch=True",
+        "tests/unit/test_policy.py",
+    ),
+    Mutant(
+        "a plan covers the last slice of each piece",
+        "copy_plan.py",
+        "range(0, piece.num_bytes, slice_bytes)",
+        "range(0, max(1, piece.num_bytes - slice_bytes), slice_bytes)",
+        "tests/unit/test_copy_plan.py",
+    ),
+    Mutant(
+        "pages of a slot are used once in a layer",
+        "slot_layout.py",
+        "        return same.pop()",
+        "        return same[-1]",
+        "tests/unit/test_copy_plan.py",
+    ),
+)
