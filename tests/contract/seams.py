@@ -185,6 +185,7 @@ _BY_FILE = {
     "platforms/__init__.py": ("current_platform",),
     "platforms/interface.py": ("Platform.ray_device_key",),
     "plugins/__init__.py": ("load_general_plugins",),
+    "renderers/inputs/preprocess.py": ("prompt_to_seq", "conversation_to_seq"),
     "utils/cpu_resource_utils.py": (
         "get_allowed_cpu_list",
         "LogicalCPUInfo.id",
@@ -197,6 +198,7 @@ _BY_FILE = {
         "direct_register_custom_op.fake_impl",
     ),
     "v1/engine/core_client.py": ("EngineCoreClient.shutdown",),
+    "v1/engine/exceptions.py": ("EngineDeadError",),
     "v1/engine/llm_engine.py": (
         "LLMEngine.step",
         "LLMEngine.engine_core",

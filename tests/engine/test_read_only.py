@@ -25,6 +25,18 @@ WRITES = {
     "numpy": lambda p: p.view(torch.uint8).numpy(),
     "pointer": lambda p: p.data_ptr(),
 }
+REPLACEMENTS = {
+    "data": lambda layer: setattr(layer.w13_weight, "data", torch.zeros(3)),
+    "attribute": lambda layer: setattr(layer, "w13_weight", parameter_of_zeros()),
+    "nothing": lambda layer: setattr(layer, "w13_weight", None),
+    "state dict": lambda layer: layer.load_state_dict(
+        {name: torch.zeros_like(p) for name, p in layer.named_parameters()}, assign=True
+    ),
+}
+
+
+def parameter_of_zeros():
+    return torch.nn.Parameter(torch.zeros(3), requires_grad=False)
 
 
 @pytest.mark.parametrize("name", WRITING_RPCS)
@@ -56,6 +68,10 @@ def test_bound_weights_refuse_every_write():
     for parameter in model.experts[1].parameters():
         with pytest.raises(ReadOnlyWeight):
             parameter.data.zero_()
+    for way, replace in REPLACEMENTS.items():
+        with pytest.raises(RuntimeError, match="would be replaced"):  # PyTorch wraps some
+            replace(model.experts[0])
+            pytest.fail(f"replaced: {way}")
     assert torch.equal(weight, copy)
     for output, expected in zip(model.run(x, logits), before, strict=True):
         assert torch.equal(output, expected)

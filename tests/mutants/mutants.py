@@ -172,7 +172,8 @@ MUTANTS = (
     Mutant(
         "a graph leaves nothing to rely on",
         SCHEDULER,
-        "        self.drain()\n        for slot in self._slots:\n            slot.discard(self._step)",
+        "        self.drain()\n        for slot in self._slots:\n"
+        "            slot.discard(self._step)",
         "        self.drain()",
         SIMULATED,
     ),

@@ -9,14 +9,15 @@
 import multiprocessing.connection
 import socket
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 from vllm.logger import init_logger
+from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq
 
 from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_handle import RankDied, RankHandle
+from vllm_dwdp.engine.rank_handle import RankDied, RankHandle, wait_ready
 
 logger = init_logger("vllm.dwdp")
 DEFAULT_MAX_IN_FLIGHT = 64
@@ -37,6 +38,7 @@ class LLM:
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         **options: Any,
     ) -> None:
+        _check_at_least_one(data_parallel_size=data_parallel_size, max_in_flight=max_in_flight)
         self._max_in_flight = max_in_flight
         self._next_id = 0
         port = _free_port()
@@ -47,9 +49,10 @@ class LLM:
         ]
         self._finalizer = weakref.finalize(self, _end_ranks, self._ranks)
         try:
-            for rank in list(self._ranks):
-                rank.wait_ready()
+            wait_ready(self._ranks)
         except BaseException:
+            for rank in self._ranks:
+                rank.terminate()
             self.shutdown()
             raise
 
@@ -58,29 +61,31 @@ class LLM:
         prompts: Any,
         sampling_params: Any = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., tqdm] = True,
         **options: Any,
     ) -> list[Any]:
         """As vllm.LLM.generate: one RequestOutput per prompt, in their order."""
-        if isinstance(prompts, str | dict):
-            prompts = [prompts]
-        return self._run("generate", list(prompts), sampling_params, use_tqdm, options)
+        return self._run("generate", prompt_to_seq(prompts), sampling_params, use_tqdm, options)
 
     def chat(
         self,
         messages: Any,
         sampling_params: Any = None,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., tqdm] = True,
         **options: Any,
     ) -> list[Any]:
         """As vllm.LLM.chat: one conversation or a list of them."""
-        if messages and isinstance(messages[0], dict):
-            messages = [messages]
-        return self._run("chat", list(messages), sampling_params, use_tqdm, options)
+        return self._run("chat", conversation_to_seq(messages), sampling_params, use_tqdm, options)
 
     def dwdp_stats(self) -> list[dict[str, Any]]:
         """What each living rank owns, maps and has run; sizes in bytes."""
-        return [rank.stats() for rank in self._ranks]
+        found = []
+        for rank in self._ranks:
+            try:
+                found.append(rank.stats())
+            except RankDied as error:
+                logger.error("%s", error)
+        return found
 
     def shutdown(self) -> None:
         """End all ranks; also happens when the object goes or the program ends."""
@@ -93,16 +98,17 @@ class LLM:
         self.shutdown()
 
     def _run(
-        self, kind: str, prompts: Sequence[Any], params: Any, use_tqdm: bool, options: Any
+        self,
+        kind: str,
+        prompts: Sequence[Any],
+        params: Any,
+        use_tqdm: bool | Callable[..., tqdm],
+        options: dict[str, Any],
     ) -> list[Any]:
-        if isinstance(params, Sequence) and len(params) != len(prompts):
-            raise ValueError(
-                f"expected {len(prompts)} sampling_params, got {len(params)}; "
-                "give one for all prompts or one for each."
-            )
         queue = PromptQueue(self._next_id, kind, prompts, params, options)
         self._next_id += len(prompts)
-        with tqdm(total=len(prompts), desc="Processed prompts", disable=not use_tqdm) as bar:
+        make_bar = use_tqdm if callable(use_tqdm) else tqdm
+        with make_bar(total=len(prompts), desc="Processed prompts", disable=not use_tqdm) as bar:
             while queue.num_open:
                 self._dispatch(queue)
                 bar.update(self._collect(queue))
@@ -120,6 +126,7 @@ class LLM:
             try:
                 rank.send(prompt_id, queue.message(prompt_id))
             except OSError:
+                queue.take_back(prompt_id)
                 self._bury(rank, queue)
 
     def _collect(self, queue: PromptQueue) -> int:
@@ -156,6 +163,12 @@ class LLM:
         for prompt_id in sorted(rank.in_flight):
             if prompt_id in queue:
                 queue.retry(prompt_id, rank.index)
+
+
+def _check_at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def _end_ranks(ranks: list[RankHandle]) -> None:

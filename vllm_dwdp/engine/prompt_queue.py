@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+PER_PROMPT_OPTIONS = ("lora_request", "priority")
+"""Options of vllm.LLM.generate that may be lists with one value for each prompt."""
+
 
 class PromptQueue:
     """The prompts of one call: which wait, which ended, which were tried before.
@@ -17,6 +20,8 @@ class PromptQueue:
     def __init__(
         self, first_id: int, kind: str, prompts: Sequence[Any], params: Any, options: Any
     ) -> None:
+        for name, values in {"sampling_params": params, **_per_prompt(options)}.items():
+            _check_length(name, values, len(prompts))
         self._ids = range(first_id, first_id + len(prompts))
         self._kind = kind
         self._prompts = prompts
@@ -35,7 +40,8 @@ class PromptQueue:
         """What a rank is sent; see rank_process."""
         index = self._ids.index(prompt_id)
         params = self._params[index] if isinstance(self._params, Sequence) else self._params
-        return self._kind, prompt_id, self._prompts[index], params, self._options
+        own = {name: values[index] for name, values in _per_prompt(self._options).items()}
+        return self._kind, prompt_id, self._prompts[index], params, {**self._options, **own}
 
     def finish(self, prompt_id: int, result: Any, *, is_error: bool) -> None:
         """Keep a prompt's output, or the text of its error."""
@@ -55,6 +61,10 @@ class PromptQueue:
         self._retried.add(prompt_id)
         self.waiting.appendleft(prompt_id)
 
+    def take_back(self, prompt_id: int) -> None:
+        """Put a prompt that reached no rank in front of the queue."""
+        self.waiting.appendleft(prompt_id)
+
     def results(self) -> list[Any]:
         """All outputs; raises ValueError with the first prompt that was refused."""
         if self._errors:
@@ -64,3 +74,19 @@ class PromptQueue:
                 f"{index}: {self._errors[index]}"
             )
         return self._outputs
+
+
+def _per_prompt(options: dict[str, Any]) -> dict[str, Sequence[Any]]:
+    return {
+        name: values
+        for name, values in options.items()
+        if name in PER_PROMPT_OPTIONS and isinstance(values, Sequence)
+    }
+
+
+def _check_length(name: str, values: Any, num_prompts: int) -> None:
+    if isinstance(values, Sequence) and len(values) != num_prompts:
+        raise ValueError(
+            f"expected {num_prompts} {name}, got {len(values)}; "
+            "give one for all prompts or one for each."
+        )

@@ -4,6 +4,8 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,37 +51,25 @@ class RankHandle:
         return cls(index, process, ours)
 
     def send(self, prompt_id: int, message: tuple[Any, ...]) -> None:
-        """Hand it a prompt; it is in flight unless the prompt itself can't be sent."""
+        """Hand it a prompt, which is in flight then. Raises OSError when the rank is dead."""
+        self.pipe.send(message)
         self.in_flight.add(prompt_id)
-        try:
-            self.pipe.send(message)
-        except OSError:
-            raise  # the rank died, the prompt died with it
-        except Exception:
-            self.in_flight.discard(prompt_id)
-            raise
 
     def stats(self) -> dict[str, Any]:
         """What its worker says of itself; raises RankDied."""
         try:
             self.pipe.send(("stats",))
-            while (message := self.pipe.recv())[0] != "stats":
+            while (message := self.pipe.recv())[0] in ("output", "refused"):
                 self.in_flight.discard(message[1][0])  # of a call that was broken off
-            return dict(message[1])
         except (EOFError, OSError) as error:
             raise RankDied(f"dwdp rank {self.index} ended; see the log above.") from error
+        if message[0] != "stats":
+            raise RankDied(f"dwdp rank {self.index} failed: {message[1]}")
+        return dict(message[1])
 
-    def wait_ready(self) -> None:
-        """Until its engine is up; raises RankDied. Its family is noted early: it may be killed."""
-        try:
-            while not self.pipe.poll(FAMILY_S):
-                self._note_family()
-            kind, body = self.pipe.recv()
-        except (EOFError, OSError):
-            kind, body = "failed", "its process ended; see the log above"
-        if kind != "ready":
-            raise RankDied(f"dwdp rank {self.index} could not start: {body}")
-        self._note_family()
+    def terminate(self) -> None:
+        """Ask a rank that is still starting to end; it reads no messages yet."""
+        self.process.terminate()
 
     def join(self) -> None:
         """Wait for its end; a rank that was killed leaves its engine and worker, which end here."""
@@ -90,6 +80,27 @@ class RankHandle:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def _note_family(self) -> None:
+    def note_family(self) -> None:
+        """Its engine and worker, noted while it lives: it may be killed at any time."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.family = psutil.Process(self.process.pid).children(recursive=True) or self.family
+
+
+def wait_ready(ranks: Sequence[RankHandle]) -> None:
+    """Until all engines are up; raises RankDied as soon as one can't start."""
+    starting = {rank.pipe: rank for rank in ranks}
+    while starting:
+        ready = multiprocessing.connection.wait(list(starting), timeout=FAMILY_S)
+        for rank in starting.values():
+            rank.note_family()
+        for pipe in ready:
+            _check_ready(starting.pop(pipe))
+
+
+def _check_ready(rank: RankHandle) -> None:
+    try:
+        kind, body = rank.pipe.recv()
+    except (EOFError, OSError):
+        kind, body = "failed", "its process ended; see the log above"
+    if kind != "ready":
+        raise RankDied(f"dwdp rank {rank.index} could not start: {body}")

@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+REPLACED = (
+    "{name} of a dwdp layer would be replaced, but its kernel reads the group's shared experts; "
+    "restart the ranks to load others."
+)
+
 
 class ReadOnlyWeight(RuntimeError):
     """Somebody asked to write to expert weights that the group shares read-only."""
@@ -38,6 +43,8 @@ class ReadOnlyParameter(torch.Tensor):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func == torch.Tensor.data.__set__:
+            raise ReadOnlyWeight(REPLACED.format(name="a parameter"))
         try:
             return super().__torch_function__(func, types, args, kwargs)
         except RuntimeError as error:

@@ -14,7 +14,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.read_only import ReadOnlyParameter, ReadOnlyWeight
+from vllm_dwdp.engine.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.fetch.scheduler import ChosenIds
 
 EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
@@ -83,6 +83,12 @@ class DwdpRoutedExperts(RoutedExperts):
         )
 
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
+
+    def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
+        """PyTorch's way to set a parameter, until the layer is bound."""
+        if self.__dict__.get("is_bound"):
+            raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
+        super().register_parameter(name, param)
 
     def check_loaded(self) -> None:
         """Raise when the checkpoint lacked a local expert; memory would hold garbage."""
