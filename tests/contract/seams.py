@@ -18,6 +18,7 @@ _BY_FILE = {
         "CacheConfig.gpu_memory_utilization",
         "CacheConfig.kv_cache_memory_bytes",
     ),
+    "config/compilation.py": ("CompilationConfig.cudagraph_capture_sizes",),
     "config/device.py": ("DeviceConfig.device_type",),
     "config/load.py": ("LoadConfig.load_format",),
     "config/model.py": (
@@ -184,6 +185,12 @@ _BY_FILE = {
     ),
     "platforms/__init__.py": ("current_platform",),
     "platforms/interface.py": ("Platform.ray_device_key",),
+    "model_executor/offloader/base.py": (
+        "BaseOffloader.wrap_modules",
+        "BaseOffloader.sync_prev_onload",
+        "BaseOffloader.join_after_forward",
+        "set_offloader",
+    ),
     "plugins/__init__.py": ("load_general_plugins",),
     "renderers/inputs/preprocess.py": ("prompt_to_seq", "conversation_to_seq"),
     "utils/cpu_resource_utils.py": (

@@ -2,12 +2,16 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Real MoE layers on slots: bit for bit the unsharded output, in any order of modes and layers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from layer_group import HIDDEN, TOP_K, Group, Model, make_checkpoint
-from poison import Poison
+from poison import Poison, fill_with_nan
+from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.engine.graph_fence import GraphFence, captured_tokens
 from vllm_dwdp.fetch.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -95,6 +99,36 @@ def test_profiling_and_dummy_runs_between_steps():
     for num_tokens in (4, 300, 1, 77, 4):
         case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
         case.check(FetchMode.SELECTIVE, num_tokens=num_tokens)
+
+
+@pytest.mark.parametrize("after", MODES)
+def test_graph_that_writes_slots_between_steps(after):
+    case = Case(4)
+    GraphFence.install(case.model.scheduler)
+    try:
+        for _ in range(3):
+            case.check(FetchMode.PREFETCH)
+            case.model.scheduler.policy = Policy.always(FetchMode.SELECTIVE, captured_tokens=8)
+            get_offloader().sync_prev_onload()
+            fill_with_nan(pages_of(case.model.slots, 4))  # stands for the graph
+            case.check(after)
+    finally:
+        set_offloader(None)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [(None, 0), ([], 0), ([1, 512, 8], 512)])
+def test_captured_tokens_are_those_of_the_largest_graph(sizes, expected):
+    config = SimpleNamespace(compilation_config=SimpleNamespace(cudagraph_capture_sizes=sizes))
+    assert captured_tokens(config) == expected
+
+
+def pages_of(slots, num_layers):
+    return [
+        (page.address, page.num_bytes)
+        for layer_idx in range(num_layers)
+        for tensor_idx in range(2)
+        for _, page in slots.pages(layer_idx, tensor_idx)
+    ]
 
 
 def test_selective_moves_no_more_than_the_experts_chosen():

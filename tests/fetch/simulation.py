@@ -77,6 +77,10 @@ class SimulatedCopier:
         while self._num_done < ticket:
             self._advance()
 
+    @property
+    def is_busy(self):
+        return bool(self._jobs)
+
     def maybe_advance(self):
         while self._jobs and self._random.random() < 0.5:
             self._advance()
@@ -157,6 +161,15 @@ class Simulation:
     def step(self, mode, **options):
         for layer in range(self.num_layers):
             self.run(layer, mode, **options)
+
+    def replay_graph(self, mode):
+        """A captured step of this mode; one that copies writes the slots itself."""
+        self.scheduler.policy = Policy.always(mode, captured_tokens=1)
+        self.scheduler.fence_graph()
+        if self.scheduler.policy.graphs_write_slots:
+            assert not self.copier.is_busy, "a graph writes slots under a copy"
+            self.memory.parts = {slot: set() for slot in range(self._num_slots)}
+        self.copier.maybe_advance()
 
     def _layer(self, layer):
         slot = layer % self._num_slots

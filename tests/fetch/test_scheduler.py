@@ -41,8 +41,8 @@ def test_whatever_runs_reads_what_it_needs(data):
                 simulated.run(layer, mode, num_chosen=num_chosen, fails=fails)
             except KernelFailed:
                 break
-        if data.draw(st.integers(0, 5)) == 0:
-            simulated.scheduler.forget()
+        if data.draw(st.integers(0, 3)) == 0:
+            simulated.replay_graph(data.draw(st.sampled_from(FetchMode)))
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 4])
@@ -139,14 +139,22 @@ def test_selective_brings_again_what_another_layer_of_the_slot_has_overwritten()
     assert simulated.counters.bytes_fetched["selective"] == [3 * 4 * 2]
 
 
-def test_graph_finds_no_copy_under_way_and_leaves_nothing_to_rely_on():
+def test_graph_that_copies_finds_no_copy_under_way_and_leaves_nothing_to_rely_on():
     simulated = simulation(4, 2)
     simulated.scheduler.start()
     simulated.step(PREFETCH)
-    simulated.scheduler.drain()
-    whole = {slot: {(slot, part) for part in range(NUM_PARTS)} for slot in (0, 1)}
-    assert simulated.memory.parts == whole
-    simulated.memory.parts = {0: set(), 1: set()}  # the graph writes them
-    simulated.scheduler.forget()
+    simulated.replay_graph(SELECTIVE)
     simulated.step(PREFETCH)
+    simulated.replay_graph(SELECTIVE)
     simulated.step(SELECTIVE)
+    assert simulated.counters.misses == 2
+
+
+@pytest.mark.parametrize("mode", [DIRECT, PREFETCH])
+def test_graph_of_a_direct_step_leaves_slots_warm(mode):
+    simulated = simulation(5, 2)
+    simulated.scheduler.start()
+    for _ in range(3):
+        simulated.step(PREFETCH)
+        simulated.replay_graph(mode)
+    assert simulated.counters.misses == 0

@@ -67,3 +67,24 @@ def test_captured_steps_never_prefetch():
     assert policy.mode(512) is FetchMode.DIRECT
     assert policy.mode(513) is FetchMode.PREFETCH
     assert policy.table() == "0-512 direct, from 513 prefetch"
+
+
+@pytest.mark.parametrize(
+    ("mode", "captured", "writes"),
+    [
+        (FetchMode.SELECTIVE, 0, False),
+        (FetchMode.SELECTIVE, 8, True),
+        (FetchMode.PREFETCH, 8, False),
+        (FetchMode.DIRECT, 8, False),
+    ],
+)
+def test_only_graphs_of_steps_that_copy_write_slots(mode, captured, writes):
+    assert Policy.always(mode, captured_tokens=captured).graphs_write_slots is writes
+
+
+def test_graphs_of_some_sizes_may_write_slots():
+    modes = (FetchMode.SELECTIVE, FetchMode.DIRECT, FetchMode.PREFETCH)
+    assert Policy((0, 10, 600), modes, captured_tokens=512).graphs_write_slots
+    modes = (FetchMode.DIRECT, FetchMode.SELECTIVE, FetchMode.PREFETCH)
+    assert Policy((0, 10, 600), modes, captured_tokens=10).graphs_write_slots
+    assert not Policy((0, 10, 600), modes, captured_tokens=9).graphs_write_slots

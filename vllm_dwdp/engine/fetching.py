@@ -15,8 +15,10 @@ from vllm.logger import init_logger
 from vllm_dwdp._core import HostCopier, HostDriver, View
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.engine.experts_op import install
+from vllm_dwdp.engine.graph_fence import GraphFence
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import MemoryRange, copy_bytes_per_s
+from vllm_dwdp.fetch.busy_log import BusyLog
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.counters import FetchCounters
@@ -41,11 +43,13 @@ class Fetching:
         rank: int,
         numa_node: int,
         max_tokens: int,
+        captured_tokens: int,
     ) -> None:
         self._config = config
         self._layouts = layouts
         self._rank = rank
         self._max_tokens = max_tokens
+        self._captured_tokens = captured_tokens
         self._driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=numa_node)
         self._copier = HostCopier(num_threads=config.copy_threads)
         self._link = self._local = 0.0
@@ -99,7 +103,9 @@ class Fetching:
             self._scheduler.policy = self._policy(profile)
             if FetchMode.PREFETCH in self._scheduler.policy.modes:
                 self._scheduler.start()
+        GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
+        BusyLog(self.counters).start()
 
     @property
     def policy(self) -> Policy:
@@ -107,13 +113,14 @@ class Fetching:
         return self._scheduler.policy
 
     def _policy(self, profile: Callable[[], Any]) -> Policy:
+        captured = self._captured_tokens
         if self._config.fetch == FetchMode.SELECTIVE:
-            return Policy.always(FetchMode.SELECTIVE)
+            return Policy.always(FetchMode.SELECTIVE, captured_tokens=captured)
         model = self._cost_model(profile)
         self._warn_below_break_even(model)
         if self._config.fetch == FetchMode.PREFETCH:
-            return Policy.always(FetchMode.PREFETCH)
-        policy = Policy.cheapest(model, max_tokens=self._max_tokens)
+            return Policy.always(FetchMode.PREFETCH, captured_tokens=captured)
+        policy = Policy.cheapest(model, max_tokens=self._max_tokens, captured_tokens=captured)
         logger.info("fetch=auto, by tokens in a step: %s; %s", policy.table(), model.describe())
         return policy
 

@@ -22,6 +22,7 @@ from vllm_dwdp.engine.cpu_host import own_numa_node
 from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
+from vllm_dwdp.engine.graph_fence import captured_tokens
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
@@ -145,6 +146,7 @@ class ExpertSharing:
             rank=self.rank,
             numa_node=self._numa_node,
             max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
+            captured_tokens=captured_tokens(self._vllm_config),
         )
         if slots := self._fetching.make_slots(direct):
             check_map_budget(slots.num_maps)

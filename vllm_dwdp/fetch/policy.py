@@ -18,23 +18,27 @@ MIN_GAIN = 0.1
 
 @dataclass(frozen=True)
 class Policy:
-    """starts[i] is the smallest token count that takes modes[i]; starts[0] is 0."""
+    """starts[i] is the smallest token count that takes modes[i]; starts[0] is 0.
+
+    captured_tokens: steps up to this size may be captured in a CUDA graph; 0: none.
+    """
 
     starts: tuple[int, ...]
     modes: tuple[FetchMode, ...]
+    captured_tokens: int = 0
 
     @classmethod
     def always(cls, mode: FetchMode, *, captured_tokens: int = 0) -> "Policy":
         """One mode for all; steps of captured sizes run direct where it is prefetch."""
         if mode is FetchMode.PREFETCH and captured_tokens:
-            return cls((0, captured_tokens + 1), (FetchMode.DIRECT, mode))
-        return cls((0,), (mode,))
+            return cls((0, captured_tokens + 1), (FetchMode.DIRECT, mode), captured_tokens)
+        return cls((0,), (mode,), captured_tokens)
 
     @classmethod
     def cheapest(cls, model: CostModel, *, max_tokens: int, captured_tokens: int = 0) -> "Policy":
         """The cheapest mode for every step up to `max_tokens`, and from there on.
 
-        captured_tokens: steps up to this size may be captured, so they don't prefetch.
+        Steps that may be captured don't prefetch.
         """
         modes = (
             best_mode(
@@ -44,12 +48,18 @@ class Policy:
             )
             for num_tokens in range(max_tokens + 1)
         )
-        return cls._of_runs(modes)
+        return cls._of_runs(modes, captured_tokens)
 
     def mode(self, num_tokens: int) -> FetchMode:
         if len(self.modes) == 1:
             return self.modes[0]
         return self.modes[bisect.bisect_right(self.starts, num_tokens) - 1]
+
+    @property
+    def graphs_write_slots(self) -> bool:
+        """Whether a captured step may run in a mode that copies."""
+        num_ranges = bisect.bisect_right(self.starts, self.captured_tokens)
+        return self.captured_tokens > 0 and set(self.modes[:num_ranges]) != {FetchMode.DIRECT}
 
     def table(self) -> str:
         """The thresholds, for the log: "0-63 selective, from 64 direct"."""
@@ -58,11 +68,11 @@ class Policy:
         return ", ".join(f"{r} {mode}" for r, mode in zip(ranges, self.modes, strict=True))
 
     @classmethod
-    def _of_runs(cls, modes: Iterable[FetchMode]) -> "Policy":
+    def _of_runs(cls, modes: Iterable[FetchMode], captured_tokens: int) -> "Policy":
         starts: list[int] = []
         kept: list[FetchMode] = []
         for num_tokens, mode in enumerate(modes):
             if not kept or kept[-1] is not mode:
                 starts.append(num_tokens)
                 kept.append(mode)
-        return cls(tuple(starts), tuple(kept))
+        return cls(tuple(starts), tuple(kept), captured_tokens)

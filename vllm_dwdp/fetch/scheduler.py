@@ -107,16 +107,17 @@ class FetchScheduler:
             if first is not None and slot.state is SlotState.EMPTY:
                 self._begin_fill(slot, first)
 
-    def drain(self) -> None:
-        """Wait for every copy under way; before a graph that was captured runs, and at the end."""
+    def fence_graph(self) -> None:
+        """Before a graph is captured or runs, and after a capture, whose copies never ran.
+
+        A graph finds no copy under way and assumes nothing of the slots; whoever comes after it
+        finds them empty. Graphs of direct steps touch no slot, so that slots stay warm.
+        """
+        if not self.policy.graphs_write_slots:
+            return
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 self._end_fill(slot)
-
-    def forget(self) -> None:
-        """Slots hold nothing that can be relied on; after a graph that writes them itself."""
-        self.drain()
-        for slot in self._slots:
             slot.discard(self._step)
 
     def _mode(self, layer: int, num_tokens: int) -> FetchMode:
