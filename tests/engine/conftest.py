@@ -5,11 +5,14 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo_model"
@@ -44,10 +47,10 @@ def generate(tmp_path_factory):
     """Run generate.py in a process of its own, once for the same arguments; read what it wrote."""
 
     @functools.cache
-    def run(*arguments: str) -> dict:
+    def run(*arguments: str, model: Path = MODEL) -> dict:
         out = tmp_path_factory.mktemp("generate") / "out.json"
         done = subprocess.run(
-            [sys.executable, GENERATE, MODEL, out, *arguments],
+            [sys.executable, GENERATE, model, out, *arguments],
             capture_output=True,
             text=True,
             timeout=400,
@@ -56,6 +59,25 @@ def generate(tmp_path_factory):
         return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def dense_first_model(tmp_path_factory):
+    """The demo model with a dense first layer, made of four experts; five MoE layers are left."""
+    folder = tmp_path_factory.mktemp("models") / "dense_first"
+    shutil.copytree(MODEL, folder)
+    config = json.loads((MODEL / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mlp_only_layers": [0]}))
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    prefix = "model.layers.0.mlp"
+    for name, axis in (("gate_proj", 0), ("up_proj", 0), ("down_proj", 1)):
+        experts = [tensors[f"{prefix}.experts.{e}.{name}.weight"] for e in range(4)]
+        tensors[f"{prefix}.{name}.weight"] = torch.cat(experts, dim=axis)
+    moe = (f"{prefix}.experts.", f"{prefix}.gate.weight")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(moe)}
+    save_file(kept, file)
+    return folder
 
 
 @pytest.fixture(scope="session")

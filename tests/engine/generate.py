@@ -35,9 +35,11 @@ def main() -> None:
     parser.add_argument("--stock", action="store_true")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--config", type=json.loads, default={})
+    parser.add_argument("--config", type=json.loads, default={}, help="the dwdp section")
+    parser.add_argument("--options", type=json.loads, default={}, help="of vllm.LLM")
     args = parser.parse_args()
     options = {"model": args.model, "max_model_len": 512, "enforce_eager": args.eager}
+    options |= args.options
     from vllm import SamplingParams
 
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=1)

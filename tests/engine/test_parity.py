@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Tokens and log-probabilities equal stock vLLM's, exactly."""
 
-import pytest
+import json
 
 
 def assert_equal(dwdp, stock):
@@ -16,18 +16,39 @@ def test_two_compiled_ranks_equal_stock_vllm(generate, stock):
     assert_equal(generate("--ranks", "2"), stock)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param(["--ranks", "1"], id="one rank"),
-        pytest.param(
-            ["--ranks", "3", "--config", '{"num_experts_per_worker": 7}'],
-            id="three ranks with redundant experts",
-        ),
-    ],
-)
-def test_eager_ranks_equal_stock_vllm(generate, stock_eager, arguments):
-    assert_equal(generate("--eager", *arguments), stock_eager)
+def test_one_eager_rank_equals_stock_vllm(generate, stock_eager):
+    assert_equal(generate("--eager", "--ranks", "1"), stock_eager)
+
+
+def test_three_ranks_with_redundant_experts_on_selective_equal_stock_vllm(generate, stock_eager):
+    config = {"num_experts_per_worker": 7, "fetch": "selective"}
+    ranks = generate("--eager", "--ranks", "3", "--config", json.dumps(config))
+    assert_equal(ranks, stock_eager)
+    for stats in ranks["stats"]:
+        assert stats["steps"]["selective"] == sum(stats["steps"].values()) > 0
+        assert sum(stats["bytes_fetched"]["selective"]) > 0
+
+
+def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, stock):
+    """A slow link: large prefills hide a prefetch, decodes read in place."""
+    config = {"link_gb_per_s": 0.05, "compute_us_per_token": 1000}
+    ranks = generate("--ranks", "2", "--config", json.dumps(config))
+    assert_equal(ranks, stock)
+    for stats in ranks["stats"]:
+        assert min(stats["steps"][mode] for mode in ("direct", "prefetch")) > 10
+        assert stats["fetch"] in ranks["log"]
+
+
+def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):
+    """The first layer of the model is dense, five are MoE layers, on three slots."""
+    same = ["--eager", "--options", '{"max_num_batched_tokens": 64, "max_num_seqs": 32}']
+    config = ["--ranks", "4", "--config", '{"fetch": "prefetch", "num_slots": 3}']
+    ranks = generate(*same, *config, model=dense_first_model)
+    assert_equal(ranks, generate("--stock", *same, model=dense_first_model))
+    for stats in ranks["stats"]:
+        assert stats["num_layers"] == 5
+        assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
+        assert stats["misses"] == 0
 
 
 def test_each_rank_reads_and_holds_only_its_experts(generate):
