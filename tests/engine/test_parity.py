@@ -35,7 +35,7 @@ def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, st
     ranks = generate("--ranks", "2", "--config", json.dumps(config))
     assert_equal(ranks, stock)
     for stats in ranks["stats"]:
-        assert min(stats["steps"][mode] for mode in ("direct", "prefetch")) > 10
+        assert min(stats["steps"][mode] for mode in ("direct", "prefetch")) > 2
         assert stats["fetch"] in ranks["log"]
 
 
