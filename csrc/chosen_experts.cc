@@ -46,7 +46,7 @@ ChosenExperts::Fetched ChosenExperts::Fetch(const Id* ids, std::size_t num_ids) 
     for (const Copy& copy : expert.copies) fetched.bytes_by_peer[expert.peer] += copy.num_bytes;
   }
   fetched.num_copies = round.size();
-  if (!round.empty()) copier_->Wait(copier_->Submit(std::move(list)));
+  if (!round.empty()) copier_->Wait(copier_->Submit(std::move(list), Copier::kCpu), Copier::kCpu);
   for (const std::size_t id : brought) is_held_[id] = true;
   return fetched;
 }

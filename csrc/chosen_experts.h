@@ -10,7 +10,7 @@
 namespace dwdp {
 
 // The missing experts of one layer, and which of them its slot holds now. Brings those that the
-// router chose, each once.
+// router chose, each once. On host memory: the ids are read by the CPU.
 class ChosenExperts {
  public:
   struct Expert {

@@ -28,16 +28,25 @@ struct CopyList : std::enable_shared_from_this<CopyList> {
 };
 
 // Runs copy lists one after the other, in the order of their submission.
+//
+// Whoever reads and frees the destinations works in `stream`, a CUDA stream's handle, and all that
+// it was given before a call comes before what the call orders. Where the CPU is the reader, the
+// calling thread is its own stream, and the handle is kCpu.
 class Copier {
  public:
   using Ticket = std::uint64_t;
+  using Stream = std::uintptr_t;
+  static constexpr Stream kCpu = 0;
 
   virtual ~Copier() = default;
-  // Starts after everything submitted before. Never blocks.
-  virtual Ticket Submit(std::shared_ptr<const CopyList> list) = 0;
-  // Drops the rounds that have not begun. Waiting for the ticket still waits for the one that has.
+  // Starts after everything submitted before, and after what `stream` has to do now.
+  // Never blocks.
+  virtual Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) = 0;
+  // Drops the rounds that have not begun, where there is a way back. Waiting for the ticket still
+  // waits for those that have.
   virtual void Cancel(Ticket ticket) = 0;
-  virtual void Wait(Ticket ticket) = 0;
+  // What `stream` is given from now on comes after the copies.
+  virtual void Wait(Ticket ticket, Stream stream) = 0;
   virtual bool IsDone(Ticket ticket) const = 0;
 };
 

@@ -51,7 +51,7 @@ HostCopier::~HostCopier() {
   threads_.clear();  // joins
 }
 
-Copier::Ticket HostCopier::Submit(std::shared_ptr<const CopyList> list) {
+Copier::Ticket HostCopier::Submit(std::shared_ptr<const CopyList> list, Stream) {
   const std::lock_guard lock(mutex_);
   jobs_.push_back({.ticket = ++num_submitted_, .list = std::move(list)});
   EndJobs();  // an empty list is done at once
@@ -67,7 +67,7 @@ void HostCopier::Cancel(Ticket ticket) {
   EndJobs();
 }
 
-void HostCopier::Wait(Ticket ticket) {
+void HostCopier::Wait(Ticket ticket, Stream) {
   std::unique_lock lock(mutex_);
   Require(ticket <= num_submitted_, "expected the ticket of something submitted, got " +
                                         std::to_string(ticket) + " of " +

@@ -11,7 +11,8 @@
 
 namespace dwdp {
 
-// Threads that copy host memory. What is submitted and not begun when it goes is dropped.
+// Threads that copy host memory, read by the CPU: Wait blocks. What is submitted and not begun
+// when it goes is dropped.
 class HostCopier : public Copier {
  public:
   // `cores` are those its threads may run on; empty: those of the thread that makes it.
@@ -20,9 +21,9 @@ class HostCopier : public Copier {
   HostCopier& operator=(const HostCopier&) = delete;
   ~HostCopier() override;
 
-  Ticket Submit(std::shared_ptr<const CopyList> list) override;
+  Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) override;
   void Cancel(Ticket ticket) override;
-  void Wait(Ticket ticket) override;
+  void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
 
  private:

@@ -15,6 +15,7 @@ class HostDriver : public MemoryDriver {
   explicit HostDriver(HostOptions options) : options_(std::move(options)) {}
 
   std::string kind() const override { return "host"; }
+  int gpu() const override { return kNoGpu; }
   std::size_t granularity() const override { return PageBytes(); }
   std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
   std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,

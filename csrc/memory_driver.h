@@ -46,8 +46,12 @@ class Reservation {
 
 class MemoryDriver {
  public:
+  static constexpr int kNoGpu = -1;
+
   virtual ~MemoryDriver() = default;
   virtual std::string kind() const = 0;
+  // The ordinal of the GPU whose memory it is, or kNoGpu for memory that the CPU reads.
+  virtual int gpu() const = 0;
   virtual std::size_t granularity() const = 0;
   // `view_offset` is where views will map the allocation.
   virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;

@@ -5,6 +5,7 @@
 // their own, and the driver's list of warnings only changes under the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -12,6 +13,8 @@
 
 #include "block.h"
 #include "chosen_experts.h"
+#include "cuda_copier.h"
+#include "cuda_driver.h"
 #include "error.h"
 #include "host_copier.h"
 #include "host_driver.h"
@@ -23,7 +26,7 @@ using namespace nb::literals;
 namespace dwdp {
 namespace {
 
-using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::device::cpu>;
+using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>>;
 using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
 
 const void* Pointer(std::uintptr_t address) { return reinterpret_cast<const void*>(address); }
@@ -34,13 +37,28 @@ Bytes BytesTensor(const std::shared_ptr<View>& view) {
   auto* share = new std::shared_ptr<View>(view);
   nb::capsule owner(share, [](void* p) noexcept { delete static_cast<std::shared_ptr<View>*>(p); });
   const std::size_t shape[] = {view->num_bytes()};
-  return Bytes(view->address(), 1, shape, owner);
+  const bool is_on_gpu = view->gpu() != MemoryDriver::kNoGpu;
+  return Bytes(view->address(), 1, shape, owner, nullptr, nb::dtype<std::uint8_t>(),
+               is_on_gpu ? nb::device::cuda::value : nb::device::cpu::value,
+               is_on_gpu ? view->gpu() : 0);
 }
 
 void BindDriver(nb::module_& module) {
   nb::class_<MemoryDriver>(module, "MemoryDriver")
       .def_prop_ro("kind", &MemoryDriver::kind)
       .def_prop_ro("granularity", &MemoryDriver::granularity)
+      .def_prop_ro("gpu",
+                   [](const MemoryDriver& driver) -> std::optional<int> {
+                     if (driver.gpu() == MemoryDriver::kNoGpu) return std::nullopt;
+                     return driver.gpu();
+                   })
+      .def(
+          "copy",
+          [](MemoryDriver& driver, std::uintptr_t destination, std::uintptr_t source,
+             std::size_t num_bytes) {
+            driver.Copy(reinterpret_cast<void*>(destination), Pointer(source), num_bytes);
+          },
+          "destination_address"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
       .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0)
       .def(
           "import_block",
@@ -71,6 +89,8 @@ void BindDriver(nb::module_& module) {
           nb::kw_only(), "name"_a = "dwdp", "numa_node"_a = -1, "huge_pages"_a = true,
           "require_write_seal"_a = true)
       .def_prop_ro("warnings", &HostDriver::warnings);
+  nb::class_<CudaDriver, MemoryDriver>(module, "CudaDriver")
+      .def(nb::init<int, const std::string&>(), "gpu"_a, "library"_a = kCudaLibrary);
 }
 
 void BindBlock(nb::module_& module) {
@@ -138,16 +158,26 @@ void BindCopier(nb::module_& module) {
   nb::class_<Copier>(module, "Copier")
       .def(
           "submit",
-          [](Copier& copier, std::shared_ptr<CopyList> list) {
-            return copier.Submit(std::move(list));
+          [](Copier& copier, std::shared_ptr<CopyList> list, Copier::Stream stream) {
+            return copier.Submit(std::move(list), stream);
           },
-          "copies"_a)
+          "copies"_a, "stream"_a = Copier::kCpu)
       .def("cancel", &Copier::Cancel, "ticket"_a)
-      .def("wait", &Copier::Wait, "ticket"_a, ReleaseGil())
+      .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("is_done", &Copier::IsDone, "ticket"_a);
   nb::class_<HostCopier, Copier>(module, "HostCopier")
       .def(nb::init<std::size_t, const std::vector<int>&>(), nb::kw_only(), "num_threads"_a = 1,
            "cores"_a = std::vector<int>());
+  nb::class_<CudaCopier, Copier>(module, "CudaCopier")
+      .def(
+          "__init__",
+          [](CudaCopier* self, const CudaDriver& driver, bool use_batches, bool prefer_overlap,
+             bool high_priority) {
+            new (self) CudaCopier(driver.device(), {use_batches, prefer_overlap, high_priority});
+          },
+          "driver"_a, nb::kw_only(), "use_batches"_a = true, "prefer_overlap"_a = true,
+          "high_priority"_a = true)
+      .def_prop_ro("uses_batches", &CudaCopier::uses_batches);
 }
 
 void BindChosenExperts(nb::module_& module) {

@@ -31,6 +31,7 @@ class View {
   void Finish();
 
   std::byte* address() const { return reservation_->address(); }
+  int gpu() const { return driver_->gpu(); }
   std::size_t num_bytes() const { return reservation_->num_bytes(); }
   // Mappings made; private ranges that touch count as one, as they do for the kernel.
   std::size_t num_maps() const;

@@ -40,8 +40,8 @@ PYTHON
 
 install_package() {
   local python=$1 root=$2
-  if ! "$python" -c "import nanobind, scikit_build_core, pytest, hypothesis, ruff, ray" 2>/dev/null; then
-    "$python" -m pip install -q scikit-build-core nanobind ninja
+  if ! "$python" -c "import nanobind, nvidia.cuda_runtime, scikit_build_core, pytest, hypothesis, ruff, ray" 2>/dev/null; then
+    "$python" -m pip install -q scikit-build-core nanobind ninja "nvidia-cuda-runtime-cu12>=12.8,<13"
     "$python" -m pip install -q "clang-format>=18" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
       "pytest-timeout>=2.3" "pyyaml>=6" "ruff>=0.12" "ray>=2.48"
   fi

@@ -12,7 +12,8 @@ export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
 if [ ! -f /usr/include/gtest/gtest.h ]; then
   apt-get update -q >/dev/null && apt-get install -y -q libgtest-dev >/dev/null
 fi
-cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON >/dev/null
+cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON -DPython_EXECUTABLE="$root/.venv/bin/python" \
+  >/dev/null
 cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
 ctest --test-dir build/csrc-tests --output-on-failure
 

@@ -17,12 +17,17 @@ class MemoryDriver:
 
     @property
     def kind(self) -> str:
-        """What the memory is, for peers to compare: "host" here."""
+        """What the memory is, for peers to compare: "host" or "cuda"."""
     @property
     def granularity(self) -> int:
         """Bytes of a page."""
+    @property
+    def gpu(self) -> int | None:
+        """The ordinal of the GPU whose memory it is; None: the CPU reads it."""
+    def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
+        """Done when it returns; for start-up. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:
-        """An open block of zeroes, to be mapped at `view_offset` of views."""
+        """An open block, to be mapped at `view_offset` of views. Host memory is zeroed."""
     def import_block(self, fd: int, num_bytes: int, view_offset: int = 0) -> Block:
         """A peer's block, sealed; size and offset must be those it was created with.
 
@@ -51,6 +56,15 @@ class HostDriver(MemoryDriver):
     @property
     def warnings(self) -> list[str]:
         """What went less well than asked, once each."""
+
+class CudaDriver(MemoryDriver):
+    """Memory of one GPU, shared between the processes of one host as file descriptors.
+
+    Needs CUDA 11.3 or later, virtual memory management, and a GPU that exports descriptors.
+    """
+
+    def __init__(self, gpu: int, library: str = "libcuda.so.1") -> None:
+        """`library`: another than NVIDIA's is a stand-in for tests, whose memory is the host's."""
 
 class Block:
     """One allocation, always mapped whole. Its descriptor is closed when it goes; views stay."""
@@ -101,9 +115,10 @@ class View:
     def finish(self) -> None:
         """Refuses holes; then read-only for good, page tables filled, left out of core dumps."""
     def bytes_tensor(self) -> Any:
-        """uint8 [num_bytes] on the CPU for `torch.from_dlpack`; needs `finish`.
+        """uint8 [num_bytes] on the driver's device for `torch.from_dlpack`; needs `finish`.
 
-        Tensors made of it keep the mapping alive. Writing to one kills the process (SIGSEGV).
+        Tensors made of it keep the mapping alive. Writing to one kills the process on the CPU
+        (SIGSEGV) and the context on a GPU.
         """
 
 CopyTuple = tuple[int, int, int]
@@ -115,14 +130,23 @@ class CopyList:
     def __init__(self, rounds: list[list[CopyTuple]]) -> None: ...
 
 class Copier:
-    """Runs copy lists one after the other, in the order of their submission. Abstract."""
+    """Runs copy lists one after the other, in the order of their submission. Abstract.
 
-    def submit(self, copies: CopyList) -> int:
-        """Start after everything submitted before; returns a ticket. Never blocks."""
+    `stream`: the handle of the CUDA stream that reads the destinations; 0 where the CPU does.
+    """
+
+    def submit(self, copies: CopyList, stream: int = 0) -> int:
+        """Start after everything submitted before, and after what `stream` has to do now.
+
+        Returns a ticket. Never blocks.
+        """
     def cancel(self, ticket: int) -> None:
-        """Drop the rounds that have not begun; `wait` still waits for the one that has."""
-    def wait(self, ticket: int) -> None:
-        """Until all of it is copied. Releases the GIL."""
+        """Drop the rounds that have not begun, on the host; `wait` still waits for the others."""
+    def wait(self, ticket: int, stream: int = 0) -> None:
+        """What `stream` is given from now on comes after the copies; the CPU blocks instead.
+
+        Releases the GIL.
+        """
     def is_done(self, ticket: int) -> bool: ...
 
 class HostCopier(Copier):
@@ -130,6 +154,27 @@ class HostCopier(Copier):
 
     def __init__(self, *, num_threads: int = 1, cores: list[int] = ...) -> None:
         """`cores`: where its threads may run; none: where the calling thread may."""
+
+class CudaCopier(Copier):
+    """A stream of copies on one GPU, ordered with other streams by events.
+
+    Refuses streams under graph capture. Used by one thread.
+    """
+
+    def __init__(
+        self,
+        driver: CudaDriver,
+        *,
+        use_batches: bool = True,
+        prefer_overlap: bool = True,
+        high_priority: bool = True,
+    ) -> None:
+        """`use_batches`: a round is one call, where the driver can (CUDA 12.8).
+
+        `prefer_overlap`: ask for the copy engine inside one GPU, too.
+        """
+    @property
+    def uses_batches(self) -> bool: ...
 
 class ChosenExperts:
     """The missing experts of one layer, and which of them its slot holds now."""

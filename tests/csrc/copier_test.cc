@@ -29,8 +29,8 @@ TEST_P(HostCopierTest, CopiesEverythingBeforeItsTicketIsDone) {
     for (std::size_t i = 0; i < 64; ++i) {
       rounds[i / 8].push_back({destination.data() + i * part, source.data() + i * part, part});
     }
-    const auto ticket = copier.Submit(InRounds(rounds));
-    copier.Wait(ticket);
+    const auto ticket = copier.Submit(InRounds(rounds), Copier::kCpu);
+    copier.Wait(ticket, Copier::kCpu);
     EXPECT_TRUE(copier.IsDone(ticket));
     EXPECT_EQ(destination, source);
   }
@@ -42,19 +42,21 @@ TEST_P(HostCopierTest, RoundsAndListsRunInOrder) {
   const Copy a{destination.data(), first.data(), first.size()};
   const Copy b{destination.data(), second.data(), second.size()};
   for (int repeat = 0; repeat < 50; ++repeat) {
-    copier.Wait(copier.Submit(InRounds({{b}, {a}, {b}})));
+    copier.Wait(copier.Submit(InRounds({{b}, {a}, {b}}), Copier::kCpu), Copier::kCpu);
     EXPECT_EQ(destination, second);
-    copier.Submit(InRounds({{b}}));
-    copier.Wait(copier.Submit(InRounds({{a}})));
+    copier.Submit(InRounds({{b}}), Copier::kCpu);
+    copier.Wait(copier.Submit(InRounds({{a}}), Copier::kCpu), Copier::kCpu);
     EXPECT_EQ(destination, first);
   }
 }
 
 TEST_P(HostCopierTest, EmptyListsAndRoundsAreDone) {
   HostCopier copier(GetParam(), {});
-  copier.Wait(copier.Submit(InRounds({})));
+  copier.Wait(copier.Submit(InRounds({}), Copier::kCpu), Copier::kCpu);
   Bytes destination(1), source = Pattern(1, 9);
-  copier.Wait(copier.Submit(InRounds({{}, {{destination.data(), source.data(), 1}}, {}})));
+  copier.Wait(
+      copier.Submit(InRounds({{}, {{destination.data(), source.data(), 1}}, {}}), Copier::kCpu),
+      Copier::kCpu);
   EXPECT_EQ(destination, source);
 }
 
@@ -63,12 +65,13 @@ TEST_P(HostCopierTest, CancelledListEndsAndLaterOnesRun) {
   const Bytes source = Pattern(1 << 20, 1);
   Bytes slow(source.size()), destination(source.size());
   std::vector<std::vector<Copy>> rounds(1000, {{slow.data(), source.data(), source.size()}});
-  const auto cancelled = copier.Submit(InRounds(rounds));
-  const auto waiting = copier.Submit(InRounds(rounds));
-  const auto kept = copier.Submit(InRounds({{{destination.data(), source.data(), source.size()}}}));
+  const auto cancelled = copier.Submit(InRounds(rounds), Copier::kCpu);
+  const auto waiting = copier.Submit(InRounds(rounds), Copier::kCpu);
+  const auto kept =
+      copier.Submit(InRounds({{{destination.data(), source.data(), source.size()}}}), Copier::kCpu);
   copier.Cancel(waiting);
   copier.Cancel(cancelled);
-  copier.Wait(kept);
+  copier.Wait(kept, Copier::kCpu);
   EXPECT_TRUE(copier.IsDone(cancelled) && copier.IsDone(waiting));
   EXPECT_EQ(destination, source);
 }
@@ -77,8 +80,9 @@ TEST_P(HostCopierTest, GoesWhileCopiesAreLeft) {
   const Bytes source = Pattern(1 << 20, 1);
   Bytes destination(source.size());
   HostCopier copier(GetParam(), {});
-  copier.Submit(InRounds(
-      std::vector<std::vector<Copy>>(10000, {{destination.data(), source.data(), source.size()}})));
+  copier.Submit(InRounds(std::vector<std::vector<Copy>>(
+                    10000, {{destination.data(), source.data(), source.size()}})),
+                Copier::kCpu);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, HostCopierTest, testing::Values(1, 2, 4));
@@ -87,7 +91,7 @@ TEST(HostCopier, RefusesNoThreadsUnknownTicketsAndCores) {
   ExpectRefusal([] { HostCopier(0, {}); }, {"at least one thread", "got none"});
   ExpectRefusal([] { HostCopier(1, {1023}); }, {"binding a copier's thread"});
   HostCopier copier(1, {});
-  ExpectRefusal([&] { copier.Wait(1); }, {"ticket", "got 1 of 0"});
+  ExpectRefusal([&] { copier.Wait(1, Copier::kCpu); }, {"ticket", "got 1 of 0"});
 }
 
 struct Layer {

@@ -42,21 +42,21 @@ class PoisonedCopier:
         self._waiting = {}
         self._num_submitted = 0
 
-    def submit(self, everything):
+    def submit(self, everything, stream):
         copies, pages = everything
         fill_with_nan(pages)
         self._num_submitted += 1
         self._waiting[self._num_submitted] = copies
         if not self._is_late:
-            self.wait(self._num_submitted)
+            self.wait(self._num_submitted, stream)
         return self._num_submitted
 
     def cancel(self, ticket):
         self._waiting.pop(ticket, None)
 
-    def wait(self, ticket):
+    def wait(self, ticket, stream):
         for earlier in sorted(t for t in self._waiting if t <= ticket):
-            self._copier.wait(self._copier.submit(self._waiting.pop(earlier)))
+            self._copier.wait(self._copier.submit(self._waiting.pop(earlier), stream), stream)
 
 
 class PoisonedChosen:

@@ -62,7 +62,7 @@ class SimulatedCopier:
         self._num_submitted = 0
         self._num_done = 0
 
-    def submit(self, copies):
+    def submit(self, copies, stream):
         self._num_submitted += 1
         self._jobs.append(Job(self._num_submitted, copies))
         return self._num_submitted
@@ -72,7 +72,7 @@ class SimulatedCopier:
             if job.ticket == ticket:  # a part that has begun is still written
                 job.num_left = min(job.num_left, self._random.randint(0, 1))
 
-    def wait(self, ticket):
+    def wait(self, ticket, stream):
         assert ticket <= self._num_submitted
         while self._num_done < ticket:
             self._advance()

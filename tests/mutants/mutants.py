@@ -32,7 +32,8 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch), on real layers",
         SCHEDULER,
-        "        self._copier.wait(slot.ticket)\n        slot.end_fill(self._step)",
+        "        self._copier.wait(slot.ticket, self._current_stream())\n"
+        "        slot.end_fill(self._step)",
         "        slot.end_fill(self._step)",
         LAYERS,
     ),
@@ -46,7 +47,8 @@ MUTANTS = (
     Mutant(
         "wait for a cancelled copy before its slot is reused",
         SCHEDULER,
-        "            self._copier.cancel(slot.ticket)\n            self._copier.wait(slot.ticket)",
+        "            self._copier.cancel(slot.ticket)\n"
+        "            self._copier.wait(slot.ticket, self._current_stream())",
         "            self._copier.cancel(slot.ticket)",
         SIMULATED,
     ),

@@ -10,7 +10,7 @@
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from vllm_dwdp._core import CopyList
@@ -31,9 +31,9 @@ class ChosenIds(NamedTuple):
 class Copier(Protocol):
     """`vllm_dwdp._core.Copier`."""
 
-    def submit(self, copies: CopyList) -> int: ...
+    def submit(self, copies: CopyList, stream: int) -> int: ...
     def cancel(self, ticket: int) -> None: ...
-    def wait(self, ticket: int) -> None: ...
+    def wait(self, ticket: int, stream: int) -> None: ...
 
 
 class Chosen(Protocol):
@@ -56,8 +56,17 @@ class Copies(Protocol):
     def num_slices(self) -> int: ...
 
 
+def cpu_stream() -> int:
+    """The CPU is its own stream: who waits for copies blocks."""
+    return 0
+
+
 class FetchScheduler:
-    """layers: what each layer copies; none at all where a rank runs on direct views only."""
+    """layers: what each layer copies; none at all where a rank runs on direct views only.
+
+    current_stream: the handle of the stream that kernels are given to now; copies are ordered with
+    its work.
+    """
 
     def __init__(
         self,
@@ -67,8 +76,10 @@ class FetchScheduler:
         copier: Copier | None,
         policy: Policy,
         counters: FetchCounters,
+        current_stream: Callable[[], int] = cpu_stream,
     ) -> None:
         self.policy = policy
+        self._current_stream = current_stream
         self.counters = counters
         self._layers = layers
         self._copier = copier
@@ -201,7 +212,7 @@ class FetchScheduler:
         slot.begin_fill(layer, self._step, is_whole=True)
         self._uses[layer] = 0
         copies = self._layers[layer]
-        slot.ticket = self._copier.submit(copies.everything)
+        slot.ticket = self._copier.submit(copies.everything, self._current_stream())
         self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
 
     def _expose(self, slot: Slot, layer: int) -> None:
@@ -211,7 +222,7 @@ class FetchScheduler:
 
     def _end_fill(self, slot: Slot) -> None:
         assert self._copier is not None, "a slot fills by a copier"
-        self._copier.wait(slot.ticket)
+        self._copier.wait(slot.ticket, self._current_stream())
         slot.end_fill(self._step)
 
     def _empty(self, slot: Slot) -> None:
@@ -219,7 +230,7 @@ class FetchScheduler:
         if slot.state is SlotState.FILLING:
             assert self._copier is not None, "a slot fills by a copier"
             self._copier.cancel(slot.ticket)
-            self._copier.wait(slot.ticket)
+            self._copier.wait(slot.ticket, self._current_stream())
             self.counters.cancelled += 1
         slot.discard(self._step)
 

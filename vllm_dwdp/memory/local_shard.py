@@ -7,6 +7,7 @@
 * Descriptors are handed out per layer; the fringe stands behind the last layer.
 """
 
+import os
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver
@@ -62,7 +63,15 @@ class LocalShard:
             blocks = self._blocks[layer_idx]
         else:
             blocks = () if self._fringe is None else (self._fringe,)
-        return [(block.export_fd(), block.num_bytes) for block in blocks]
+        found: list[tuple[int, int]] = []
+        try:
+            for block in blocks:
+                found.append((block.export_fd(), block.num_bytes))
+        except BaseException:
+            for fd, _ in found:
+                os.close(fd)
+            raise
+        return found
 
     def _create_fringe(self) -> Block | None:
         num_bytes = self._fringe_layout.num_bytes

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <optional>
+
+#include "cuda_handle.h"
+#include "cuda_range.h"
+#include "memory_driver.h"
+
+namespace dwdp {
+
+// Memory of one GPU, own or a peer's.
+class CudaAllocation : public Allocation {
+ public:
+  // Own memory, open. Its content is undefined until it is filled.
+  static std::unique_ptr<CudaAllocation> Create(const std::shared_ptr<const CudaDevice>& device,
+                                                std::size_t num_bytes);
+  static std::unique_ptr<CudaAllocation> Import(const std::shared_ptr<const CudaDevice>& device,
+                                                UniqueFd fd, std::size_t num_bytes);
+
+  std::size_t num_bytes() const override { return num_bytes_; }
+  std::byte* staging() const override { return staging_ ? staging_->address() : nullptr; }
+  void Seal() override { staging_.reset(); }
+  // CUDA can't forbid a peer to map it for writing; dwdp maps it read-only.
+  bool is_write_sealed() const override { return false; }
+  UniqueFd Export() const override { return handle_.Export(); }
+
+  CUmemGenericAllocationHandle handle() const { return handle_.get(); }
+
+ private:
+  template <typename Source>
+  CudaAllocation(const std::shared_ptr<const CudaDevice>& device, Source source,
+                 std::size_t num_bytes)
+      : handle_(device, std::move(source)), num_bytes_(num_bytes) {}
+
+  CudaHandle handle_;
+  std::size_t num_bytes_;
+  std::optional<CudaRange> staging_;  // writable; gone once sealed
+};
+
+}  // namespace dwdp

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <array>
+
+#include "copier.h"
+#include "cuda_device.h"
+
+namespace dwdp {
+
+struct CudaCopierOptions {
+  // A whole round in one call, where the driver can; else one call per copy.
+  bool use_batches = true;
+  // Ask for the copy engine also inside one GPU, where the driver would take a kernel.
+  bool prefer_overlap = true;
+  // The copy stream goes before others where both want the same engine.
+  bool high_priority = true;
+};
+
+// A stream of copies beside the streams that compute. Events order them; the host never waits.
+//
+// * One thread uses it: the one that runs the model.
+// * It refuses streams under capture: a batch of copies would be lost there without an error.
+class CudaCopier : public Copier {
+ public:
+  CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptions options);
+  CudaCopier(const CudaCopier&) = delete;
+  CudaCopier& operator=(const CudaCopier&) = delete;
+  ~CudaCopier() override;
+
+  Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) override;
+  // What a GPU has been given can't be taken back.
+  void Cancel(Ticket) override {}
+  void Wait(Ticket ticket, Stream stream) override;
+  bool IsDone(Ticket ticket) const override;
+
+  bool uses_batches() const { return use_batches_; }
+
+ private:
+  // Tickets share events in turn. A later ticket's event is safe to wait for, copies being in
+  // order; the ring only keeps waits from being longer than they must be.
+  static constexpr std::size_t kNumEvents = 64;
+  // Submissions of tens of thousands have crashed drivers.
+  static constexpr std::size_t kMaxBatch = 1024;
+
+  void RequireUncaptured(CUstream stream) const;
+  void RequireSubmitted(Ticket ticket) const;
+  void CopyRound(const std::vector<Copy>& round);
+  void CopyBatch(const Copy* copies, std::size_t num_copies);
+  void CopyOneByOne(const std::vector<Copy>& round);
+  void Release();
+
+  std::shared_ptr<const CudaDevice> device_;
+  const CudaApi& api_;
+  bool use_batches_;
+  bool prefer_overlap_;
+  CUstream copy_stream_ = nullptr;
+  CUevent gate_ = nullptr;  // what a computing stream had to do when copies were submitted
+  std::array<CUevent, kNumEvents> done_ = {};
+  Ticket num_submitted_ = 0;
+};
+
+}  // namespace dwdp

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include "cuda_device.h"
+#include "memory_driver.h"
+
+namespace dwdp {
+
+inline constexpr char kCudaLibrary[] = "libcuda.so.1";
+
+// Memory of one GPU, shared between the processes of one host as file descriptors.
+class CudaDriver : public MemoryDriver {
+ public:
+  // Another library than NVIDIA's is a stand-in for tests, whose memory is the host's.
+  CudaDriver(int ordinal, const std::string& library);
+
+  std::string kind() const override { return "cuda"; }
+  int gpu() const override { return is_stand_in_ ? kNoGpu : device_->ordinal(); }
+  std::size_t granularity() const override { return device_->granularity(); }
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
+                                     std::size_t view_offset) override;
+  std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
+  void Copy(void* destination, const void* source, std::size_t num_bytes) override;
+
+  const std::shared_ptr<const CudaDevice>& device() const { return device_; }
+
+ private:
+  std::shared_ptr<const CudaDevice> device_;
+  bool is_stand_in_;
+};
+
+}  // namespace dwdp

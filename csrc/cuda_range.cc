@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "cuda_range.h"
+
+namespace dwdp {
+
+CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
+    : device_(std::move(device)), num_bytes_(num_bytes) {
+  const CudaApi& api = device_->api();
+  api.Check(api.cuMemAddressReserve(&start_, num_bytes_, 0, 0, 0),
+            "cuMemAddressReserve of " + std::to_string(num_bytes_) + " bytes");
+}
+
+CudaRange::~CudaRange() {
+  const CudaApi& api = device_->api();
+  CUcontext popped = nullptr;
+  if (api.cuCtxPushCurrent(device_->context()) == CUDA_SUCCESS) {
+    api.cuCtxSynchronize();
+    api.cuCtxPopCurrent(&popped);
+  }
+  for (const auto& [offset, mapped] : mappings_) api.cuMemUnmap(start_ + offset, mapped);
+  api.cuMemAddressFree(start_, num_bytes_);
+}
+
+void CudaRange::Map(std::size_t offset, CUmemGenericAllocationHandle handle,
+                    std::size_t num_bytes) {
+  const CudaApi& api = device_->api();
+  const auto place = mappings_.emplace(offset, num_bytes).first;
+  const CUresult result = api.cuMemMap(start_ + offset, num_bytes, 0, handle, 0);
+  if (result != CUDA_SUCCESS) mappings_.erase(place);
+  api.Check(result, "cuMemMap of " + std::to_string(num_bytes) + " bytes");
+}
+
+void CudaRange::SetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags) {
+  const CudaApi& api = device_->api();
+  const CUmemAccessDesc access = {
+      .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_->ordinal()}, .flags = flags};
+  api.Check(api.cuMemSetAccess(start_ + offset, num_bytes, &access, 1),
+            "cuMemSetAccess of " + std::to_string(num_bytes) + " bytes");
+}
+
+}  // namespace dwdp

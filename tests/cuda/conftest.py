@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Every test ends without a violation and without anything left allocated."""
+
+import gc
+
+import pytest
+from fake_cuda import FakeCuda, num_descriptors
+
+
+@pytest.fixture(scope="session")
+def library():
+    return FakeCuda()
+
+
+@pytest.fixture
+def fake(library):
+    gc.collect()
+    library.reset()
+    descriptors = num_descriptors()
+    yield library
+    gc.collect()
+    assert library.leaks == []
+    assert library.violations == []
+    assert num_descriptors() == descriptors

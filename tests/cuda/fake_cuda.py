@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The fake CUDA driver (tests/fake_cuda) as Python tests speak to it."""
+
+import ctypes
+import os
+from pathlib import Path
+
+from vllm_dwdp._core import CudaDriver
+
+LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
+INVALID_VALUE, OUT_OF_MEMORY, NOT_SUPPORTED = 1, 2, 801
+
+
+class FakeCuda:
+    """One per process: what the library was told holds for all that use it."""
+
+    def __init__(self):
+        assert LIBRARY.exists(), f"no {LIBRARY}; run 'bash tests/run.sh', which builds it"
+        self._library = ctypes.CDLL(str(LIBRARY))
+        for name in ("violations", "leaks"):
+            getattr(self._library, f"fake_cuda_{name}").restype = ctypes.c_char_p
+        for name in ("make_stream", "end_capture"):
+            getattr(self._library, f"fake_cuda_{name}").restype = ctypes.c_void_p
+
+    def reset(self, seed=0, granularity=4096):
+        self._library.fake_cuda_reset(ctypes.c_uint64(seed))
+        self._library.fake_cuda_set_granularity(ctypes.c_size_t(granularity))
+
+    def driver(self, gpu=0):
+        return CudaDriver(gpu, library=str(LIBRARY))
+
+    def run_at_once(self):
+        self._library.fake_cuda_run_at_once(True)
+
+    def set_version(self, version):
+        self._library.fake_cuda_set_version(version)
+
+    def set_attribute(self, attribute, value):
+        self._library.fake_cuda_set_attribute(attribute, value)
+
+    def fail(self, symbol, nth=1, result=INVALID_VALUE):
+        self._library.fake_cuda_fail(symbol.encode(), nth, result)
+
+    def calls(self, symbol):
+        return self._library.fake_cuda_calls(symbol.encode())
+
+    @property
+    def violations(self):
+        return self._library.fake_cuda_violations().decode().splitlines()
+
+    @property
+    def leaks(self):
+        return self._library.fake_cuda_leaks().decode().splitlines()
+
+    def make_stream(self):
+        return self._library.fake_cuda_make_stream()
+
+    def destroy_stream(self, stream):
+        self._library.fake_cuda_destroy_stream(ctypes.c_void_p(stream))
+
+    def synchronize(self, stream):
+        return self._library.fake_cuda_synchronize(ctypes.c_void_p(stream))
+
+    def read(self, stream, address, into):
+        """A kernel that copies device memory into a CPU tensor."""
+        return self._library.fake_cuda_read(
+            ctypes.c_void_p(stream),
+            ctypes.c_uint64(address),
+            ctypes.c_size_t(into.nbytes),
+            ctypes.c_void_p(into.data_ptr()),
+        )
+
+    def fill(self, stream, address, num_bytes, value):
+        """A kernel that writes device memory."""
+        return self._library.fake_cuda_fill(
+            ctypes.c_void_p(stream),
+            ctypes.c_uint64(address),
+            ctypes.c_size_t(num_bytes),
+            ctypes.c_ubyte(value),
+        )
+
+    def begin_capture(self, stream):
+        return self._library.fake_cuda_begin_capture(ctypes.c_void_p(stream))
+
+    def end_capture(self, stream):
+        """The graph, or None when the capture was broken."""
+        return self._library.fake_cuda_end_capture(ctypes.c_void_p(stream))
+
+    def launch(self, graph, stream):
+        return self._library.fake_cuda_launch(ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+
+    def destroy_graph(self, graph):
+        self._library.fake_cuda_destroy_graph(ctypes.c_void_p(graph))
+
+
+def num_descriptors():
+    return len(os.listdir("/proc/self/fd"))

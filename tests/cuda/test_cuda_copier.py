@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The copy stream: ordered by events alone, batches within the driver's limits."""
+
+import gc
+
+import pytest
+import torch
+from gpu_ranks import make_ranks
+
+from vllm_dwdp._core import CopyList, CudaCopier, DriverError
+
+PAGE = 4096
+UNSUPPORTED_UNDER_CAPTURE = 900
+
+
+@pytest.fixture
+def stream(fake):
+    made = fake.make_stream()
+    yield made
+    fake.destroy_stream(made)
+
+
+def test_what_the_wrong_stream_orders_is_a_race(fake, stream):
+    """The guards themselves: copies ordered with another stream than the kernels'."""
+    (rank,) = make_ranks(fake)[:1]
+    rank.scheduler._current_stream = lambda: stream
+    for _ in range(3):
+        rank.step()
+    rank.num_wrong_reads()
+    found = set(fake.violations)
+    assert "no event orders cuMemcpyBatchAsync of 8192 bytes after a kernel's read" in found, "WAR"
+    assert "no event orders a kernel's read after cuMemcpyBatchAsync of 8192 bytes" in found, "RAW"
+    del rank
+    gc.collect()
+    fake.reset()
+
+
+def test_missing_wait_shows_as_wrong_data(fake, stream):
+    num_wrong = 0
+    for seed in range(10):
+        fake.reset(seed)
+        (rank,) = make_ranks(fake)[:1]
+        rank.scheduler._current_stream = lambda: stream
+        for _ in range(3):
+            rank.step()
+        num_wrong += rank.num_wrong_reads()
+        del rank
+        gc.collect()
+        fake.reset()
+    assert num_wrong > 0
+
+
+def test_rounds_of_many_copies_are_cut_into_batches_of_1024(fake, stream):
+    driver = fake.driver()
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    copier = CudaCopier(driver)
+    copies = [(page.address + i, source.address + i, 1) for i in range(2500)]
+    fake.fill(stream, source.address, PAGE, 7)
+    copier.wait(copier.submit(CopyList([copies]), stream), stream)
+    assert fake.calls("cuMemcpyBatchAsync") == 3
+    into = torch.zeros(2500, dtype=torch.uint8)
+    fake.read(stream, page.address, into)
+    fake.synchronize(stream)
+    assert (into == 7).all()
+
+
+def test_tickets_outlive_the_ring_of_events(fake, stream):
+    driver = fake.driver()
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    copier = CudaCopier(driver)
+    fake.fill(stream, source.address, PAGE, 7)
+    whole = CopyList([[(page.address, source.address, PAGE)]])
+    tickets = [copier.submit(whole, stream) for _ in range(200)]
+    copier.wait(tickets[0], stream)
+    while not copier.is_done(tickets[-1]):
+        pass
+    assert all(copier.is_done(ticket) for ticket in tickets)
+
+
+@pytest.mark.parametrize("ticket", [0, 2])
+def test_ticket_of_nothing_is_refused(fake, stream, ticket):
+    copier = CudaCopier(fake.driver())
+    copier.submit(CopyList([]), stream)
+    with pytest.raises(DriverError, match=f"expected the ticket .* got {ticket} of 1"):
+        copier.wait(ticket, stream)
+
+
+def test_driver_without_batches_copies_one_by_one(fake, stream):
+    fake.set_version(12_040)
+    driver = fake.driver()
+    copier = CudaCopier(driver)
+    assert not copier.uses_batches
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    fake.fill(stream, source.address, PAGE, 9)
+    copies = [(page.address + at, source.address + at, 1024) for at in range(0, PAGE, 1024)]
+    copier.wait(copier.submit(CopyList([copies]), stream), stream)
+    assert fake.calls("cuMemcpyDtoDAsync") == 4
+    into = torch.zeros(PAGE, dtype=torch.uint8)
+    fake.read(stream, page.address, into)
+    fake.synchronize(stream)
+    assert (into == 9).all()
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_stream_under_capture_is_refused(fake, stream, is_waiting):
+    copier = CudaCopier(fake.driver())
+    ticket = copier.submit(CopyList([]), stream)
+    fake.begin_capture(stream)
+    with pytest.raises(DriverError, match="expected a stream that runs, got one under graph"):
+        copier.wait(ticket, stream) if is_waiting else copier.submit(CopyList([]), stream)
+    graph = fake.end_capture(stream)
+    assert graph is not None, "refusing leaves the capture whole"
+    fake.destroy_graph(graph)

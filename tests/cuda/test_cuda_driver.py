@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Blocks, slots and views of GPU memory, over the fake driver."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from fake_cuda import LIBRARY, OUT_OF_MEMORY
+
+from vllm_dwdp._core import CudaDriver, DriverError, HostDriver
+
+PAGE = 4096
+VIRTUAL_MEMORY, POSIX_DESCRIPTORS = 102, 103
+"""CU_DEVICE_ATTRIBUTE_*."""
+
+
+def pattern(num_bytes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num_bytes,), dtype=torch.uint8, generator=generator)
+
+
+def sealed_block(driver, source, view_offset=0):
+    block = driver.create_block(source.nbytes, view_offset)
+    block.fill(0, source.data_ptr(), source.nbytes)
+    block.seal()
+    return block
+
+
+def test_view_of_own_peers_and_private_pages_shows_them_side_by_side(fake):
+    driver, peer = fake.driver(), fake.driver(1)
+    own, theirs, boundary = pattern(2 * PAGE, 1), pattern(3 * PAGE, 2), pattern(PAGE, 3)
+    block = sealed_block(driver, own)
+    exported = sealed_block(peer, theirs, 3 * PAGE)
+    view = driver.reserve_view(6 * PAGE)
+    view.map_block(0, block)
+    view.map_private(2 * PAGE, PAGE)
+    view.map_block(3 * PAGE, driver.import_block(exported.export_fd(), 3 * PAGE, 3 * PAGE))
+    view.fill_private(2 * PAGE, boundary.data_ptr(), PAGE)
+    calls = fake.calls("cuMemSetAccess")
+    view.finish()
+    assert fake.calls("cuMemSetAccess") == calls + 1, "one access call per view"
+    tensor = torch.from_dlpack(view.bytes_tensor())
+    del block, exported, driver, peer, view
+    gc.collect()
+    assert torch.equal(tensor, torch.cat([own, boundary, theirs]))
+
+
+def test_memory_of_a_gpu_says_so(fake):
+    driver = fake.driver()
+    assert driver.kind == "cuda"
+    assert driver.granularity == PAGE
+    assert driver.gpu is None, "the stand-in's memory is the CPU's"
+
+
+def test_sealed_block_has_no_writable_alias_left(fake):
+    driver = fake.driver()
+    block = driver.create_block(PAGE)
+    block.seal()
+    assert fake.calls("cuMemUnmap") == 1
+    with pytest.raises(DriverError, match=r"expected a block that is still open"):
+        block.fill(0, pattern(PAGE).data_ptr(), PAGE)
+    assert not block.is_write_sealed, "CUDA can't promise what peers do"
+
+
+def test_private_pages_are_zeroed(fake):
+    driver = fake.driver()
+    view = driver.reserve_view(PAGE)
+    view.map_private(0, PAGE)
+    view.finish()
+    assert not torch.from_dlpack(view.bytes_tensor()).any()
+
+
+def test_writing_to_a_view_kills_the_process(fake):
+    body = f"""
+import ctypes
+from vllm_dwdp._core import CudaDriver
+driver = CudaDriver(0, library={str(LIBRARY)!r})
+view = driver.reserve_view(driver.granularity)
+view.map_private(0, driver.granularity)
+view.finish()
+ctypes.memset(view.address, 1, 1)
+"""
+    ran = subprocess.run([sys.executable, "-c", body], capture_output=True, timeout=60, check=False)
+    assert ran.returncode == -signal.SIGSEGV, ran.stderr
+
+
+def test_blocks_of_another_memory_are_refused(fake):
+    block = HostDriver().create_block(PAGE)
+    block.seal()
+    view = fake.driver().reserve_view(PAGE)
+    with pytest.raises(DriverError, match=r"expected a block of GPU memory"):
+        view.map_block(0, block)
+
+
+def test_a_descriptor_of_another_kind_is_refused_and_closed(fake):
+    fd = os.open("/dev/null", os.O_RDONLY)
+    with pytest.raises(DriverError, match=r"cuMemImportFromShareableHandle of a peer's block"):
+        fake.driver().import_block(fd, PAGE)
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+def test_memory_of_a_hidden_gpu_is_refused_with_that_reason(fake, monkeypatch):
+    exported = sealed_block(fake.driver(1), pattern(PAGE))
+    fd = exported.export_fd()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(DriverError, match=r"INVALID_DEVICE.*must be visible.*CUDA_VISIBLE_DEVICES"):
+        fake.driver().import_block(fd, PAGE)
+
+
+def test_full_gpu_says_what_to_do(fake):
+    driver = fake.driver()
+    fake.fail("cuMemCreate", result=OUT_OF_MEMORY)
+    with pytest.raises(DriverError, match=r"cuMemCreate of 4096 bytes failed.*free GPU memory"):
+        driver.create_block(PAGE)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "name"),
+    [
+        (VIRTUAL_MEMORY, "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"),
+        (POSIX_DESCRIPTORS, "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"),
+    ],
+)
+def test_gpu_that_cannot_share_is_refused_by_the_attribute_it_lacks(fake, attribute, name):
+    fake.set_attribute(attribute, 0)
+    with pytest.raises(DriverError, match=name):
+        fake.driver()
+
+
+def test_a_driver_older_than_a_symbol_is_refused(fake):
+    fake.set_version(10_000)
+    with pytest.raises(DriverError, match=r"expected \w+ of CUDA 1\d\.\d .*update NVIDIA's driver"):
+        fake.driver()
+
+
+def test_each_symbol_is_asked_for_at_its_own_version(fake):
+    """An older driver refuses versions above its own; batches alone are newer than 11.3."""
+    fake.set_version(11_030)
+    driver = fake.driver()
+    assert sealed_block(driver, pattern(PAGE)).num_bytes == PAGE
+
+
+def test_without_a_driver_the_core_imports_and_says_what_is_missing():
+    with pytest.raises(DriverError, match=r"expected the CUDA driver in no-such-library.so"):
+        CudaDriver(0, library="no-such-library.so")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Every driver call that can fail is made to fail once: a clear error, and nothing left behind."""
+
+import gc
+
+import pytest
+from fake_cuda import OUT_OF_MEMORY, num_descriptors
+from gpu_ranks import make_ranks
+
+from vllm_dwdp._core import DriverError
+
+SYMBOLS = (
+    "cuInit",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuMemGetAllocationGranularity",
+    "cuDevicePrimaryCtxRetain",
+    "cuCtxPushCurrent",
+    "cuCtxSynchronize",
+    "cuCtxGetStreamPriorityRange",
+    "cuMemCreate",
+    "cuMemAddressReserve",
+    "cuMemMap",
+    "cuMemSetAccess",
+    "cuMemExportToShareableHandle",
+    "cuMemImportFromShareableHandle",
+    "cuMemcpyAsync",
+    "cuMemsetD8Async",
+    "cuStreamCreateWithPriority",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuStreamWaitEvent",
+    "cuStreamIsCapturing",
+    "cuMemcpyBatchAsync",
+    "cuMemcpyDtoDAsync",
+)
+
+CALLED_BY_DESTRUCTORS = ("cuCtxPushCurrent", "cuCtxSynchronize")
+"""Which carry on."""
+
+
+def run(fake, **options):
+    """Two ranks from nothing to the end of a second step."""
+    ranks = make_ranks(fake, **options)
+    for rank in ranks:
+        rank.scheduler.start()
+        rank.step()
+        rank.step()
+    assert [rank.num_wrong_reads() for rank in ranks] == [0, 0]
+
+
+def options_for(symbol):
+    return {"use_batches": symbol != "cuMemcpyDtoDAsync"}
+
+
+@pytest.fixture(scope="module")
+def num_calls(library):
+    """Of each symbol in a run without a fault."""
+    counts = {}
+    for symbol in SYMBOLS:
+        library.reset()
+        run(library, **options_for(symbol))
+        gc.collect()
+        counts[symbol] = library.calls(symbol)
+    return counts
+
+
+@pytest.mark.parametrize("place", ["first", "second", "middle", "last"])
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_fault_leaves_nothing_behind(fake, num_calls, symbol, place):
+    last = num_calls[symbol]
+    assert last > 0, "the run calls it"
+    nth = {"first": 1, "second": 2, "middle": (last + 1) // 2, "last": last}[place]
+    if nth > last:
+        pytest.skip(f"a run calls {symbol} once")
+    descriptors = num_descriptors()
+    fake.fail(symbol, nth, OUT_OF_MEMORY)
+    sentence = ""
+    try:
+        run(fake, **options_for(symbol))
+    except DriverError as error:
+        sentence = str(error)
+    gc.collect()
+    if sentence:
+        assert symbol in sentence
+        assert "CUDA_ERROR_OUT_OF_MEMORY" in sentence
+        assert "free GPU memory" in sentence
+    else:
+        assert symbol in CALLED_BY_DESTRUCTORS and place != "first", "a fault went unnoticed"
+    assert fake.leaks == []
+    assert num_descriptors() == descriptors

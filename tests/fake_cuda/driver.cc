@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// The entry points. Each counts itself, fails when told to, and does its work under one lock.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include <cstring>
+
+#include "device.h"
+#include "findings.h"
+#include "memory.h"
+#include "timeline.h"
+
+#define ENTER(name)                               \
+  const std::lock_guard guard(fake_cuda::lock()); \
+  if (const CUresult fault = findings().Enter(name)) return fault
+
+namespace fake_cuda {
+
+std::string Device::leaks() const {
+  std::string text;
+  if (num_retained != 0) text += std::to_string(num_retained) + " retained contexts\n";
+  if (num_pushed != 0) text += std::to_string(num_pushed) + " pushed contexts\n";
+  return text;
+}
+
+Device& device() {
+  static Device one;
+  return one;
+}
+
+std::recursive_mutex& lock() {
+  static std::recursive_mutex one;
+  return one;
+}
+
+namespace {
+
+const CUcontext kContext = reinterpret_cast<CUcontext>(0xc0);
+
+CUresult Refuse(const std::string& text) {
+  findings().Violate(text);
+  return CUDA_ERROR_INVALID_VALUE;
+}
+
+std::string Bytes(const char* what, std::size_t num_bytes) {
+  return std::string(what) + " of " + std::to_string(num_bytes) + " bytes";
+}
+
+void* Host(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
+
+// Addresses that were never reserved are the host's, which copies may also touch.
+Work CopyOf(const char* what, CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes,
+            bool may_be_host) {
+  Work work{Bytes(what, num_bytes), {}, [=] { std::memcpy(Host(to), Host(from), num_bytes); }};
+  if (!may_be_host || memory().IsReserved(to)) work.accesses.push_back({to, num_bytes, true});
+  if (!may_be_host || memory().IsReserved(from)) work.accesses.push_back({from, num_bytes, false});
+  return work;
+}
+
+}  // namespace
+
+CUresult GetErrorName(CUresult error, const char** text) {
+  switch (error) {
+    case CUDA_ERROR_INVALID_VALUE:
+      *text = "CUDA_ERROR_INVALID_VALUE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_OUT_OF_MEMORY:
+      *text = "CUDA_ERROR_OUT_OF_MEMORY";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_NO_DEVICE:
+      *text = "CUDA_ERROR_NO_DEVICE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_INVALID_DEVICE:
+      *text = "CUDA_ERROR_INVALID_DEVICE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_NOT_SUPPORTED:
+      *text = "CUDA_ERROR_NOT_SUPPORTED";
+      return CUDA_SUCCESS;
+    default:
+      *text = nullptr;
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+}
+
+CUresult GetErrorString(CUresult, const char** text) {
+  *text = "as the fake driver was told";
+  return CUDA_SUCCESS;
+}
+
+CUresult Init(unsigned flags) {
+  ENTER("cuInit");
+  return flags == 0 ? CUDA_SUCCESS : Refuse("cuInit with flags");
+}
+
+CUresult DeviceGet(CUdevice* found, int ordinal) {
+  ENTER("cuDeviceGet");
+  if (ordinal < 0 || ordinal >= Device::kNumGpus) return CUDA_ERROR_INVALID_DEVICE;
+  *found = ordinal;
+  return CUDA_SUCCESS;
+}
+
+CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+  ENTER("cuDeviceGetAttribute");
+  *value = device().attribute(attribute);
+  return CUDA_SUCCESS;
+}
+
+CUresult DevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+  ENTER("cuDevicePrimaryCtxRetain");
+  ++device().num_retained;
+  *context = kContext;
+  return CUDA_SUCCESS;
+}
+
+CUresult DevicePrimaryCtxRelease(CUdevice) {
+  ENTER("cuDevicePrimaryCtxRelease");
+  return --device().num_retained < 0 ? Refuse("a context released too often") : CUDA_SUCCESS;
+}
+
+CUresult CtxPushCurrent(CUcontext context) {
+  ENTER("cuCtxPushCurrent");
+  if (context != kContext) return Refuse("cuCtxPushCurrent of none");
+  ++device().num_pushed;
+  return CUDA_SUCCESS;
+}
+
+CUresult CtxPopCurrent(CUcontext* context) {
+  ENTER("cuCtxPopCurrent");
+  *context = kContext;
+  return --device().num_pushed < 0 ? Refuse("a context popped too often") : CUDA_SUCCESS;
+}
+
+CUresult RequireContext(const char* what) {
+  return device().num_pushed > 0 ? CUDA_SUCCESS : Refuse(std::string(what) + " without a context");
+}
+
+CUresult CtxSynchronize() {
+  ENTER("cuCtxSynchronize");
+  if (const CUresult refused = RequireContext("cuCtxSynchronize")) return refused;
+  return timeline().SynchronizeAll();
+}
+
+CUresult CtxGetStreamPriorityRange(int* lowest, int* highest) {
+  ENTER("cuCtxGetStreamPriorityRange");
+  *lowest = 0;
+  *highest = -5;
+  return RequireContext("cuCtxGetStreamPriorityRange");
+}
+
+CUresult MemGetAllocationGranularity(std::size_t* granularity, const CUmemAllocationProp*,
+                                     CUmemAllocationGranularity_flags) {
+  ENTER("cuMemGetAllocationGranularity");
+  *granularity = memory().granularity;
+  return CUDA_SUCCESS;
+}
+
+CUresult MemCreate(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
+                   const CUmemAllocationProp* wanted, unsigned long long flags) {
+  ENTER("cuMemCreate");
+  if (flags != 0 || wanted->type != CU_MEM_ALLOCATION_TYPE_PINNED ||
+      wanted->location.type != CU_MEM_LOCATION_TYPE_DEVICE || wanted->location.id < 0 ||
+      wanted->location.id >= Device::kNumGpus) {
+    return Refuse("cuMemCreate of memory that no GPU has");
+  }
+  const bool is_exportable =
+      (wanted->requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0;
+  return memory().Create(handle, num_bytes, wanted->location.id, is_exportable);
+}
+
+CUresult MemRelease(CUmemGenericAllocationHandle handle) {
+  ENTER("cuMemRelease");
+  return memory().Release(handle);
+}
+
+CUresult MemAddressReserve(CUdeviceptr* start, std::size_t num_bytes, std::size_t, CUdeviceptr,
+                           unsigned long long) {
+  ENTER("cuMemAddressReserve");
+  return memory().Reserve(start, num_bytes);
+}
+
+CUresult MemAddressFree(CUdeviceptr start, std::size_t num_bytes) {
+  ENTER("cuMemAddressFree");
+  return memory().Free(start, num_bytes);
+}
+
+CUresult MemMap(CUdeviceptr start, std::size_t num_bytes, std::size_t offset,
+                CUmemGenericAllocationHandle handle, unsigned long long flags) {
+  ENTER("cuMemMap");
+  if (flags != 0) return Refuse("cuMemMap with flags");
+  return memory().Map(start, num_bytes, offset, handle);
+}
+
+CUresult MemUnmap(CUdeviceptr start, std::size_t num_bytes) {
+  ENTER("cuMemUnmap");
+  timeline().CheckUnused(start, num_bytes, "cuMemUnmap");
+  return memory().Unmap(start, num_bytes);
+}
+
+CUresult MemSetAccess(CUdeviceptr start, std::size_t num_bytes, const CUmemAccessDesc* access,
+                      std::size_t num_access) {
+  ENTER("cuMemSetAccess");
+  if (num_access != 1) return Refuse("cuMemSetAccess for several devices");
+  return memory().SetAccess(start, num_bytes, access->flags);
+}
+
+CUresult MemExportToShareableHandle(void* fd, CUmemGenericAllocationHandle handle,
+                                    CUmemAllocationHandleType type, unsigned long long) {
+  ENTER("cuMemExportToShareableHandle");
+  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
+  return memory().Export(static_cast<int*>(fd), handle);
+}
+
+CUresult MemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* fd,
+                                      CUmemAllocationHandleType type) {
+  ENTER("cuMemImportFromShareableHandle");
+  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
+  return memory().Import(handle, static_cast<int>(reinterpret_cast<std::uintptr_t>(fd)));
+}
+
+CUresult MemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {
+  ENTER("cuMemcpyAsync");
+  return timeline().Enqueue(stream, CopyOf("cuMemcpyAsync", to, from, num_bytes, true));
+}
+
+CUresult MemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {
+  ENTER("cuMemcpyDtoDAsync");
+  return timeline().Enqueue(stream, CopyOf("cuMemcpyDtoDAsync", to, from, num_bytes, false));
+}
+
+// As real drivers do: under capture an error that leaves the capture whole, without the copies.
+CUresult MemcpyBatchAsync(CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, std::size_t count,
+                          CUmemcpyAttributes*, std::size_t* attribute_of,
+                          std::size_t num_attributes, std::size_t*, CUstream stream) {
+  ENTER("cuMemcpyBatchAsync");
+  if (timeline().IsCapturing(stream)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (stream == nullptr) return Refuse("cuMemcpyBatchAsync on the null stream");
+  if (count == 0 || count > 1024 || num_attributes != 1 || attribute_of[0] != 0) {
+    return Refuse("cuMemcpyBatchAsync of " + std::to_string(count) + " copies");
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto work = CopyOf("cuMemcpyBatchAsync", to[i], from[i], sizes[i], false);
+    if (const CUresult refused = timeline().Enqueue(stream, work)) return refused;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult MemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t num_bytes,
+                       CUstream stream) {
+  ENTER("cuMemsetD8Async");
+  return timeline().Enqueue(stream, {Bytes("cuMemsetD8Async", num_bytes),
+                                     {{to, num_bytes, true}},
+                                     [=] { std::memset(Host(to), value, num_bytes); }});
+}
+
+CUresult StreamCreateWithPriority(CUstream* stream, unsigned flags, int priority) {
+  ENTER("cuStreamCreateWithPriority");
+  if (flags != CU_STREAM_NON_BLOCKING || priority > 0 || priority < -5) {
+    return Refuse("cuStreamCreateWithPriority that blocks, or out of range");
+  }
+  return timeline().Create(stream);
+}
+
+CUresult StreamDestroy(CUstream stream) {
+  ENTER("cuStreamDestroy");
+  return timeline().Destroy(stream);
+}
+
+CUresult StreamSynchronize(CUstream stream) {
+  ENTER("cuStreamSynchronize");
+  return timeline().Synchronize(stream);
+}
+
+CUresult StreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+  ENTER("cuStreamWaitEvent");
+  return timeline().Wait(stream, event);
+}
+
+CUresult StreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
+  ENTER("cuStreamIsCapturing");
+  *status = timeline().IsCapturing(stream) ? CU_STREAM_CAPTURE_STATUS_ACTIVE
+                                           : CU_STREAM_CAPTURE_STATUS_NONE;
+  return CUDA_SUCCESS;
+}
+
+CUresult EventCreate(CUevent* event, unsigned flags) {
+  ENTER("cuEventCreate");
+  if (flags != CU_EVENT_DISABLE_TIMING) return Refuse("cuEventCreate with timing");
+  return timeline().Create(event);
+}
+
+CUresult EventRecord(CUevent event, CUstream stream) {
+  ENTER("cuEventRecord");
+  return timeline().Record(event, stream);
+}
+
+CUresult EventQuery(CUevent event) {
+  ENTER("cuEventQuery");
+  return timeline().Query(event);
+}
+
+CUresult EventDestroy(CUevent event) {
+  ENTER("cuEventDestroy");
+  return timeline().Destroy(event);
+}
+
+// Name, function, and the CUDA version whose signature it has.
+struct Symbol {
+  const char* name;
+  int version;
+  void* function;
+};
+
+#define SYMBOL(name, version) \
+  {"cu" #name, version,       \
+   reinterpret_cast<void*>(static_cast<PFN_cu##name##_v##version>(fake_cuda::name))}
+
+const Symbol kSymbols[] = {
+    SYMBOL(GetErrorName, 6000),
+    SYMBOL(GetErrorString, 6000),
+    SYMBOL(Init, 2000),
+    SYMBOL(DeviceGet, 2000),
+    SYMBOL(DeviceGetAttribute, 2000),
+    SYMBOL(DevicePrimaryCtxRetain, 7000),
+    SYMBOL(DevicePrimaryCtxRelease, 11000),
+    SYMBOL(CtxPushCurrent, 4000),
+    SYMBOL(CtxPopCurrent, 4000),
+    SYMBOL(CtxSynchronize, 2000),
+    SYMBOL(CtxGetStreamPriorityRange, 5050),
+    SYMBOL(MemGetAllocationGranularity, 10020),
+    SYMBOL(MemCreate, 10020),
+    SYMBOL(MemRelease, 10020),
+    SYMBOL(MemAddressReserve, 10020),
+    SYMBOL(MemAddressFree, 10020),
+    SYMBOL(MemMap, 10020),
+    SYMBOL(MemUnmap, 10020),
+    SYMBOL(MemSetAccess, 10020),
+    SYMBOL(MemExportToShareableHandle, 10020),
+    SYMBOL(MemImportFromShareableHandle, 10020),
+    SYMBOL(MemcpyAsync, 4000),
+    SYMBOL(MemcpyDtoDAsync, 3020),
+    SYMBOL(MemcpyBatchAsync, 12080),
+    SYMBOL(MemsetD8Async, 3020),
+    SYMBOL(StreamCreateWithPriority, 5050),
+    SYMBOL(StreamDestroy, 4000),
+    SYMBOL(StreamSynchronize, 2000),
+    SYMBOL(StreamWaitEvent, 3020),
+    SYMBOL(StreamIsCapturing, 10000),
+    SYMBOL(EventCreate, 2000),
+    SYMBOL(EventRecord, 2000),
+    SYMBOL(EventQuery, 2000),
+    SYMBOL(EventDestroy, 4000),
+};
+
+}  // namespace fake_cuda
+
+using fake_cuda::device;
+using fake_cuda::findings;
+
+// Refuses versions above its own, as real drivers do, and those that a symbol never had.
+extern "C" CUresult cuGetProcAddress_v2(const char* name, void** function, int version, cuuint64_t,
+                                        CUdriverProcAddressQueryResult*) {
+  ENTER("cuGetProcAddress");
+  *function = nullptr;
+  if (version > device().version) return CUDA_ERROR_INVALID_VALUE;
+  for (const auto& symbol : fake_cuda::kSymbols) {
+    if (std::strcmp(symbol.name, name) == 0 && symbol.version == version) {
+      *function = symbol.function;
+      return CUDA_SUCCESS;
+    }
+  }
+  return CUDA_ERROR_NOT_FOUND;
+}

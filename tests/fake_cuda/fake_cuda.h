@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// A CUDA driver on host memory, for tests: the entry points that dwdp uses, stricter than NVIDIA's.
+//
+// * What is given to a stream runs later, in an order that a seed picks among those that events
+//   allow: a missing wait shows as wrong data.
+// * Two accesses to the same physical bytes that no event orders are a violation, even when the
+//   data came out right.
+// * Any call can be made to fail.
+//
+// Below: what tests say to it. Texts are one finding a line, empty when there is none, and valid
+// until the next call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+// Forgets faults, counts and violations; what is allocated stays. Orders follow the seed.
+void fake_cuda_reset(std::uint64_t seed);
+// Everything runs at once, in the order of the calls: for a CPU that reads what streams write.
+void fake_cuda_run_at_once(bool at_once);
+void fake_cuda_set_granularity(std::size_t num_bytes);
+void fake_cuda_set_version(int version);
+void fake_cuda_set_attribute(int attribute, int value);
+// The nth call of a symbol from now on, counted from 1, returns `result` and does nothing.
+void fake_cuda_fail(const char* symbol, int nth, int result);
+// Calls since the reset.
+int fake_cuda_calls(const char* symbol);
+const char* fake_cuda_violations();
+const char* fake_cuda_leaks();
+
+// Kernels: one copies device memory to `into`, which isn't the device's, one fills it.
+int fake_cuda_read(void* stream, std::uint64_t address, std::size_t num_bytes, void* into);
+int fake_cuda_fill(void* stream, std::uint64_t address, std::size_t num_bytes, unsigned char value);
+
+void* fake_cuda_make_stream();
+void fake_cuda_destroy_stream(void* stream);
+int fake_cuda_synchronize(void* stream);
+int fake_cuda_begin_capture(void* stream);
+// Null when the capture was broken.
+void* fake_cuda_end_capture(void* stream);
+int fake_cuda_launch(void* graph, void* stream);
+void fake_cuda_destroy_graph(void* graph);
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// What is counted, what is to fail, and what went wrong.
+#pragma once
+
+#include <cuda.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace fake_cuda {
+
+class Findings {
+ public:
+  // Counts the call; an error other than success is to be returned at once.
+  CUresult Enter(const std::string& symbol);
+  void Fail(const std::string& symbol, int nth, CUresult result);
+  int calls(const std::string& symbol) const;
+  void Violate(const std::string& text) { violations_.push_back(text); }
+  std::string violations() const;
+  void Reset();
+
+ private:
+  struct Fault {
+    int nth;
+    CUresult result;
+  };
+  std::map<std::string, int> calls_;
+  std::map<std::string, Fault> faults_;
+  std::vector<std::string> violations_;
+};
+
+Findings& findings();
+
+}  // namespace fake_cuda

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// Physical memory, the handles that name it, and the addresses where it is mapped.
+#pragma once
+
+#include <cuda.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fake_cuda {
+
+// A memory file; alive while a handle or a mapping holds it.
+struct Physical {
+  int fd;
+  std::size_t num_bytes;
+  std::uint64_t id;  // the same in every process
+  bool is_exportable;
+  ~Physical();
+};
+
+// Bytes of physical memory behind a range of addresses.
+struct Segment {
+  std::uint64_t physical;
+  std::size_t start;
+  std::size_t num_bytes;
+};
+
+class Memory {
+ public:
+  CUresult Create(CUmemGenericAllocationHandle* handle, std::size_t num_bytes, int gpu,
+                  bool is_exportable);
+  CUresult Export(int* fd, CUmemGenericAllocationHandle handle) const;
+  CUresult Import(CUmemGenericAllocationHandle* handle, int fd);
+  CUresult Release(CUmemGenericAllocationHandle handle);
+  CUresult Reserve(CUdeviceptr* start, std::size_t num_bytes);
+  CUresult Free(CUdeviceptr start, std::size_t num_bytes);
+  CUresult Map(CUdeviceptr start, std::size_t num_bytes, std::size_t offset,
+               CUmemGenericAllocationHandle handle);
+  CUresult Unmap(CUdeviceptr start, std::size_t num_bytes);
+  CUresult SetAccess(CUdeviceptr start, std::size_t num_bytes, CUmemAccess_flags flags);
+
+  // The memory behind addresses; a violation unless all of it is mapped with that access.
+  bool Resolve(CUdeviceptr start, std::size_t num_bytes, bool writes,
+               std::vector<Segment>* segments) const;
+  bool IsReserved(CUdeviceptr address) const;
+  std::string leaks() const;
+
+  std::size_t granularity = std::size_t{2} << 20;
+
+ private:
+  struct Mapping {
+    std::size_t num_bytes;
+    std::shared_ptr<Physical> physical;
+    CUmemAccess_flags access = CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  };
+  using Mappings = std::map<CUdeviceptr, Mapping>;
+
+  CUmemGenericAllocationHandle Hold(std::shared_ptr<Physical> physical);
+  // The mappings that fill a range from its first byte to its last; none if they don't.
+  std::vector<Mappings::iterator> WholeMappings(CUdeviceptr start, std::size_t num_bytes);
+
+  std::map<CUmemGenericAllocationHandle, std::shared_ptr<Physical>> handles_;
+  std::map<CUdeviceptr, std::size_t> ranges_;
+  Mappings mappings_;
+  CUmemGenericAllocationHandle last_handle_ = 0;
+};
+
+Memory& memory();
+
+}  // namespace fake_cuda

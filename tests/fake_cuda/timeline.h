@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+// Streams and events: work runs late, in any order that events allow.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace fake_cuda {
+
+// How far each stream had come; what a clock covers happens before.
+using Clock = std::map<CUstream, std::uint64_t>;
+
+struct Access {
+  CUdeviceptr start;
+  std::size_t num_bytes;
+  bool writes;
+};
+
+struct Work {
+  std::string what;
+  std::vector<Access> accesses;
+  std::function<void()> run;
+};
+
+struct Graph {
+  std::vector<Work> work;
+};
+
+// One at a time.
+struct Capture {
+  CUstream origin;
+  bool is_broken = false;
+  std::map<CUstream, bool> is_joined;  // streams that events drew into it
+  Graph graph;
+};
+
+class Timeline {
+ public:
+  CUresult Create(CUstream* stream);
+  CUresult Destroy(CUstream stream);
+  CUresult Create(CUevent* event);
+  CUresult Destroy(CUevent event);
+
+  CUresult Enqueue(CUstream stream, Work work);
+  CUresult Record(CUevent event, CUstream stream);
+  CUresult Wait(CUstream stream, CUevent event);
+  CUresult Synchronize(CUstream stream);
+  CUresult SynchronizeAll();
+  CUresult Query(CUevent event);
+
+  CUresult BeginCapture(CUstream stream);
+  CUresult EndCapture(CUstream stream, std::unique_ptr<Graph>* graph);
+  bool IsCapturing(CUstream stream) const;
+  CUresult Launch(const Graph& graph, CUstream stream);
+
+  // Memory goes: a violation when work that waits still uses it.
+  void CheckUnused(CUdeviceptr start, std::size_t num_bytes, const std::string& why) const;
+  void Reset(std::uint64_t seed) { random_.seed(seed); }
+  void RunAtOnce(bool at_once) { runs_at_once_ = at_once; }
+  std::string leaks() const;
+
+ private:
+  struct Item {
+    std::uint64_t number;  // in its stream, from 1
+    Clock after;
+    Work work;
+  };
+  struct Stream {
+    Clock clock;  // what comes before the next item
+    std::uint64_t num_enqueued = 0;
+    std::uint64_t num_run = 0;
+    std::deque<Item> waiting;
+  };
+  struct Event {
+    Clock clock;
+    CUstream captured_in = nullptr;
+  };
+  struct Past {
+    std::size_t start, end;
+    CUstream stream;
+    std::uint64_t number;
+    bool writes;
+    std::string what;
+  };
+
+  CUresult RefuseWhileCapturing(CUstream stream);
+  bool CheckAccess(const Work& work) const;
+  void CheckRaces(CUstream stream, const Item& item);
+  void RunUntil(const Clock& target);
+  CUstream PickReady(const std::vector<CUstream>& order);
+  bool IsReady(const Stream& stream) const;
+  bool HasRun(const Clock& clock) const;
+  Clock Everything() const;
+
+  std::map<CUstream, Stream> streams_{{nullptr, {}}};
+  std::map<CUevent, Event> events_;
+  std::map<std::uint64_t, std::vector<Past>> past_;  // by physical memory
+  Clock host_;                                       // what the host has waited for
+  std::unique_ptr<Capture> capture_;
+  std::mt19937_64 random_;
+  std::uintptr_t last_name_ = 0x1000;
+  bool runs_at_once_ = false;
+};
+
+Timeline& timeline();
+
+}  // namespace fake_cuda
