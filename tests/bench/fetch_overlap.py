@@ -8,6 +8,7 @@ copy. Not a timed unit test: run it on a machine that does nothing else.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vllm_dwdp._core import CopyList, HostCopier, HostDriver
+from vllm_dwdp._core import ChosenExperts, CopyList, HostCopier, HostDriver
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -59,8 +60,9 @@ class Rank:
             num_slots=args.slots,
             slice_bytes=args.slice_bytes,
         )
+        chosen = functools.partial(ChosenExperts, copier)
         self.copies = [
-            self.slots.copies(layer, self.direct[layer], copier) for layer in range(args.layers)
+            self.slots.copies(layer, self.direct[layer], chosen) for layer in range(args.layers)
         ]
         self.counters = FetchCounters(args.layers, 2)
         self.scheduler = FetchScheduler(

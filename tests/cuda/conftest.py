@@ -5,7 +5,7 @@
 import gc
 
 import pytest
-from fake_cuda import FakeCuda, num_descriptors
+from fake_cuda import FakeCuda, num_memory_files
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +17,8 @@ def library():
 def fake(library):
     gc.collect()
     library.reset()
-    descriptors = num_descriptors()
     yield library
     gc.collect()
     assert library.leaks == []
     assert library.violations == []
-    assert num_descriptors() == descriptors
+    assert num_memory_files() == 0

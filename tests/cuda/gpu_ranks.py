@@ -6,10 +6,11 @@ Kernels read what a layer's views show, in a stream; what they read is compared 
 """
 
 import weakref
+from functools import partial
 
 import torch
 
-from vllm_dwdp._core import CudaCopier
+from vllm_dwdp._core import ChosenExperts, CudaCopier
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -75,7 +76,7 @@ class GpuRank:
         copier = CudaCopier(driver, **options)
         self.counters = FetchCounters(len(layers), layouts[0][0].placement.dwdp_size)
         self.scheduler = FetchScheduler(
-            [slots.copies(i, direct[i], copier) for i in indices],
+            [slots.copies(i, direct[i], partial(ChosenExperts, copier)) for i in indices],
             num_slots=num_slots,
             copier=copier,
             policy=Policy.always(FetchMode.PREFETCH),

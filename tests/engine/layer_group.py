@@ -3,6 +3,7 @@
 """The ranks of a dwdp group as MoE layers of one process: vLLM's own layers, real memory files."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
-from vllm_dwdp._core import HostCopier, HostDriver
+from vllm_dwdp._core import ChosenExperts, HostCopier, HostDriver
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import install, register_op
@@ -143,7 +144,9 @@ class Group:
         for layer_idx, experts in enumerate(model.experts):
             on_slot = views.build_on_slot(layer_idx, slots)
             bind_layer(experts, layouts[layer_idx], direct[layer_idx], on_slot)
-        copies = [slots.copies(i, direct[i], copier) for i in range(len(layouts))]
+        copies = [
+            slots.copies(i, direct[i], partial(ChosenExperts, copier)) for i in range(len(layouts))
+        ]
         if poison is not None:
             copier, copies = poison.between(copier, copies, slots, layouts)
         model.slots = slots

@@ -7,12 +7,13 @@
   is 'direct' and takes no slots.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp._core import HostCopier, HostDriver, View
+from vllm_dwdp._core import ChosenExperts, HostCopier, HostDriver, View
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.graph_fence import GraphFence
@@ -86,7 +87,8 @@ class Fetching:
         copies: list[LayerCopies] = []
         if self.slots is not None:
             self._check_router_is_heard(layers)
-            copies = [self.slots.copies(i, direct[i], self._copier) for i in range(len(layers))]
+            chosen = functools.partial(ChosenExperts, self._copier)
+            copies = [self.slots.copies(i, direct[i], chosen) for i in range(len(layers))]
         self._scheduler = FetchScheduler(
             copies,
             num_slots=self.slots.num_slots if self.slots else 0,

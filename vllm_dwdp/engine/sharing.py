@@ -29,6 +29,7 @@ from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.layout import LayerLayout
@@ -96,7 +97,7 @@ class ExpertSharing:
         with self._timed("adopt"):
             shard = self._adopt(layers, layouts)
         with self._timed("meet"):
-            self._session.meet(manifest, shard.descriptors, num_layers=len(layouts) + 1)
+            self._meet(manifest, shard, num_layers=len(layouts))
         with self._timed("bind"):
             views = self._bind(layers, layouts, shard)
         self._session.finish()
@@ -134,6 +135,17 @@ class ExpertSharing:
         for warning in self._driver.warnings:
             logger.warning("%s", warning)
         return shard
+
+    def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
+        """Behind the last layer stands the fringe, behind that the page that ranks try first."""
+        probe = PeerProbe(self._driver, job_rank=self.job_rank)
+        probe_idx = num_layers + 1
+
+        def descriptors(layer_idx: int) -> list[tuple[int, int]]:
+            return probe.descriptors() if layer_idx == probe_idx else shard.descriptors(layer_idx)
+
+        self._session.meet(manifest, descriptors, num_layers=probe_idx + 1)
+        self._session.probe(probe, probe_idx)
 
     def _bind(
         self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard

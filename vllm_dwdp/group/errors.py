@@ -23,6 +23,10 @@ class ManifestMismatch(GroupError):
     """Two ranks were started with different models or options."""
 
 
+class PeersUnreachable(GroupError):
+    """A rank can't map the memory of another; every rank raises this with the same sentence."""
+
+
 class ExchangeRefused(GroupError):
     """A descriptor request was refused, or answered with something else than expected."""
 

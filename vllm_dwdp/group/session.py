@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from vllm_dwdp.group.descriptor_client import DescriptorClient
 from vllm_dwdp.group.descriptor_server import DescriptorServer, DescriptorSource
-from vllm_dwdp.group.errors import GroupError, ManifestMismatch, RankFailed
+from vllm_dwdp.group.errors import GroupError, ManifestMismatch, PeersUnreachable, RankFailed
 from vllm_dwdp.group.failure_watch import LAST_PHASE
 from vllm_dwdp.group.manifest import Manifest, check_manifests
+from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
 
 
@@ -48,6 +49,19 @@ class GroupSession:
             self._connect_to_peers(self._server)
         self._doing = "binding its experts"
 
+    def probe(self, probe: PeerProbe, layer_idx: int) -> None:
+        """Map and read the page that each peer hands out as this layer; all ranks vote.
+
+        Raises PeersUnreachable, the same on every rank, unless every pair can.
+        """
+        reasons = {}
+        for peer_rank, job_rank in enumerate(self._rendezvous.job_ranks):
+            if peer_rank != self._rendezvous.dwdp_rank:
+                (fd,) = self.layer(peer_rank, layer_idx, [probe.num_bytes])
+                reasons[job_rank] = probe.reason(fd, peer_job_rank=job_rank)
+        votes = self._rendezvous.gather("probe", json.dumps(reasons).encode())
+        _check_votes([json.loads(vote) for vote in votes], self._rendezvous.job_ranks)
+
     def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:
         """A peer's descriptors for a layer; the caller owns them. Ranks count in the group."""
         self._rendezvous.check()
@@ -61,7 +75,7 @@ class GroupSession:
 
     def abort(self, error: BaseException) -> str:
         """Tell the others; returns the sentence that ends every rank. Never raises."""
-        if isinstance(error, RankFailed | ManifestMismatch):
+        if isinstance(error, RankFailed | ManifestMismatch | PeersUnreachable):
             sentence = self._rendezvous.end(str(error))
         else:
             sentence = self._rendezvous.fail(_one_line(error), doing=self._doing)
@@ -93,6 +107,23 @@ class GroupSession:
             self._server.close()
             self._server = None
         self._rendezvous.close()
+
+
+def _check_votes(votes: Sequence[dict[str, str | None]], job_ranks: Sequence[int]) -> None:
+    """votes: by rank, why it can't read a peer's memory, or None, by the peer's number."""
+    failed = [
+        (rank, peer, reason)
+        for rank, vote in zip(job_ranks, votes, strict=True)
+        for peer, reason in vote.items()
+        if reason is not None
+    ]
+    if failed:
+        rank, peer, reason = failed[0]
+        pairs = ", ".join(f"{peer}->{rank}" for rank, peer, _ in failed)
+        raise PeersUnreachable(
+            f"dwdp rank {rank} can't read the memory of rank {peer}: {reason} "
+            f"(pairs that can't: {pairs}, of {len(votes) * (len(votes) - 1)})"
+        )
 
 
 def _one_line(error: BaseException) -> str:

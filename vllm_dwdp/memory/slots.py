@@ -7,21 +7,29 @@
   alias; nothing is ever written through a view.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from vllm_dwdp._core import ChosenExperts, Copier, CopyList, MemoryDriver, SlotPage, View
+from vllm_dwdp._core import CopyList, MemoryDriver, SlotPage, View
 from vllm_dwdp.copy_plan import CopyPlan, Slice, expert_slices
 from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.slot_layout import SlotLayout, SlotPiece
 
+Copy = tuple[int, int, int]
+"""(destination address, source address, bytes)."""
+
+Chosen = TypeVar("Chosen")
+MakeChosen = Callable[[list[tuple[int, list[Copy]]], int], Chosen]
+"""(by expert: peer and copies, number of peers) -> what brings those that the router chose."""
+
 
 @dataclass(frozen=True)
-class LayerCopies:
+class LayerCopies(Generic[Chosen]):
     """What the scheduler moves for one layer: all that it misses, or the experts chosen."""
 
     everything: CopyList
-    chosen: ChosenExperts
+    chosen: Chosen
     bytes_by_peer: tuple[int, ...]
     num_slices: int
 
@@ -77,7 +85,9 @@ class Slots:
             if piece.tensor_idx == tensor_idx
         ]
 
-    def copies(self, layer_idx: int, direct: Sequence[View], copier: Copier) -> LayerCopies:
+    def copies(
+        self, layer_idx: int, direct: Sequence[View], make_chosen: MakeChosen[Chosen]
+    ) -> LayerCopies[Chosen]:
         """What brings a layer's missing experts; `direct` are its views of peers' blocks."""
         layer = self._layers[layer_idx]
         placement = layer[0].placement
@@ -97,7 +107,7 @@ class Slots:
             everything=CopyList(
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds]
             ),
-            chosen=ChosenExperts(copier, experts, placement.dwdp_size),
+            chosen=make_chosen(experts, placement.dwdp_size),
             bytes_by_peer=tuple(plan.bytes_by_peer(placement.dwdp_size)),
             num_slices=plan.num_slices,
         )
@@ -105,7 +115,7 @@ class Slots:
     def _pieces(self, layer_idx: int) -> Sequence[SlotPiece]:
         return self._layouts[layer_idx % self.num_slots].pieces[layer_idx]
 
-    def _copy(self, layer_idx: int, s: Slice, direct: Sequence[View]) -> tuple[int, int, int]:
+    def _copy(self, layer_idx: int, s: Slice, direct: Sequence[View]) -> Copy:
         page = self._pages[layer_idx % self.num_slots][s.page_idx]
         source = direct[s.tensor_idx].address + s.view_offset
         return page.address + s.page_offset, source, s.num_bytes

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Compiles the gather kernel for GPUs, which needs none; prints what it was compiled for."""
+
+import itertools
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vllm_dwdp.fetch import gather
+
+CAPABILITIES = (80, 90, 100)
+TYPES = {"ids_address": "i64", "num_ids": "i32", "num_peers": "i32"} | dict.fromkeys(
+    ("held", "held_next"), "*i32"
+)
+
+
+def compile_for(capability, id_type, word_type):
+    constants = {
+        "PARTS": gather.PARTS,
+        "ID_TYPE": id_type,
+        "WORD_TYPE": word_type,
+        "ID_BLOCK": gather.ID_BLOCK,
+        "WORD_BLOCK": gather.WORD_BLOCK,
+    }
+    kernel = gather._gather
+    signature = {
+        name: "constexpr" if name in constants else TYPES.get(name, "*i64")
+        for name in kernel.arg_names
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+
+
+for capability in CAPABILITIES:
+    for types in itertools.product(gather.ID_TYPES.values(), (tl.int64, tl.uint8)):
+        compiled = compile_for(capability, *types)
+        assert compiled.asm["cubin"]
+    print(f"sm_{capability}", compiled.metadata.name)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""One rank as a process on a GPU of the fake driver; says in JSON how it went.
+
+Run with a job: {"rank", "size", "port", "gpu", "steps", and "visible" for CUDA_VISIBLE_DEVICES}.
+"""
+
+import gc
+import json
+import os
+import sys
+
+job = json.loads(sys.argv[1])
+if "visible" in job:
+    os.environ["CUDA_VISIBLE_DEVICES"] = job["visible"]
+
+from fake_cuda import FakeCuda, num_memory_files  # noqa: E402
+from gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
+
+from vllm_dwdp.config import FetchMode  # noqa: E402
+from vllm_dwdp.group.manifest import Manifest  # noqa: E402
+from vllm_dwdp.group.peer_probe import PeerProbe  # noqa: E402
+from vllm_dwdp.group.rendezvous import Rendezvous  # noqa: E402
+from vllm_dwdp.group.session import GroupSession  # noqa: E402
+from vllm_dwdp.group.store import Endpoint  # noqa: E402
+from vllm_dwdp.placement import Placement  # noqa: E402
+
+NUM_LAYERS, NUM_EXPERTS = 3, 7
+
+
+def run(fake):
+    """What this rank read wrongly, after its steps."""
+    session = GroupSession(
+        Rendezvous(
+            endpoint=Endpoint("127.0.0.1", job["port"]),
+            job_rank=job["rank"],
+            job_size=job["size"],
+            dwdp_size=job["size"],
+            timeout_s=60,
+        ),
+        timeout_s=30,
+    )
+    try:
+        session.open()
+        rank = bind(fake, session)
+        session.finish()
+    except Exception as error:
+        return session.abort(error)
+    rank.scheduler.start()
+    for step in range(job["steps"]):
+        rank.step(FetchMode.DIRECT if step % 3 == 2 else FetchMode.PREFETCH)
+    return f"{rank.num_wrong_reads()} wrong reads"
+
+
+def bind(fake, session):
+    driver = fake.driver(job["gpu"])
+    placement = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=job["size"])
+    layers = make_layers(NUM_LAYERS, NUM_EXPERTS)
+    layouts = layouts_of(layers, placement, driver.granularity)
+    shard = adopt(driver, layouts, layers, job["rank"])
+    probe = PeerProbe(driver, job_rank=job["rank"])
+
+    def descriptors(layer_idx):
+        return probe.descriptors() if layer_idx > NUM_LAYERS else shard.descriptors(layer_idx)
+
+    manifest = Manifest(
+        dwdp_version="0.1.0",
+        model_fingerprint="abc",
+        dtype="uint8",
+        quantization="None",
+        placement=placement.ranges,
+        memory_kind=driver.kind,
+        granularity=driver.granularity,
+        tensors=(),
+    )
+    session.meet(manifest, descriptors, num_layers=NUM_LAYERS + 2)
+    session.probe(probe, NUM_LAYERS + 1)
+    return GpuRank(fake, driver, layouts, layers, shard, job["rank"], session.layer, num_slots=2)
+
+
+fake = FakeCuda()
+fake.reset(seed=job["rank"])
+ending = run(fake)
+gc.collect()
+print(
+    json.dumps(
+        {
+            "ending": ending,
+            "violations": fake.violations,
+            "leaks": fake.leaks,
+            "memory_files": num_memory_files(),
+            "imports": fake.calls("cuMemImportFromShareableHandle"),
+        }
+    )
+)
