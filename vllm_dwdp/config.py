@@ -13,7 +13,6 @@ from typing import Any
 CONFIG_KEY = "dwdp"
 AUTO = "auto"
 DEFAULT_NUM_SLOTS = 2
-DEFAULT_SLICE_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 540.0
 """A minute below VLLM_ENGINE_READY_TIMEOUT_S, so that the sentence with the reason comes first."""
 
@@ -42,8 +41,10 @@ class DwdpConfig:
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
-    slice_bytes: copies are cut into slices of this many bytes, one per peer in each round.
+    slice_bytes: copies are cut into slices of this many bytes, one per peer in each round; default:
+        1 MiB on host memory, 64 MiB on a GPU.
     copy_threads: threads that copy, on host memory.
+    batched_copies: on a GPU, give the driver a round of copies in one call, where it can.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
@@ -54,8 +55,9 @@ class DwdpConfig:
     num_experts_per_worker: int | None = None
     fetch: str = AUTO
     num_slots: int = DEFAULT_NUM_SLOTS
-    slice_bytes: int = DEFAULT_SLICE_BYTES
+    slice_bytes: int | None = None
     copy_threads: int = 1
+    batched_copies: bool = True
     link_gb_per_s: float | None = None
     compute_us_per_token: float | None = None
     rendezvous: str | None = None
@@ -66,9 +68,14 @@ class DwdpConfig:
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
-        for name in ("num_slots", "slice_bytes", "copy_threads"):
+        _check_count("slice_bytes", self.slice_bytes)
+        for name in ("num_slots", "copy_threads"):
             _check_count(name, getattr(self, name), may_be_none=False)
-        if self.slice_bytes < mmap.PAGESIZE:
+        if not isinstance(self.batched_copies, bool):
+            raise ConfigError(
+                f"dwdp.batched_copies must be true or false, got {self.batched_copies!r}."
+            )
+        if self.slice_bytes is not None and self.slice_bytes < mmap.PAGESIZE:
             raise ConfigError(
                 f"dwdp.slice_bytes must be at least a page of {mmap.PAGESIZE} bytes, got "
                 f"{self.slice_bytes}."

@@ -17,6 +17,12 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo_model"
 GENERATE = Path(__file__).with_name("generate.py")
+CUDA_STAND_IN = {
+    "DWDP_CUDA_LIBRARY": str(ROOT / "build" / "csrc-tests" / "libfake_cuda.so"),
+    "FAKE_CUDA_RUN_AT_ONCE": "1",
+    "FAKE_CUDA_GRANULARITY": "4096",
+}
+"""The CUDA driver's calls on host memory, in the order of the calls, for engines on the CPU."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,13 +53,14 @@ def generate(tmp_path_factory):
     """Run generate.py in a process of its own, once for the same arguments; read what it wrote."""
 
     @functools.cache
-    def run(*arguments: str, model: Path = MODEL) -> dict:
+    def run(*arguments: str, model: Path = MODEL, on_cuda: bool = False) -> dict:
         out = tmp_path_factory.mktemp("generate") / "out.json"
         done = subprocess.run(
             [sys.executable, GENERATE, model, out, *arguments],
             capture_output=True,
             text=True,
             timeout=400,
+            env=os.environ | (CUDA_STAND_IN if on_cuda else {}),
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}

@@ -17,11 +17,12 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
-from vllm_dwdp._core import ChosenExperts, HostCopier, HostDriver
+from vllm_dwdp._core import ChosenExperts, HostCopier
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import install, register_op
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
+from vllm_dwdp.engine.rank_memory import HostMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -121,7 +122,8 @@ class Group:
     """All ranks of a group, loaded and adopted, handing each other descriptors."""
 
     def __init__(self, dwdp_size, num_experts_per_worker, checkpoint, make_model):
-        self.driver = HostDriver(name="dwdp-rank0")
+        self.memory = HostMemory(rank=0)
+        self.driver = self.memory.driver
         self.models = []
         for rank in range(dwdp_size):
             with as_rank(rank, dwdp_size, num_experts_per_worker):
@@ -129,7 +131,7 @@ class Group:
         page = self.driver.granularity
         self.layouts = [[layer_layout(e, page) for e in model.experts] for model in self.models]
         self.shards = [
-            adopt(self.driver, model.experts, self.layouts[rank], rank)
+            adopt(self.memory, model.experts, self.layouts[rank], rank)
             for rank, model in enumerate(self.models)
         ]
 

@@ -39,6 +39,16 @@ def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, st
         assert stats["fetch"] in ranks["log"]
 
 
+def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
+    """Blocks, views, slots and copies by the CUDA driver's calls, over a stand-in."""
+    ranks = generate("--eager", "--config", '{"fetch": "prefetch"}', on_cuda=True)
+    assert_equal(ranks, stock_eager)
+    for stats in ranks["stats"]:
+        assert stats["memory"] == "cuda"
+        assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
+        assert stats["misses"] == 0
+
+
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):
     """The first layer of the model is dense, five are MoE layers, on three slots."""
     same = ["--eager", "--options", '{"max_num_batched_tokens": 64, "max_num_seqs": 32}']

@@ -7,6 +7,8 @@
 // * Two accesses to the same physical bytes that no event orders are a violation, even when the
 //   data came out right.
 // * Any call can be made to fail.
+// * FAKE_CUDA_RUN_AT_ONCE and FAKE_CUDA_GRANULARITY (bytes) in the environment are as if the first
+//   call had been the function of that name.
 //
 // Below: what tests say to it. Texts are one finding a line, empty when there is none, and valid
 // until the next call.

@@ -197,6 +197,11 @@ std::string Memory::leaks() const {
   return text;
 }
 
+std::size_t Memory::FirstGranularity() {
+  const char* given = std::getenv("FAKE_CUDA_GRANULARITY");
+  return given == nullptr ? std::size_t{2} << 20 : std::stoul(given);
+}
+
 CUmemGenericAllocationHandle Memory::Hold(std::shared_ptr<Physical> physical) {
   handles_[++last_handle_] = std::move(physical);
   return last_handle_;

@@ -48,7 +48,7 @@ class Memory {
   bool IsReserved(CUdeviceptr address) const;
   std::string leaks() const;
 
-  std::size_t granularity = std::size_t{2} << 20;
+  std::size_t granularity = FirstGranularity();
 
  private:
   struct Mapping {
@@ -58,6 +58,7 @@ class Memory {
   };
   using Mappings = std::map<CUdeviceptr, Mapping>;
 
+  static std::size_t FirstGranularity();
   CUmemGenericAllocationHandle Hold(std::shared_ptr<Physical> physical);
   // The mappings that fill a range from its first byte to its last; none if they don't.
   std::vector<Mappings::iterator> WholeMappings(CUdeviceptr start, std::size_t num_bytes);

@@ -6,6 +6,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <map>
@@ -108,7 +109,7 @@ class Timeline {
   std::unique_ptr<Capture> capture_;
   std::mt19937_64 random_;
   std::uintptr_t last_name_ = 0x1000;
-  bool runs_at_once_ = false;
+  bool runs_at_once_ = std::getenv("FAKE_CUDA_RUN_AT_ONCE") != nullptr;
 };
 
 Timeline& timeline();

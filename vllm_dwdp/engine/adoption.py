@@ -6,12 +6,12 @@
 * Nothing here knows of peers; whoever builds the views does.
 """
 
-import ctypes
 from collections.abc import Iterable, Sequence
 
 import torch
 
-from vllm_dwdp._core import MemoryDriver, View
+from vllm_dwdp._core import View
+from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.layout import ExpertTensor, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -31,20 +31,20 @@ def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
 
 
 def adopt(
-    driver: MemoryDriver,
+    memory: RankMemory,
     layers: Sequence[DwdpRoutedExperts],
     layouts: Sequence[LayerLayout],
     rank: int,
 ) -> LocalShard:
     """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer."""
-    give_back_memory()
-    shard = LocalShard(driver, layouts, rank)
+    memory.give_back()
+    shard = LocalShard(memory.driver, layouts, rank)
     for layer in layers:
         parameters = layer.expert_parameters().values()
         shard.adopt_layer([p.data_ptr() for p in parameters])
         for parameter in parameters:
-            parameter.data = torch.empty(0, dtype=parameter.dtype)
-        give_back_memory()
+            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+        memory.give_back()
     shard.seal()
     return shard
 
@@ -69,15 +69,6 @@ def _tensors(
         data = torch.from_dlpack(view.bytes_tensor())[: tensor_layout.num_bytes]
         tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
     return tensors
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps it, and tcmalloc where vLLM preloads that."""
-    process = ctypes.CDLL(None)
-    if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
-        process.MallocExtension_ReleaseFreeMemory()
-    elif hasattr(process, "malloc_trim"):
-        process.malloc_trim(0)
 
 
 def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:

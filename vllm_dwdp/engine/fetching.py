@@ -7,16 +7,16 @@
   is 'direct' and takes no slots.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp._core import ChosenExperts, HostCopier, HostDriver, View
+from vllm_dwdp._core import View
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.graph_fence import GraphFence
+from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import MemoryRange, copy_bytes_per_s
 from vllm_dwdp.fetch.busy_log import BusyLog
@@ -42,7 +42,7 @@ class Fetching:
         layouts: Sequence[LayerLayout],
         *,
         rank: int,
-        numa_node: int,
+        memory: RankMemory,
         max_tokens: int,
         captured_tokens: int,
     ) -> None:
@@ -51,14 +51,15 @@ class Fetching:
         self._rank = rank
         self._max_tokens = max_tokens
         self._captured_tokens = captured_tokens
-        self._driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=numa_node)
-        self._copier = HostCopier(num_threads=config.copy_threads)
+        self._memory = memory
+        self._copier = memory.make_copier(config)
         self._link = self._local = 0.0
-        self._probe = ComputeProbe()
+        self._probe = ComputeProbe(memory.seconds)
         self._layers: Sequence[DwdpRoutedExperts] = ()
         self._scheduler: FetchScheduler | None = None
         self.slots: Slots | None = None
-        self.counters = FetchCounters(len(layouts), layouts[0][0].placement.dwdp_size)
+        self._num_peers = layouts[0][0].placement.dwdp_size
+        self.counters = FetchCounters(len(layouts), self._num_peers)
 
     def make_slots(self, direct: Sequence[Sequence[View]]) -> Slots | None:
         """Slots if any step may need them; `direct` are all views of peers' memory."""
@@ -73,11 +74,11 @@ class Fetching:
             )
             return None
         self.slots = Slots(
-            self._driver,
+            self._memory.slot_driver,
             self._layouts,
             rank=self._rank,
             num_slots=self._config.num_slots,
-            slice_bytes=self._config.slice_bytes,
+            slice_bytes=self._config.slice_bytes or self._memory.slice_bytes,
         )
         return self.slots
 
@@ -87,7 +88,7 @@ class Fetching:
         copies: list[LayerCopies] = []
         if self.slots is not None:
             self._check_router_is_heard(layers)
-            chosen = functools.partial(ChosenExperts, self._copier)
+            chosen = self._memory.make_chosen(self._copier, self._num_peers)
             copies = [self.slots.copies(i, direct[i], chosen) for i in range(len(layers))]
         self._scheduler = FetchScheduler(
             copies,
@@ -95,6 +96,7 @@ class Fetching:
             copier=self._copier,
             policy=Policy.always(FetchMode.DIRECT),
             counters=self.counters,
+            current_stream=self._memory.current_stream,
         )
         install(layers, self._probe)
 
@@ -108,6 +110,16 @@ class Fetching:
         GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
         BusyLog(self.counters).start()
+
+    def counts(self) -> dict[str, Any]:
+        """What was counted, here and by kernels that choose on a GPU."""
+        counts = self.counters.snapshot()
+        if gathered := self._memory.gathered():
+            *by_peer, num_copies, num_hits = gathered
+            counts["bytes_fetched"][FetchMode.SELECTIVE.value] = by_peer
+            counts["copies"] += num_copies
+            counts["selective_hits"] += num_hits
+        return counts
 
     @property
     def policy(self) -> Policy:
@@ -168,10 +180,11 @@ class Fetching:
                 source = layout.source(extent.segment, self._rank, 0, tensor_idx)
                 place = MemoryRange(direct[0][tensor_idx].address + extent.start, extent.num_bytes)
                 (own if source == self._rank else peers).append(place)
-        link = copy_bytes_per_s(self._driver, self._copier, peers)
+        driver = self._memory.slot_driver
+        link = copy_bytes_per_s(driver, self._copier, peers)
         if link is None:
             return False
-        self._local = copy_bytes_per_s(self._driver, self._copier, own) or link
+        self._local = copy_bytes_per_s(driver, self._copier, own) or link
         given = self._config.link_gb_per_s
         self._link = link if given is None else given * 1e9
         return True

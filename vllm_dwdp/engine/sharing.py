@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
-from vllm_dwdp import _core
 from vllm_dwdp.engine import settings as job
-from vllm_dwdp.engine.adoption import adopt, bind_layer, give_back_memory, layer_layout
-from vllm_dwdp.engine.cpu_host import own_numa_node
+from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.graph_fence import captured_tokens
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
+from vllm_dwdp.engine.rank_memory import rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
 from vllm_dwdp.group.errors import RankFailed
@@ -66,8 +65,8 @@ class ExpertSharing:
             ),
             timeout_s=config.timeout_s,
         )
-        self._numa_node = own_numa_node()
-        self._driver = _core.HostDriver(name=f"dwdp-rank{self.rank}", numa_node=self._numa_node)
+        self._memory = rank_memory(vllm_config.device_config.device_type, self.rank)
+        self._driver = self._memory.driver
         self.stats: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
 
@@ -77,7 +76,7 @@ class ExpertSharing:
         try:
             self._session.open()
             register_op()
-            give_back_memory()
+            self._memory.give_back()
             with collecting(self.registry):
                 yield
         except BaseException as error:
@@ -109,7 +108,7 @@ class ExpertSharing:
 
     def live_stats(self) -> dict[str, Any]:
         """What has been counted since start-up, with the policy that steps follow."""
-        return {"fetch": self._fetching.policy.table(), **self._fetching.counters.snapshot()}
+        return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
         num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
@@ -131,8 +130,8 @@ class ExpertSharing:
         )
 
     def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
-        shard = adopt(self._driver, layers, layouts, self.rank)
-        for warning in self._driver.warnings:
+        shard = adopt(self._memory, layers, layouts, self.rank)
+        for warning in self._memory.warnings:
             logger.warning("%s", warning)
         return shard
 
@@ -156,7 +155,7 @@ class ExpertSharing:
             self._config,
             layouts,
             rank=self.rank,
-            numa_node=self._numa_node,
+            memory=self._memory,
             max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
             captured_tokens=captured_tokens(self._vllm_config),
         )
@@ -176,7 +175,8 @@ class ExpertSharing:
             "job_size": self._settings.job_size,
             "group": self.job_rank // self._settings.dwdp_size,
             "dwdp_size": self._settings.dwdp_size,
-            "numa_node": self._numa_node,
+            "memory": self._driver.kind,
+            "numa_node": self._memory.numa_node,
             **expert_stats(layers, shard, views),
             "fetch_config": self._config.fetch,
             "slot_bytes": self._fetching.slots.num_bytes if self._fetching.slots else 0,

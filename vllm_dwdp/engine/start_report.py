@@ -38,11 +38,12 @@ def log_start(stats: Mapping[str, Any]) -> None:
     start, end = stats["experts_owned"]
     logger.info(
         "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
-        "fetch=%s on host memory with %.1f MiB of slots; %.1f MiB owned, %.1f MiB mapped from "
+        "fetch=%s on %s memory with %.1f MiB of slots; %.1f MiB owned, %.1f MiB mapped from "
         "peers, %.1f MiB private, %d maps; read %.1f MiB of experts from disk; %s",
         *(stats[key] for key in ("rank", "job_size", "group", "dwdp_size", "num_layers")),
         *(start, end, stats["num_experts"]),
         stats["fetch_config"],
+        stats["memory"],
         stats["slot_bytes"] / 2**20,
         stats["expert_bytes_owned"] / 2**20,
         stats["expert_bytes_from_peers"] / 2**20,

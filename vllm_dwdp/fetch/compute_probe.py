@@ -3,7 +3,7 @@
 """How long a layer computes for a token, taken from vLLM's own profiling run."""
 
 import statistics
-import time
+from collections.abc import Callable
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.scheduler import ChosenIds
@@ -12,13 +12,15 @@ from vllm_dwdp.fetch.scheduler import ChosenIds
 class ComputeProbe:
     """Runs every layer in direct mode and looks at the clock; stands in for the scheduler."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """clock: seconds, once all work given to the device before has ended."""
+        self._clock = clock
         self._last: tuple[int, float] | None = None
         self._windows: dict[int, list[float]] = {}
         self._num_tokens = 0
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        now = time.perf_counter()
+        now = self._clock()
         if self._last is not None and self._last[0] + 1 == layer:
             self._windows.setdefault(num_tokens, []).append(now - self._last[1])
         self._last = (layer, now)
@@ -28,7 +30,7 @@ class ComputeProbe:
     def release(self, layer: int, mode: FetchMode) -> None:
         """Layer 0 alone counts by its kernel: there may be no other."""
         if layer == 0 and self._last is not None:
-            window = time.perf_counter() - self._last[1]
+            window = self._clock() - self._last[1]
             self._windows.setdefault(self._num_tokens, []).append(window)
 
     @property

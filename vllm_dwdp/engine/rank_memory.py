@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The memory that a rank's experts live in, host or CUDA: its driver, copier, streams and clock.
+
+All that differs between the two above the driver seam is here.
+"""
+
+import ctypes
+import functools
+import os
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from vllm_dwdp._core import (
+    ChosenExperts,
+    Copier,
+    CudaCopier,
+    CudaDriver,
+    HostCopier,
+    HostDriver,
+    MemoryDriver,
+)
+from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
+from vllm_dwdp.memory.slots import MakeChosen
+
+CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
+"""For tests: a stand-in for NVIDIA's driver, whose memory the CPU reads."""
+
+HOST_SLICE_BYTES = 1 << 20
+GPU_SLICE_BYTES = 64 << 20
+"""Of a slice a call: a layer of gigabytes must not cost the host thousands of them."""
+
+
+class RankMemory(ABC):
+    """driver: of blocks and views; slot_driver: of slots."""
+
+    driver: MemoryDriver
+    slot_driver: MemoryDriver
+    numa_node: int = NO_NUMA_NODE
+    slice_bytes: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went less well than asked, once each."""
+        return []
+
+    @abstractmethod
+    def make_copier(self, config: DwdpConfig) -> Copier: ...
+
+    @abstractmethod
+    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
+        """For all layers of this rank."""
+
+    def gathered(self) -> list[int] | None:
+        """What was copied of chosen experts where only the GPU knows: see GatheredExperts.totals.
+
+        Waits for the GPU.
+        """
+        return None
+
+    @abstractmethod
+    def current_stream(self) -> int:
+        """The handle of the stream that kernels are given to; 0 where the CPU runs them."""
+
+    @abstractmethod
+    def seconds(self) -> float:
+        """A clock that has waited for all work before it."""
+
+    @abstractmethod
+    def give_back(self) -> None:
+        """Return freed memory to the system."""
+
+
+class HostMemory(RankMemory):
+    """Memory files of this host."""
+
+    slice_bytes = HOST_SLICE_BYTES
+
+    def __init__(self, rank: int) -> None:
+        self.numa_node = own_numa_node()
+        self.driver = self._driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
+        self.slot_driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=self.numa_node)
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._driver.warnings
+
+    def make_copier(self, config: DwdpConfig) -> Copier:
+        return HostCopier(num_threads=config.copy_threads)
+
+    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
+        return functools.partial(ChosenExperts, copier)
+
+    def current_stream(self) -> int:
+        return 0
+
+    def seconds(self) -> float:
+        return time.perf_counter()
+
+    def give_back(self) -> None:
+        """glibc keeps freed memory, and tcmalloc where vLLM preloads that."""
+        process = ctypes.CDLL(None)
+        if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
+            process.MallocExtension_ReleaseFreeMemory()
+        elif hasattr(process, "malloc_trim"):
+            process.malloc_trim(0)
+
+
+class GpuMemory(RankMemory):
+    """Memory of the GPU that this rank runs on."""
+
+    slice_bytes = GPU_SLICE_BYTES
+
+    def __init__(self) -> None:
+        gpu = torch.cuda.current_device()
+        self.driver = self.slot_driver = self._driver = CudaDriver(gpu)
+        self._totals: torch.Tensor | None = None
+
+    def make_copier(self, config: DwdpConfig) -> Copier:
+        return CudaCopier(self._driver, use_batches=config.batched_copies)
+
+    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
+        from vllm_dwdp.fetch.gather import GatheredExperts  # Triton comes with vLLM for GPUs
+
+        totals = self._totals = torch.zeros(num_peers + 2, dtype=torch.int64, device="cuda")
+        return lambda experts, _: GatheredExperts(experts, totals)
+
+    def gathered(self) -> list[int] | None:
+        return None if self._totals is None else self._totals.tolist()
+
+    def current_stream(self) -> int:
+        return int(torch.cuda.current_stream().cuda_stream)
+
+    def seconds(self) -> float:
+        if not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def give_back(self) -> None:
+        torch.cuda.empty_cache()
+
+
+class StandInGpuMemory(HostMemory):
+    """The CUDA driver's calls on memory that the CPU reads, for tests of a whole engine."""
+
+    def __init__(self, library: str) -> None:
+        self.numa_node = own_numa_node()
+        self.driver = self.slot_driver = self._cuda = CudaDriver(0, library=library)
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
+
+    def make_copier(self, config: DwdpConfig) -> Copier:
+        return CudaCopier(self._cuda, use_batches=config.batched_copies)
+
+
+def rank_memory(device_type: str, rank: int) -> RankMemory:
+    """Of a worker that runs on a device of this type, 'cpu' or 'cuda'."""
+    if library := os.environ.get(CUDA_LIBRARY_VARIABLE):
+        return StandInGpuMemory(library)
+    return GpuMemory() if device_type == "cuda" else HostMemory(rank)
