@@ -8,6 +8,8 @@ Each check looks at one thing and returns the sentence that refuses it, or None.
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
@@ -29,12 +31,10 @@ def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
 
 
 def _platform(vllm_config: Any, config: DwdpConfig) -> str | None:
-    if vllm_config.device_config.device_type == "cpu":
+    device_type = vllm_config.device_config.device_type
+    if device_type == "cpu" or (device_type == "cuda" and torch.version.hip is None):
         return None
-    return (
-        f"dwdp runs on host memory with vLLM's CPU backend so far, this is "
-        f"'{vllm_config.device_config.device_type}'; CUDA is not supported yet."
-    )
+    return f"dwdp runs on CPUs and NVIDIA's GPUs, this is '{device_type}'; drop the option."
 
 
 def _model(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -102,13 +102,13 @@ def _one_host(vllm_config: Any, config: DwdpConfig) -> str | None:
     )
     if parallel.nnodes > 1 or has_peers_elsewhere:
         return (
-            "a dwdp group on host memory must be on one host, this job spans several "
+            "a dwdp group must be on one host, this job spans several "
             f"(nnodes={parallel.nnodes}, {parallel.data_parallel_size_local} of "
             f"{parallel.data_parallel_size} ranks here); start one job per host."
         )
     if parallel.data_parallel_size > 1 and not is_local(parallel.data_parallel_master_ip):
         return (
-            "a dwdp group on host memory must be on one host, the data-parallel address "
+            "a dwdp group must be on one host, the data-parallel address "
             f"{parallel.data_parallel_master_ip} is another's; start one job per host."
         )
     return None
@@ -181,6 +181,8 @@ def _draft_model(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
+    if vllm_config.device_config.device_type != "cpu":
+        return None  # a GPU's mappings are not the process's
     text_config = vllm_config.model_config.hf_text_config
     needed = num_maps_needed(
         _placement(vllm_config, config),

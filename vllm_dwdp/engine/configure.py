@@ -32,6 +32,7 @@ def configure(vllm_config: Any) -> None:
         dwdp_size=dwdp_size(vllm_config, config),
         job_rank=parallel.data_parallel_rank if is_one_rank else None,
         has_own_front_end=parallel.local_engines_only and not is_offline,
+        local_rank=parallel.data_parallel_rank_local,
     ).store(vllm_config)
     if parallel.data_parallel_backend == "ray":
         place_engines_by_ray()

@@ -2,12 +2,15 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The executor: vLLM's multiprocess executor with a dwdp worker and a host made ready for it."""
 
+from vllm.logger import init_logger
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine import cpu_host
 from vllm_dwdp.engine.independence import show_moe
 from vllm_dwdp.engine.settings import Settings, job_rank
+
+logger = init_logger("vllm.dwdp")
 
 
 class DwdpExecutor(MultiprocExecutor):
@@ -23,10 +26,24 @@ class DwdpExecutor(MultiprocExecutor):
                 "if VLLM_PLUGINS is set, it must name 'dwdp'."
             )
         show_moe(self.vllm_config)
+        if self.vllm_config.device_config.device_type == "cpu":
+            self._start_on_cores(settings)
+        else:
+            self._start_on_gpu()
+
+    def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)
         cpu_host.share_memory(self.vllm_config, settings.job_size)
-        self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.DwdpCPUWorker"
+        self.parallel_config.worker_cls = "vllm_dwdp.engine.cpu_worker.DwdpCPUWorker"
         # vLLM 0.33 takes a CPU rank's number for a memory node, of which there may be fewer.
         self.parallel_config.assigned_physical_gpu_ids = None
         with cpu_host.own_cores(self.parallel_config, rank, settings.job_size):
             super()._init_executor()
+
+    def _start_on_gpu(self) -> None:
+        logger.warning(
+            "dwdp on CUDA is experimental: it was tested over a stand-in for the driver, on no GPU "
+            "yet. Compare outputs with vLLM's own before you rely on it."
+        )
+        self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
+        super()._init_executor()

@@ -7,6 +7,7 @@ All that differs between the two above the driver seam is here.
 
 import ctypes
 import functools
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -68,7 +69,7 @@ class RankMemory(ABC):
 
     @abstractmethod
     def seconds(self) -> float:
-        """A clock that has waited for all work before it."""
+        """A clock that has waited for all work before it; NaN where nothing runs now."""
 
     @abstractmethod
     def give_back(self) -> None:
@@ -136,8 +137,9 @@ class GpuMemory(RankMemory):
         return int(torch.cuda.current_stream().cuda_stream)
 
     def seconds(self) -> float:
-        if not torch.cuda.is_current_stream_capturing():
-            torch.cuda.synchronize()
+        if torch.cuda.is_current_stream_capturing():
+            return math.nan  # nothing runs
+        torch.cuda.synchronize()
         return time.perf_counter()
 
     def give_back(self) -> None:

@@ -19,12 +19,16 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Settings:
-    """The job as this process sees it. job_rank is None where vLLM numbers the engines itself."""
+    """The job as this process sees it. job_rank is None where vLLM numbers the engines itself.
+
+    local_rank: among the job's ranks on this host, as its front-end was told; else None.
+    """
 
     job_size: int
     dwdp_size: int
     job_rank: int | None
     has_own_front_end: bool
+    local_rank: int | None = None
 
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)

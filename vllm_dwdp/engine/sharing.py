@@ -111,8 +111,9 @@ class ExpertSharing:
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
-        num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
-        check_map_budget(num_maps)
+        if self._driver.kind == "host":
+            num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
+            check_map_budget(num_maps)
         ensure_descriptors(num_descriptors_needed(layouts, self.rank))
 
     def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
@@ -159,7 +160,8 @@ class ExpertSharing:
             max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
             captured_tokens=captured_tokens(self._vllm_config),
         )
-        if slots := self._fetching.make_slots(direct):
+        slots = self._fetching.make_slots(direct)
+        if slots and self._driver.kind == "host":
             check_map_budget(slots.num_maps)
         for layer_idx, layer in enumerate(layers):
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None

@@ -4,17 +4,14 @@
 
 from typing import Any, NoReturn
 
-import psutil
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
-from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_dwdp.engine.loader import use_dwdp_loader
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.sharing import ExpertSharing
-from vllm_dwdp.memory.residency import process_proportional_bytes
 
 WRITING_RPCS = (
     "reload_weights",
@@ -42,6 +39,11 @@ class DwdpWorker(WorkerBase):
             super().load_model(*args, **kwargs)
             self._sharing.share(self.get_model())
 
+    def compile_or_warm_up_model(self) -> Any:
+        """Called once, last of all, by every engine; vLLM has profiled by then, if it does."""
+        self._sharing.settle(self.model_runner.profile_run)
+        return super().compile_or_warm_up_model()
+
     def dwdp_stats(self) -> dict[str, Any]:
         """What this rank owns, maps and has run; sizes in bytes."""
         return {**self._sharing.stats, **self._sharing.live_stats()}
@@ -60,31 +62,3 @@ def _refusal(name: str) -> Any:
 
 for _name in WRITING_RPCS:
     setattr(DwdpWorker, _name, _refusal(_name))
-
-
-class DwdpCPUWorker(DwdpWorker, CPUWorker):
-    """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
-
-    def compile_or_warm_up_model(self) -> Any:
-        """Called once, last of all, by every engine; vLLM has profiled by then, if it does."""
-        self._sharing.settle(self.model_runner.profile_run)
-        return super().compile_or_warm_up_model()
-
-    def determine_available_memory(self) -> int:
-        if self.cache_config.kv_cache_memory_bytes is not None:
-            return super().determine_available_memory()
-        if self._should_warm_up_model():
-            self.model_runner.warming_up_model()
-        left = self.requested_cpu_memory - process_proportional_bytes()
-        if left <= 0:
-            raise ValueError(
-                f"this rank's share of memory, {self.requested_cpu_memory >> 20} MiB, is used up "
-                "before the KV cache; raise --gpu-memory-utilization or set "
-                "VLLM_CPU_KVCACHE_SPACE (GiB)."
-            )
-        if left > (available := psutil.virtual_memory().available):
-            raise ValueError(
-                f"this rank's KV cache would take {left >> 20} MiB, {available >> 20} MiB of "
-                "memory are free; lower --gpu-memory-utilization or set VLLM_CPU_KVCACHE_SPACE."
-            )
-        return left
