@@ -3,10 +3,13 @@
 """The fake CUDA driver (tests/fake_cuda) as Python tests speak to it."""
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 
-from vllm_dwdp._core import CudaDriver
+import torch
+
+from vllm_dwdp._core import ChosenExperts, CudaDriver
 
 LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
 INVALID_VALUE, OUT_OF_MEMORY, NOT_SUPPORTED = 1, 2, 801
@@ -27,8 +30,12 @@ class FakeCuda:
         self._library.fake_cuda_reset(ctypes.c_uint64(seed))
         self._library.fake_cuda_set_granularity(ctypes.c_size_t(granularity))
 
-    def driver(self, gpu=0):
-        return CudaDriver(gpu, library=str(LIBRARY))
+    def driver(self, rank=0):
+        """Two ranks of a group are on two GPUs."""
+        return CudaDriver(rank % 2, library=str(LIBRARY))
+
+    def make_chosen(self, copier, num_peers):
+        return functools.partial(ChosenExperts, copier)
 
     def run_at_once(self):
         self._library.fake_cuda_run_at_once(True)
@@ -60,10 +67,16 @@ class FakeCuda:
         self._library.fake_cuda_destroy_stream(ctypes.c_void_p(stream))
 
     def synchronize(self, stream):
-        return self._library.fake_cuda_synchronize(ctypes.c_void_p(stream))
+        assert self._library.fake_cuda_synchronize(ctypes.c_void_p(stream)) == 0
 
-    def read(self, stream, address, into):
-        """A kernel that copies device memory into a CPU tensor."""
+    def read(self, stream, view, num_bytes):
+        """A kernel that copies the start of a view; the result is there once it has run."""
+        found = torch.zeros(num_bytes, dtype=torch.uint8)
+        assert self.read_address(stream, view.address, found) == 0
+        return found
+
+    def read_address(self, stream, address, into):
+        """A kernel that copies device memory into a CPU tensor; 0, or why it was refused."""
         return self._library.fake_cuda_read(
             ctypes.c_void_p(stream),
             ctypes.c_uint64(address),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank as a process on a GPU of the fake driver; says in JSON how it went.
+"""One rank as a process on a GPU, or on one of the fake driver's; says in JSON how it went.
 
-Run with a job: {"rank", "size", "port", "gpu", "steps", and "visible" for CUDA_VISIBLE_DEVICES}.
+Run with a job: {"rank", "size", "port", "gpu", "steps", "visible" for CUDA_VISIBLE_DEVICES, and
+"device": "gpu" for a real one}.
 """
 
 import gc
@@ -28,7 +29,7 @@ from vllm_dwdp.placement import Placement  # noqa: E402
 NUM_LAYERS, NUM_EXPERTS = 3, 7
 
 
-def run(fake):
+def run(device):
     """What this rank read wrongly, after its steps."""
     session = GroupSession(
         Rendezvous(
@@ -42,7 +43,7 @@ def run(fake):
     )
     try:
         session.open()
-        rank = bind(fake, session)
+        rank = bind(device, session)
         session.finish()
     except Exception as error:
         return session.abort(error)
@@ -52,10 +53,10 @@ def run(fake):
     return f"{rank.num_wrong_reads()} wrong reads"
 
 
-def bind(fake, session):
-    driver = fake.driver(job["gpu"])
+def bind(device, session):
+    driver = device.driver(job["gpu"])
     placement = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=job["size"])
-    layers = make_layers(NUM_LAYERS, NUM_EXPERTS)
+    layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
     layouts = layouts_of(layers, placement, driver.granularity)
     shard = adopt(driver, layouts, layers, job["rank"])
     probe = PeerProbe(driver, job_rank=job["rank"])
@@ -75,21 +76,30 @@ def bind(fake, session):
     )
     session.meet(manifest, descriptors, num_layers=NUM_LAYERS + 2)
     session.probe(probe, NUM_LAYERS + 1)
-    return GpuRank(fake, driver, layouts, layers, shard, job["rank"], session.layer, num_slots=2)
+    return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, num_slots=2)
 
 
-fake = FakeCuda()
-fake.reset(seed=job["rank"])
-ending = run(fake)
+def make_device():
+    if job.get("device") == "gpu":
+        from gpu import Gpu
+
+        return Gpu()
+    fake = FakeCuda()
+    fake.reset(seed=job["rank"])
+    return fake
+
+
+device = make_device()
+ending = run(device)
 gc.collect()
 print(
     json.dumps(
         {
             "ending": ending,
-            "violations": fake.violations,
-            "leaks": fake.leaks,
+            "violations": device.violations,
+            "leaks": device.leaks,
             "memory_files": num_memory_files(),
-            "imports": fake.calls("cuMemImportFromShareableHandle"),
+            "imports": device.calls("cuMemImportFromShareableHandle"),
         }
     )
 )

@@ -1,37 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ranks of a group in one process, on the fake driver's GPUs: real blocks, views, slots, scheduler.
+"""Ranks of a group in one process: real blocks, views, slots and scheduler on one device.
 
-Kernels read what a layer's views show, in a stream; what they read is compared in the end.
+The device is the fake driver (FakeCuda) or a GPU (tests/gpu/gpu.py): streams, and kernels that
+read what a view shows. What they read is compared in the end.
 """
 
 import weakref
-from functools import partial
 
 import torch
 
-from vllm_dwdp._core import ChosenExperts, CudaCopier
+from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
-from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 from vllm_dwdp.placement import Placement
 
-EXPERT_BYTES = {"w13_weight": 3 * 4096 + 512, "w2_weight": 6144, "w13_scale": 24}
-"""With boundary pages, and a tensor too small to share."""
 
+def make_layers(num_layers, num_experts, page):
+    """Per layer: tensors [num_experts, bytes] by name, the same in every process.
 
-def make_layers(num_layers, num_experts):
-    """Per layer: tensors [num_experts, bytes] by name, the same in every process."""
+    With boundary pages, and a tensor too small to share.
+    """
+    rows = {"w13_weight": 3 * page + page // 8, "w2_weight": page * 3 // 2, "w13_scale": 24}
     generator = torch.Generator().manual_seed(0)
     return [
         {
             name: torch.randint(0, 255, (num_experts, row), dtype=torch.uint8, generator=generator)
-            for name, row in EXPERT_BYTES.items()
+            for name, row in rows.items()
         }
         for _ in range(num_layers)
     ]
@@ -60,23 +61,33 @@ def adopt(driver, layouts, layers, rank):
 class GpuRank:
     """One rank that has met its peers. pull: see ExpertViews."""
 
-    def __init__(self, fake, driver, layouts, layers, shard, rank, pull, *, num_slots, **options):
-        self._fake = fake
+    def __init__(self, device, driver, layouts, layers, shard, rank, pull, *, num_slots, **options):
+        self._device = device
         self._layers = layers
-        self.stream = fake.make_stream()
-        weakref.finalize(self, fake.destroy_stream, self.stream)
+        self.stream = device.make_stream()
+        weakref.finalize(self, device.destroy_stream, self.stream)
         views = ExpertViews(driver, layouts, shard, rank, pull)
         indices = range(len(layers))
         direct = [views.build(i) for i in indices]
-        self._slots = slots = Slots(
-            driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=8192
+        self.slots = Slots(
+            driver,
+            layouts,
+            rank=rank,
+            num_slots=num_slots,
+            slice_bytes=2 * driver.granularity,
         )
-        on_slot = [views.build_on_slot(i, slots) for i in indices]
-        self._views = {FetchMode.DIRECT: direct, FetchMode.PREFETCH: on_slot}
+        on_slot = [views.build_on_slot(i, self.slots) for i in indices]
+        self._views = {
+            FetchMode.DIRECT: direct,
+            FetchMode.PREFETCH: on_slot,
+            FetchMode.SELECTIVE: on_slot,
+        }
         copier = CudaCopier(driver, **options)
-        self.counters = FetchCounters(len(layers), layouts[0][0].placement.dwdp_size)
+        num_peers = layouts[0][0].placement.dwdp_size
+        self.counters = FetchCounters(len(layers), num_peers)
+        chosen = device.make_chosen(copier, num_peers)
         self.scheduler = FetchScheduler(
-            [slots.copies(i, direct[i], partial(ChosenExperts, copier)) for i in indices],
+            [self.slots.copies(i, direct[i], chosen) for i in indices],
             num_slots=num_slots,
             copier=copier,
             policy=Policy.always(FetchMode.PREFETCH),
@@ -85,35 +96,48 @@ class GpuRank:
         )
         self._reads = []
 
-    def step(self, mode=FetchMode.PREFETCH):
+    def step(self, mode=FetchMode.PREFETCH, ids=None):
+        """ids: the experts that a selective step chooses, on the device."""
         self.scheduler.policy = Policy.always(mode)
         for layer in range(len(self._layers)):
-            self.run(layer)
+            self.run(layer, ids)
 
-    def run(self, layer):
+    def run(self, layer, ids=None):
         """Wait, a kernel that reads every byte of the layer's views, release."""
-        mode = self.scheduler.wait(layer, 1)
+        address = None
+        if ids is not None:
+            address = ChosenIds(ids.data_ptr(), ids.numel(), ids.element_size())
+        mode = self.scheduler.wait(layer, 1, address)
         tensors = self._layers[layer].values()
         for view, expected in zip(self._views[mode][layer], tensors, strict=True):
-            into = torch.zeros(expected.nbytes, dtype=torch.uint8)
-            assert self._fake.read(self.stream, view.address, into) == 0
-            self._reads.append((into, expected))
+            found = self._device.read(self.stream, view, expected.nbytes)
+            self._reads.append((found, expected, ids))
         self.scheduler.release(layer, mode)
 
-    def num_wrong_reads(self):
-        """Of all kernels so far."""
-        assert self._fake.synchronize(self.stream) == 0
-        wrong = sum(not torch.equal(into, expected.flatten()) for into, expected in self._reads)
-        self._reads.clear()
+    def num_wrong_reads(self, *, keep=False):
+        """Of all kernels so far. keep: a graph will read again, into the same memory."""
+        self._device.synchronize(self.stream)
+        wrong = sum(not _is_right(*read) for read in self._reads)
+        if not keep:
+            self._reads.clear()
         return wrong
 
 
-def make_ranks(fake, *, num_layers=3, num_experts=7, dwdp_size=2, num_slots=2, **options):
+def _is_right(found, expected, ids):
+    rows = found.cpu().view(expected.shape)
+    if ids is None:
+        return torch.equal(rows, expected)
+    chosen = ids.cpu().unique().long()
+    return torch.equal(rows[chosen], expected[chosen])
+
+
+def make_ranks(device, *, num_layers=3, num_experts=7, dwdp_size=2, num_slots=2, **options):
     """All ranks of a group, handing each other descriptors."""
     placement = Placement.make(num_experts=num_experts, dwdp_size=dwdp_size)
-    layers = make_layers(num_layers, num_experts)
-    drivers = [fake.driver(rank % 2) for rank in range(dwdp_size)]
-    layouts = layouts_of(layers, placement, drivers[0].granularity)
+    drivers = [device.driver(rank) for rank in range(dwdp_size)]
+    page = drivers[0].granularity
+    layers = make_layers(num_layers, num_experts, page)
+    layouts = layouts_of(layers, placement, page)
     shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
 
     def pull(peer, layer_idx, expected_sizes):
@@ -121,7 +145,7 @@ def make_ranks(fake, *, num_layers=3, num_experts=7, dwdp_size=2, num_slots=2, *
 
     return [
         GpuRank(
-            fake,
+            device,
             drivers[rank],
             layouts,
             layers,

@@ -60,7 +60,7 @@ def test_rounds_of_many_copies_are_cut_into_batches_of_1024(fake, stream):
     copier.wait(copier.submit(CopyList([copies]), stream), stream)
     assert fake.calls("cuMemcpyBatchAsync") == 3
     into = torch.zeros(2500, dtype=torch.uint8)
-    fake.read(stream, page.address, into)
+    fake.read_address(stream, page.address, into)
     fake.synchronize(stream)
     assert (into == 7).all()
 
@@ -97,7 +97,7 @@ def test_driver_without_batches_copies_one_by_one(fake, stream):
     copier.wait(copier.submit(CopyList([copies]), stream), stream)
     assert fake.calls("cuMemcpyDtoDAsync") == 4
     into = torch.zeros(PAGE, dtype=torch.uint8)
-    fake.read(stream, page.address, into)
+    fake.read_address(stream, page.address, into)
     fake.synchronize(stream)
     assert (into == 9).all()
 

@@ -44,7 +44,7 @@ def test_copy_into_a_view_is_refused(fake, stream):
 
 def test_read_of_unmapped_addresses_is_a_violation(fake, stream):
     view = fake.driver().reserve_view(PAGE)
-    assert fake.read(stream, view.address, torch.zeros(PAGE, dtype=torch.uint8)) != 0
+    assert fake.read_address(stream, view.address, torch.zeros(PAGE, dtype=torch.uint8)) != 0
     assert fake.violations == ["a kernel's read reads memory without that access"]
     fake.reset()
 
@@ -61,8 +61,8 @@ def test_memory_shared_by_two_views_is_one_to_the_race_check(fake, stream):
         views.append(view)
     other = fake.make_stream()
     into = torch.zeros(2, PAGE, dtype=torch.uint8)
-    fake.read(stream, views[0].address, into[0])
-    fake.read(other, views[1].address, into[1])
+    fake.read_address(stream, views[0].address, into[0])
+    fake.read_address(other, views[1].address, into[1])
     assert fake.violations == [], "two readers don't race"
     fake.fill(other, page.address, PAGE, 1)
     assert fake.violations == ["no event orders a kernel's write after a kernel's read"]
@@ -83,11 +83,11 @@ def test_work_runs_late_and_in_an_order_that_the_seed_picks(fake):
         for value, made in enumerate(streams):
             fake.fill(made, page.address, PAGE, value)
         into = torch.full((PAGE,), 9, dtype=torch.uint8)
-        fake.read(streams[1], page.address, into)
+        fake.read_address(streams[1], page.address, into)
         assert (into == 9).all(), "nothing has run yet"
         for made in streams:
             fake.synchronize(made)
-        fake.read(streams[1], page.address, into)
+        fake.read_address(streams[1], page.address, into)
         fake.synchronize(streams[1])
         seen.add(int(into[0]))
         for made in streams:

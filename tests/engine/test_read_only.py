@@ -8,9 +8,10 @@ import pytest
 import torch
 from layer_group import HIDDEN, Group, Model, make_checkpoint
 
+from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.worker import WRITING_RPCS, DwdpCPUWorker
+from vllm_dwdp.engine.worker import WRITING_RPCS
 
 WRITES = {
     "in place": lambda p: p.zero_(),

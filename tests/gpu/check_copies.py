@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What copies cost: sliced batches beside one plain copy, both flags; prefetch beside compute.
+
+The other rank's memory is on the same GPU, so the figures are of its own copy engine.
+"""
+
+import json
+import statistics
+import time
+
+import torch
+from gpu import Gpu, median_seconds, seconds
+from rank_pair import RankPair
+
+from vllm_dwdp._core import CopyList, CudaCopier
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.policy import Policy
+
+SHAPES = {"w13_weight": (64, 2816, 2048), "w2_weight": (64, 2048, 1408)}
+NUM_LAYERS = 6
+FLAGS = {"prefer_overlap": True, "no_flag": False}
+
+
+def bandwidth():
+    """Sliced batches over one copy of as many bytes, on the same engine, with the same flag."""
+    source = torch.zeros(512 << 20, dtype=torch.uint8, device="cuda")
+    page = pair.driver.create_slot_page(source.nbytes)
+    step = 64 << 20
+    slices = [
+        (page.address + at, source.data_ptr() + at, step) for at in range(0, source.nbytes, step)
+    ]
+    whole = CopyList([[(page.address, source.data_ptr(), source.nbytes)]])
+    sliced = CopyList([[one] for one in slices])
+    for name, prefer_overlap in FLAGS.items():
+        copier = CudaCopier(pair.driver, prefer_overlap=prefer_overlap)
+        plain, cut = median_seconds([lambda k=copier, c=c: copy(k, c) for c in (whole, sliced)])
+        say(
+            f"sliced batches over one copy, {name}",
+            ratio=round(plain / cut, 4),
+            plain_gb_per_s=round(source.nbytes / plain / 1e9, 1),
+        )
+    one_by_one = CudaCopier(pair.driver, use_batches=False)
+    (plain,) = median_seconds([lambda: copy(one_by_one, whole)])
+    say("one plain cuMemcpyDtoDAsync", gb_per_s=round(source.nbytes / plain / 1e9, 1))
+
+
+def copy(copier, copies):
+    stream = torch.cuda.current_stream().cuda_stream
+    copier.wait(copier.submit(copies, stream), stream)
+
+
+def prefetch(high_priority):
+    """A step in prefetch mode over the slower of its compute and its copies."""
+    rank = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS, high_priority=high_priority)
+    a = torch.randn(4096, 4096, device="cuda").bfloat16()
+    products = num_products(a, seconds(lambda: copy(rank.copier, rank.copies[0].everything)))
+
+    def compute():
+        for _ in range(products):
+            a @ a
+
+    def step(mode):
+        rank.scheduler.policy = Policy.always(mode)
+        for layer in range(NUM_LAYERS):
+            taken = rank.scheduler.wait(layer, 1)
+            compute()
+            rank.scheduler.release(layer, taken)
+
+    def copy_all():
+        for layer in range(NUM_LAYERS):
+            copy(rank.copier, rank.copies[layer].everything)
+
+    works = [lambda: step(FetchMode.PREFETCH), lambda: step(FetchMode.DIRECT), copy_all]
+    fetched, computed, copied = median_seconds(works)
+    say(
+        f"prefetch step, copies at {'high' if high_priority else 'low'} priority",
+        ratio=round(fetched / max(computed, copied), 4),
+        compute_ms=round(computed * 1e3, 2),
+        copy_ms=round(copied * 1e3, 2),
+    )
+
+
+def num_products(a, target):
+    one = median_seconds([lambda: a @ a])[0]
+    return max(1, round(target / one))
+
+
+def host_cost():
+    """Of wait and release, eager, by mode."""
+    ids = torch.zeros(8, dtype=torch.int32, device="cuda")
+    for mode in FetchMode:
+        pair.scheduler.policy = Policy.always(mode)
+        times = []
+        for step in range(60):
+            for layer in range(NUM_LAYERS):
+                chosen = (ids.data_ptr(), ids.numel(), ids.element_size())
+                start = time.perf_counter()
+                taken = pair.scheduler.wait(layer, 1, chosen)
+                pair.scheduler.release(layer, taken)
+                times += [time.perf_counter() - start] if step > 10 else []
+        torch.cuda.synchronize()
+        say(f"host cost of a layer, {mode}", us=round(statistics.median(times) * 1e6, 2))
+
+
+def say(check, **figures):
+    print(json.dumps({"check": check, **figures}))
+
+
+gpu = Gpu()
+pair = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS)
+bandwidth()
+host_cost()
+prefetch(high_priority=True)
+prefetch(high_priority=False)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""One real GPU as the harness of tests/cuda speaks to it: streams, and kernels that read views."""
+
+import statistics
+
+import torch
+
+from vllm_dwdp._core import CudaDriver
+from vllm_dwdp.fetch.gather import GatheredExperts
+
+
+class Gpu:
+    """All ranks are on GPU 0, or on a GPU each where there are enough."""
+
+    violations = ()
+    leaks = ()
+
+    def __init__(self):
+        self._streams = {}
+
+    def driver(self, rank=0):
+        gpu = rank % torch.cuda.device_count()
+        torch.cuda.set_device(gpu)
+        torch.cuda.init()
+        return CudaDriver(gpu)
+
+    def make_chosen(self, copier, num_peers):
+        totals = torch.zeros(num_peers + 2, dtype=torch.int64, device="cuda")
+        return lambda experts, _: GatheredExperts(experts, totals)
+
+    def make_stream(self):
+        stream = torch.cuda.Stream()
+        self._streams[stream.cuda_stream] = stream
+        return stream.cuda_stream
+
+    def stream(self, handle):
+        return self._streams[handle]
+
+    def destroy_stream(self, handle):
+        self._streams.pop(handle).synchronize()
+
+    def synchronize(self, handle):
+        self._streams[handle].synchronize()
+
+    def read(self, handle, view, num_bytes):
+        """A kernel that copies the start of a view."""
+        with torch.cuda.stream(self._streams[handle]):
+            return bytes_of(view)[:num_bytes].clone()
+
+    def calls(self, symbol):
+        return 0
+
+
+def bytes_of(view):
+    """uint8 [num_bytes] on the GPU."""
+    return torch.from_dlpack(view.bytes_tensor())
+
+
+def seconds(work, stream=None):
+    """GPU time of work given to a stream."""
+    stream = stream or torch.cuda.current_stream()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.stream(stream):
+        start.record()
+        work()
+        end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def median_seconds(works, repeats=20):
+    """GPU times of several pieces of work, interleaved; the first round is dropped."""
+    rounds = [[seconds(work) for work in works] for _ in range(repeats + 1)][1:]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
