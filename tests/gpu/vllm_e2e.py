@@ -17,17 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "examples" / "demo_model"
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS / "bench"))
+from random_moe import DEMO_MODEL, RandomMoe  # noqa: E402
+
 PROMPTS = ("It is a truth", "And the LORD said unto", "Emma was", "In the beginning", "My dear")
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 12,
-    "num_experts": 32,
-    "num_experts_per_tok": 4,
-    "moe_intermediate_size": 1024,
-    "intermediate_size": 2048,
-}
+LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1024)
 
 
 def reason_to_skip():
@@ -40,16 +35,6 @@ def reason_to_skip():
     return None
 
 
-def large_model(folder):
-    """The demo model's configuration, grown; its weights are random, the same in every process."""
-    for file in DEMO.iterdir():
-        if file.suffix == ".json" and "index" not in file.name:
-            (folder / file.name).write_bytes(file.read_bytes())
-    config = json.loads((DEMO / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | LARGE))
-    return folder
-
-
 def generate(args):
     """Child: the outputs of one engine, or of one rank, as JSON on the last line."""
     options = {
@@ -57,7 +42,6 @@ def generate(args):
         "max_model_len": 256,
         "enforce_eager": args.eager,
         "gpu_memory_utilization": 0.3,
-        "load_format": args.load_format,
         "seed": 0,
     }
     from vllm import LLM, SamplingParams
@@ -71,12 +55,12 @@ def generate(args):
     print(json.dumps([list(t) for t in tokens]))
 
 
-def run(model, *, eager, fetch=None, load_format="auto"):
+def run(model, *, eager, fetch=None):
     """Outputs of stock vLLM, or of every rank where a fetch mode is named."""
     import torch
 
     command = [sys.executable, __file__, "--child", "--model", str(model)]
-    command += ["--load-format", load_format, *(["--eager"] if eager else [])]
+    command += ["--eager"] if eager else []
     if fetch is None:
         return [_last_line(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))]
     ranks = []
@@ -100,11 +84,11 @@ def _last_line(process):
     return json.loads(output.strip().splitlines()[-1])
 
 
-def compare(model, load_format):
+def compare(model):
     for eager in (True, False):
-        (stock,) = run(model, eager=eager, load_format=load_format)
+        (stock,) = run(model, eager=eager)
         for fetch in ("direct", "prefetch", "selective", "auto"):
-            ranks = run(model, eager=eager, fetch=fetch, load_format=load_format)
+            ranks = run(model, eager=eager, fetch=fetch)
             are_equal = [tokens == stock for tokens in ranks]
             figures = {"model": Path(model).name, "eager": eager, "fetch": fetch}
             print(json.dumps({**figures, "ranks_equal_stock": are_equal}), flush=True)
@@ -119,17 +103,16 @@ def main():
     parser.add_argument("--eager", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--fetch", help=argparse.SUPPRESS)
-    parser.add_argument("--load-format", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return generate(args)
     if reason := reason_to_skip():
         return print(f"skipped: {reason}")
-    for model in args.models or [str(DEMO)]:
-        compare(model, "auto")
+    for model in args.models or [str(DEMO_MODEL)]:
+        compare(model)
     if not args.models:
         with tempfile.TemporaryDirectory() as folder:
-            compare(large_model(Path(folder)), "dummy")
+            compare(LARGE.write(Path(folder) / "random"))
 
 
 if __name__ == "__main__":
