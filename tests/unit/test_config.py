@@ -26,6 +26,7 @@ def test_defaults_need_no_section():
         ({"num_slots": None}, "num_slots"),
         ({"slice_bytes": 4095}, "slice_bytes must be at least a page of 4096"),
         ({"slice_bytes": "1MiB"}, "slice_bytes"),
+        ({"batched_copies": "no"}, "batched_copies must be true or false"),
         ({"copy_threads": 0}, "copy_threads"),
         ({"link_gb_per_s": 0}, "link_gb_per_s"),
         ({"link_gb_per_s": float("inf")}, "link_gb_per_s"),
