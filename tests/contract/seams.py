@@ -225,6 +225,11 @@ _BY_FILE = {
         "CPUWorker.requested_cpu_memory",
         "CPUWorker.model_runner",
     ),
+    "model_executor/layers/quantization/fp8.py": (
+        "Fp8MoEMethod._init_moe_kernel",
+        "Fp8MoEMethod.process_weights_after_loading",
+        "Fp8MoEMethod.get_fused_moe_quant_config",
+    ),
     "v1/worker/gpu_worker.py": (
         "Worker.load_model",
         "Worker.reload_weights",

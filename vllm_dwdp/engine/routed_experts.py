@@ -10,6 +10,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
 )
+from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
@@ -17,8 +18,14 @@ from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.fetch.scheduler import ChosenIds
 
-EXPERT_TENSORS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
-"""Expert tensors of the unquantised method, by name; an expert axis is never guessed."""
+EXPERT_TENSORS = (
+    *("w13_weight", "w2_weight", "w13_bias", "w2_bias"),
+    *("w13_weight_scale", "w2_weight_scale", "w13_weight_scale_inv", "w2_weight_scale_inv"),
+)
+"""Expert tensors of the supported methods, by name; an expert axis is never guessed."""
+
+METHODS = (UnquantizedFusedMoEMethod, Fp8MoEMethod)
+"""Those whose kernels `bind` can rebuild."""
 
 NOT_EXPERT_TENSORS = ("e_score_correction_bias",)
 
@@ -114,6 +121,8 @@ class DwdpRoutedExperts(RoutedExperts):
         for name, parameter in parameters.items():
             parameter.data = views[name]
         self.moe_config.num_local_experts = self.global_num_experts
+        if "num_experts" in vars(self):  # as quantised methods note it
+            self.num_experts = self.global_num_experts
         self.expert_map_manager.show_all()
         self.update_expert_map_info()
         self._rebuild_kernel()
@@ -196,10 +205,15 @@ class DwdpRoutedExperts(RoutedExperts):
             )
 
     def _check_supported(self) -> None:
-        if type(self.quant_method) is not UnquantizedFusedMoEMethod:
+        if type(self.quant_method) not in METHODS:
             raise ConfigError(
                 f"{self.layer_name}: dwdp can't rebuild the kernel of "
                 f"{type(self.quant_method).__name__} yet; use an unquantised checkpoint."
+            )
+        if getattr(self, "w13_input_scale", None) is not None:
+            raise ConfigError(
+                f"{self.layer_name}: dwdp doesn't support static activation scales yet: vLLM takes "
+                "their maximum over a rank's own experts; use a checkpoint with dynamic ones."
             )
         known = {*EXPERT_TENSORS, *NOT_EXPERT_TENSORS}
         for name, parameter in self.named_parameters(recurse=False):

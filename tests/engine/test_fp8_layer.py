@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""FP8 layers as a group shares them: adopted, bound, their kernels rebuilt.
+
+CPUs here can't run them: vLLM's own layers are built for a GPU's kernel, which is never called.
+"""
+
+import pytest
+import torch
+from layer_group import Group
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.fused_moe import FusedMoEFactory
+from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend, backend_to_kernel_cls
+from vllm.model_executor.layers.quantization import fp8
+
+from vllm_dwdp.config import ConfigError, FetchMode
+
+pytestmark = pytest.mark.usefixtures("one_process_group", "a_gpus_kernel")
+
+NUM_EXPERTS, HIDDEN, INTERMEDIATE, BLOCK = 7, 256, 128, 128
+SHARDS = {"w13_weight": ("w1", "w3"), "w2_weight": ("w2",)}
+SHAPES = {"w1": (INTERMEDIATE, HIDDEN), "w3": (INTERMEDIATE, HIDDEN), "w2": (HIDDEN, INTERMEDIATE)}
+
+
+@pytest.fixture
+def a_gpus_kernel(monkeypatch):
+    (kernel,) = backend_to_kernel_cls(Fp8MoeBackend.TRITON)
+    choice = (Fp8MoeBackend.TRITON, kernel)
+    monkeypatch.setattr(fp8, "select_fp8_moe_backend", lambda **_: choice)
+
+
+class Fp8Model:
+    """Two MoE layers of a checkpoint with a scale per block of 128 x 128."""
+
+    def __init__(self, scheme="dynamic"):
+        block = [BLOCK, BLOCK] if scheme == "dynamic" else None
+        config = fp8.Fp8Config(
+            is_checkpoint_fp8_serialized=True, activation_scheme=scheme, weight_block_size=block
+        )
+        with set_current_vllm_config(VllmConfig()):
+            self.layers = [
+                FusedMoEFactory(
+                    num_experts=NUM_EXPERTS,
+                    top_k=2,
+                    hidden_size=HIDDEN,
+                    intermediate_size=INTERMEDIATE,
+                    params_dtype=torch.bfloat16,
+                    prefix=f"layers.{i}.experts",
+                    quant_config=config,
+                )
+                for i in range(2)
+            ]
+        self.experts = [layer.routed_experts for layer in self.layers]
+
+    def load(self, checkpoint):
+        for experts, tensors in zip(self.experts, checkpoint, strict=True):
+            for (name, shard, expert), tensor in tensors.items():
+                parameter = getattr(experts, name)
+                experts.weight_loader(parameter, tensor, f"{shard}.{name}", shard, expert)
+            experts.quant_method.process_weights_after_loading(experts)
+        return self
+
+
+def make_checkpoint():
+    """Per layer: (parameter, shard, expert) -> weights and their scales."""
+    torch.manual_seed(0)
+    found = []
+    for _ in range(2):
+        tensors = {}
+        for name, shards in SHARDS.items():
+            for shard in shards:
+                for expert in range(NUM_EXPERTS):
+                    rows, columns = SHAPES[shard]
+                    weight = torch.randn(rows, columns).to(torch.float8_e4m3fn)
+                    scale = torch.rand(rows // BLOCK, columns // BLOCK)
+                    tensors[name, shard, expert] = weight
+                    tensors[f"{name}_scale_inv", shard, expert] = scale
+        found.append(tensors)
+    return found
+
+
+@pytest.mark.parametrize("dwdp_size", [1, 2, 3])
+def test_bound_layers_show_the_unsharded_weights_and_scales(dwdp_size):
+    checkpoint = make_checkpoint()
+    stock = Fp8Model().load(checkpoint)
+    group = Group(dwdp_size, None, checkpoint, Fp8Model)
+    for rank in range(dwdp_size):
+        model = group.bind(rank, FetchMode.DIRECT)
+        for experts, expected in zip(model.experts, stock.experts, strict=True):
+            names = [name for name, _ in expected.named_parameters()]
+            assert sorted(names) == sorted(experts.expert_parameters())
+            for name in names:
+                shown = getattr(experts, name).detach().clone().view(torch.uint8)
+                assert torch.equal(shown, getattr(expected, name).view(torch.uint8)), name
+            assert experts.num_experts == experts.local_num_experts == NUM_EXPERTS
+            kernel = experts.quant_method.moe_kernel.fused_experts
+            of_stock = expected.quant_method.moe_kernel.fused_experts
+            assert torch.equal(kernel.w1_scale.detach(), of_stock.w1_scale)
+            assert torch.equal(kernel.w2_scale.detach(), of_stock.w2_scale)
+
+
+def test_static_activation_scales_are_refused_by_name():
+    with pytest.raises(ConfigError, match="static activation scales"):
+        Group(2, None, make_checkpoint(), lambda: Fp8Model("static"))
