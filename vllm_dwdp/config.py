@@ -42,7 +42,7 @@ class DwdpConfig:
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
     slice_bytes: copies are cut into slices of this many bytes, one per peer in each round; default:
-        1 MiB on host memory, 64 MiB on a GPU.
+        1 MiB on host memory, 1 GiB on a GPU.
     copy_threads: threads that copy, on host memory.
     batched_copies: on a GPU, give the driver a round of copies in one call, where it can.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.

@@ -30,7 +30,7 @@ class RankPair:
         *,
         num_layers,
         num_slots=2,
-        slice_bytes=64 << 20,
+        slice_bytes=1 << 30,
         is_empty=False,
         **options,
     ):

@@ -32,8 +32,8 @@ CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
 """For tests: a stand-in for NVIDIA's driver, whose memory the CPU reads."""
 
 HOST_SLICE_BYTES = 1 << 20
-GPU_SLICE_BYTES = 64 << 20
-"""Of a slice a call: a layer of gigabytes must not cost the host thousands of them."""
+GPU_SLICE_BYTES = 1 << 30
+"""A round of slices is a call: a layer of gigabytes must not cost the host dozens of them."""
 
 
 class RankMemory(ABC):

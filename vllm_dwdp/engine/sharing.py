@@ -146,6 +146,12 @@ class ExpertSharing:
 
         self._session.meet(manifest, descriptors, num_layers=probe_idx + 1)
         self._session.probe(probe, probe_idx)
+        size = self._settings.dwdp_size
+        logger.info(
+            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as file "
+            "descriptors.",
+            *(size * (size - 1), size, self._driver.kind),
+        )
 
     def _bind(
         self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard
