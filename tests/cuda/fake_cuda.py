@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The fake CUDA driver (tests/fake_cuda) as Python tests speak to it."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -68,6 +69,10 @@ class FakeCuda:
 
     def synchronize(self, stream):
         assert self._library.fake_cuda_synchronize(ctypes.c_void_p(stream)) == 0
+
+    def on(self, stream):
+        """Kernels name their stream here."""
+        return contextlib.nullcontext()
 
     def read(self, stream, view, num_bytes):
         """A kernel that copies the start of a view; the result is there once it has run."""

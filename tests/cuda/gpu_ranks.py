@@ -104,6 +104,10 @@ class GpuRank:
 
     def run(self, layer, ids=None):
         """Wait, a kernel that reads every byte of the layer's views, release."""
+        with self._device.on(self.stream):
+            self._run(layer, ids)
+
+    def _run(self, layer, ids):
         address = None
         if ids is not None:
             address = ChosenIds(ids.data_ptr(), ids.numel(), ids.element_size())

@@ -52,7 +52,7 @@ def copy(copier, copies):
 
 def prefetch(high_priority):
     """A step in prefetch mode over the slower of its compute and its copies."""
-    rank = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS, high_priority=high_priority)
+    rank = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS, is_empty=True, high_priority=high_priority)
     a = torch.randn(4096, 4096, device="cuda").bfloat16()
     products = num_products(a, seconds(lambda: copy(rank.copier, rank.copies[0].everything)))
 
@@ -108,7 +108,7 @@ def say(check, **figures):
 
 
 gpu = Gpu()
-pair = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS)
+pair = RankPair(gpu, SHAPES, num_layers=NUM_LAYERS, is_empty=True)
 bandwidth()
 host_cost()
 prefetch(high_priority=True)

@@ -43,10 +43,12 @@ class Gpu:
     def synchronize(self, handle):
         self._streams[handle].synchronize()
 
+    def on(self, handle):
+        return torch.cuda.stream(self._streams[handle])
+
     def read(self, handle, view, num_bytes):
-        """A kernel that copies the start of a view."""
-        with torch.cuda.stream(self._streams[handle]):
-            return bytes_of(view)[:num_bytes].clone()
+        """A kernel that copies the start of a view, in the current stream."""
+        return bytes_of(view)[:num_bytes].clone()
 
     def calls(self, symbol):
         return 0
