@@ -17,8 +17,10 @@ ChosenExperts::ChosenExperts(std::shared_ptr<Copier> copier, std::vector<Expert>
       is_held_(experts_.size()),
       seen_in_(experts_.size()) {
   for (const Expert& expert : experts_) {
-    Require(expert.peer < num_peers_, "expected a peer below " + std::to_string(num_peers_) +
-                                          ", got " + std::to_string(expert.peer));
+    for (const auto& [peer, copy] : expert) {
+      Require(peer < num_peers_, "expected a peer below " + std::to_string(num_peers_) + ", got " +
+                                     std::to_string(peer));
+    }
   }
 }
 
@@ -36,14 +38,16 @@ ChosenExperts::Fetched ChosenExperts::Fetch(const Id* ids, std::size_t num_ids) 
                                       ", the router chose " + std::to_string(id));
     if (std::exchange(seen_in_[id], num_fetches_) == num_fetches_) continue;
     const Expert& expert = experts_[id];
-    if (expert.copies.empty()) continue;
+    if (expert.empty()) continue;
     if (is_held_[id]) {
       ++fetched.num_hits;
       continue;
     }
     brought.push_back(id);
-    round.insert(round.end(), expert.copies.begin(), expert.copies.end());
-    for (const Copy& copy : expert.copies) fetched.bytes_by_peer[expert.peer] += copy.num_bytes;
+    for (const auto& [peer, copy] : expert) {
+      round.push_back(copy);
+      fetched.bytes_by_peer[peer] += copy.num_bytes;
+    }
   }
   fetched.num_copies = round.size();
   if (!round.empty()) copier_->Wait(copier_->Submit(std::move(list), Copier::kCpu), Copier::kCpu);

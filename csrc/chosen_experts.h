@@ -13,10 +13,11 @@ namespace dwdp {
 // router chose, each once. On host memory: the ids are read by the CPU.
 class ChosenExperts {
  public:
-  struct Expert {
-    std::vector<Copy> copies;  // none: this rank needs no copy of it
-    std::size_t peer = 0;      // whose memory they read
+  struct PeerCopy {
+    std::size_t peer;  // whose memory it reads
+    Copy copy;
   };
+  using Expert = std::vector<PeerCopy>;  // empty: this rank needs no copy of it
   struct Fetched {
     std::vector<std::size_t> bytes_by_peer;
     std::size_t num_copies = 0;

@@ -10,6 +10,7 @@ std::unique_ptr<CudaAllocation> CudaAllocation::Create(
   CudaRange& staging = made->staging_.emplace(device, num_bytes);
   staging.Map(0, made->handle(), num_bytes);
   staging.SetAccess(0, num_bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+  device->Zero(staging.address(), num_bytes);
   return made;
 }
 

@@ -13,7 +13,7 @@ namespace dwdp {
 // Memory of one GPU, own or a peer's.
 class CudaAllocation : public Allocation {
  public:
-  // Own memory, open. Its content is undefined until it is filled.
+  // Own memory, open, zeroed.
   static std::unique_ptr<CudaAllocation> Create(const std::shared_ptr<const CudaDevice>& device,
                                                 std::size_t num_bytes);
   static std::unique_ptr<CudaAllocation> Import(const std::shared_ptr<const CudaDevice>& device,

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -61,8 +62,15 @@ Copier::Ticket HostCopier::Submit(std::shared_ptr<const CopyList> list, Stream) 
 
 void HostCopier::Cancel(Ticket ticket) {
   const std::lock_guard lock(mutex_);
-  for (Job& job : jobs_) {
-    if (job.ticket == ticket) job.is_cancelled = true;
+  const auto job = std::ranges::find(jobs_, ticket, &Job::ticket);
+  if (job == jobs_.end()) return;
+  if (job->round == 0 && job->num_begun == 0) {  // whoever waits for it waits for no other
+    jobs_.erase(job);
+    dropped_.insert(ticket);
+    has_ended_.notify_all();
+    has_work_.notify_all();
+  } else {
+    job->is_cancelled = true;
   }
   EndJobs();
 }
@@ -72,12 +80,12 @@ void HostCopier::Wait(Ticket ticket, Stream) {
   Require(ticket <= num_submitted_, "expected the ticket of something submitted, got " +
                                         std::to_string(ticket) + " of " +
                                         std::to_string(num_submitted_));
-  has_ended_.wait(lock, [&] { return num_done_ >= ticket; });
+  has_ended_.wait(lock, [&] { return HasEnded(ticket); });
 }
 
 bool HostCopier::IsDone(Ticket ticket) const {
   const std::lock_guard lock(mutex_);
-  return num_done_ >= ticket;
+  return HasEnded(ticket);
 }
 
 void HostCopier::Work() {
@@ -118,6 +126,7 @@ void HostCopier::EndJobs() {
     job.num_begun = job.num_ended = 0;
     if (!job.is_cancelled && ++job.round < rounds.size()) continue;
     num_done_ = job.ticket;
+    dropped_.erase(dropped_.begin(), dropped_.upper_bound(num_done_));
     jobs_.pop_front();
     has_ended_.notify_all();
   }

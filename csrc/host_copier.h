@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "copier.h"
@@ -38,6 +39,7 @@ class HostCopier : public Copier {
 
   void Work();
   bool HasCopy() const;
+  bool HasEnded(Ticket ticket) const { return num_done_ >= ticket || dropped_.contains(ticket); }
   void EndCopy();
   void EndJobs();
 
@@ -46,7 +48,8 @@ class HostCopier : public Copier {
   std::condition_variable has_ended_;
   std::deque<Job> jobs_;  // the first one runs
   Ticket num_submitted_ = 0;
-  Ticket num_done_ = 0;  // tickets up to here
+  Ticket num_done_ = 0;       // tickets up to here
+  std::set<Ticket> dropped_;  // and these, cancelled before they began
   bool is_stopping_ = false;
   std::vector<std::jthread> threads_;
 };

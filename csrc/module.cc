@@ -138,12 +138,14 @@ void BindSlotPage(nb::module_& module) {
 // (destination, source, bytes), as addresses.
 using CopyTuple = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>;
 
+Copy CopyOf(std::uintptr_t destination, std::uintptr_t source, std::size_t num_bytes) {
+  return {reinterpret_cast<std::byte*>(destination), static_cast<const std::byte*>(Pointer(source)),
+          num_bytes};
+}
+
 std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
   std::vector<Copy> copies;
-  for (const auto& [destination, source, num_bytes] : tuples) {
-    copies.push_back({reinterpret_cast<std::byte*>(destination),
-                      static_cast<const std::byte*>(Pointer(source)), num_bytes});
-  }
+  for (const auto& [to, from, num_bytes] : tuples) copies.push_back(CopyOf(to, from, num_bytes));
   return copies;
 }
 
@@ -181,14 +183,20 @@ void BindCopier(nb::module_& module) {
 }
 
 void BindChosenExperts(nb::module_& module) {
-  using ExpertTuple = std::tuple<std::size_t, std::vector<CopyTuple>>;
+  // (peer, destination, source, bytes).
+  using PeerCopyTuple = std::tuple<std::size_t, std::uintptr_t, std::uintptr_t, std::size_t>;
   nb::class_<ChosenExperts>(module, "ChosenExperts")
       .def(
           "__init__",
           [](ChosenExperts* self, std::shared_ptr<Copier> copier,
-             const std::vector<ExpertTuple>& experts, std::size_t num_peers) {
+             const std::vector<std::vector<PeerCopyTuple>>& experts, std::size_t num_peers) {
             std::vector<ChosenExperts::Expert> made;
-            for (const auto& [peer, copies] : experts) made.push_back({Copies(copies), peer});
+            for (const auto& copies : experts) {
+              auto& expert = made.emplace_back();
+              for (const auto& [peer, to, from, num_bytes] : copies) {
+                expert.push_back({peer, CopyOf(to, from, num_bytes)});
+              }
+            }
             new (self) ChosenExperts(std::move(copier), std::move(made), num_peers);
           },
           "copier"_a, "experts"_a, "num_peers"_a)

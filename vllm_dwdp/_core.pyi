@@ -27,14 +27,14 @@ class MemoryDriver:
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
         """Done when it returns; for start-up. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:
-        """An open block, to be mapped at `view_offset` of views. Host memory is zeroed."""
+        """An open block of zeroes, to be mapped at `view_offset` of views."""
     def import_block(self, fd: int, num_bytes: int, view_offset: int = 0) -> Block:
         """A peer's block, sealed; size and offset must be those it was created with.
 
         Takes the descriptor: it is closed when the block goes, or at once when it is refused.
         """
     def create_slot_page(self, num_bytes: int, view_offset: int = 0) -> SlotPage:
-        """Local memory for copies; `view_offset` is where most views will map it."""
+        """Local memory for copies, zeroed; `view_offset` is where most views will map it."""
     def reserve_view(self, num_bytes: int) -> View:
         """A view without pages."""
 
@@ -180,9 +180,9 @@ class ChosenExperts:
     """The missing experts of one layer, and which of them its slot holds now."""
 
     def __init__(
-        self, copier: Copier, experts: list[tuple[int, list[CopyTuple]]], num_peers: int
+        self, copier: Copier, experts: list[list[tuple[int, int, int, int]]], num_peers: int
     ) -> None:
-        """`experts`: by index, (peer, copies); no copies: this rank has the expert."""
+        """`experts`: by index, copies of (peer, destination, source, bytes); none: it is here."""
     def fetch(self, ids_address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
         """Copy what is missing of the chosen experts, and wait for it. Releases the GIL.
 

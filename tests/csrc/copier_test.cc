@@ -70,6 +70,9 @@ TEST_P(HostCopierTest, CancelledListEndsAndLaterOnesRun) {
   const auto kept =
       copier.Submit(InRounds({{{destination.data(), source.data(), source.size()}}}), Copier::kCpu);
   copier.Cancel(waiting);
+  EXPECT_TRUE(copier.IsDone(waiting)) << "it had not begun";
+  copier.Wait(waiting, Copier::kCpu);
+  EXPECT_FALSE(copier.IsDone(cancelled));
   copier.Cancel(cancelled);
   copier.Wait(kept, Copier::kCpu);
   EXPECT_TRUE(copier.IsDone(cancelled) && copier.IsDone(waiting));
@@ -104,10 +107,9 @@ struct Layer {
   ChosenExperts Chosen() {
     std::vector<ChosenExperts::Expert> experts(8);
     for (std::size_t e = 2; e < 8; ++e) {
-      experts[e].peer = e < 5 ? 1 : 2;
       for (const std::size_t at : {e * kRow, e * kRow + 60}) {
-        experts[e].copies.push_back(
-            {slot.data() + at, peers.data() + at, at == e * kRow ? 60UL : 40UL});
+        const std::size_t num_bytes = at == e * kRow ? 60 : 40;
+        experts[e].push_back({e < 5 ? 1UL : 2UL, {slot.data() + at, peers.data() + at, num_bytes}});
       }
     }
     return {copier, experts, 3};
@@ -155,7 +157,7 @@ TEST(ChosenExperts, RefusesExpertsAndPeersThatDoNotExist) {
   ChosenExperts chosen = layer.Chosen();
   const std::int32_t id = 8;
   ExpectRefusal([&] { chosen.Fetch(&id, 1); }, {"below 8", "chose 8"});
-  ExpectRefusal([&] { ChosenExperts(layer.copier, {{{}, 3}}, 3); }, {"below 3", "got 3"});
+  ExpectRefusal([&] { ChosenExperts(layer.copier, {{{3, {}}}}, 3); }, {"below 3", "got 3"});
 }
 
 TEST(SlotPage, ViewsShowWhatIsWrittenThroughItsAlias) {

@@ -33,15 +33,15 @@ class Case:
         self.destinations = [torch.zeros_like(self.source) for _ in range(2)]
 
     def experts(self, which):
-        """By expert: peer and copies."""
+        """By expert: copies of several peers."""
         at, found = 0, []
-        for index, sizes in enumerate(self.sizes):
+        for sizes in self.sizes:
             copies = []
             for num_bytes in sizes:
                 to = self.destinations[which].data_ptr() + at
-                copies.append((to, self.source.data_ptr() + at, num_bytes))
+                copies.append((at % NUM_PEERS, to, self.source.data_ptr() + at, num_bytes))
                 at += num_bytes
-            found.append((index % NUM_PEERS, copies))
+            found.append(copies)
         return found
 
     def ids(self):

@@ -5,7 +5,6 @@
 import itertools
 
 import triton
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -17,11 +16,12 @@ TYPES = {"ids_address": "i64", "num_ids": "i32", "num_peers": "i32"} | dict.from
 )
 
 
-def compile_for(capability, id_type, word_type):
+def compile_for(capability, id_type, word_bytes, word_type):
     constants = {
         "PARTS": gather.PARTS,
         "ID_TYPE": id_type,
         "WORD_TYPE": word_type,
+        "WORD_BYTES": word_bytes,
         "ID_BLOCK": gather.ID_BLOCK,
         "WORD_BLOCK": gather.WORD_BLOCK,
     }
@@ -35,7 +35,7 @@ def compile_for(capability, id_type, word_type):
 
 
 for capability in CAPABILITIES:
-    for types in itertools.product(gather.ID_TYPES.values(), (tl.int64, tl.uint8)):
-        compiled = compile_for(capability, *types)
+    for id_type, word in itertools.product(gather.ID_TYPES.values(), gather.WORD_TYPES.items()):
+        compiled = compile_for(capability, id_type, *word)
         assert compiled.asm["cubin"]
     print(f"sm_{capability}", compiled.metadata.name)

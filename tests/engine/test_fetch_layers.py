@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Real MoE layers on slots: bit for bit the unsharded output, in any order of modes and layers."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ from poison import Poison, fill_with_nan
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.graph_fence import GraphFence, captured_tokens
+from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
@@ -24,11 +27,17 @@ POISON = {"late": Poison(is_late=True), "early": Poison(is_late=False), "real": 
 class Case:
     """A rank of a group and what the unsharded model says."""
 
-    def __init__(self, num_layers, *, dwdp_size=3, size=None, num_slots=2, poison=None):
-        def make_model():
-            return Model(NUM_EXPERTS, DTYPE, has_bias=False, num_layers=num_layers)
+    def __init__(
+        self, num_layers, *, dwdp_size=3, size=None, num_slots=2, poison=None, num_experts=0
+    ):
+        """num_experts: with biases, if not the usual number without."""
+        self._num_experts = num_experts or NUM_EXPERTS
+        shape = self._num_experts, DTYPE, num_experts > 0, num_layers
 
-        checkpoint = make_checkpoint(NUM_EXPERTS, DTYPE, has_bias=False, num_layers=num_layers)
+        def make_model():
+            return Model(*shape)
+
+        checkpoint = make_checkpoint(*shape)
         self._stock = make_model().load(checkpoint)
         self._group = Group(dwdp_size, size, checkpoint, make_model)
         self.model = self._group.bind(1, num_slots=num_slots, poison=poison)
@@ -37,7 +46,7 @@ class Case:
     def check(self, mode, *, num_tokens=9, layer_idxs=None):
         """One step in this mode gives the unsharded layers' outputs."""
         x = torch.randn(num_tokens, HIDDEN).to(DTYPE)
-        logits = torch.randn(num_tokens, NUM_EXPERTS).to(DTYPE)
+        logits = torch.randn(num_tokens, self._num_experts).to(DTYPE)
         self.model.scheduler.policy = Policy.always(mode)
         outputs = self.model.run(x, logits, layer_idxs)
         for output, expected in zip(outputs, self._stock.run(x, logits, layer_idxs), strict=True):
@@ -81,7 +90,7 @@ def test_layers_called_twice_in_a_step(mode, poison):
 def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
     case = Case(4, poison=POISON[poison])
     case.check(mode)
-    kernel = case.model.experts[2].quant_method
+    kernel = case.model.experts[2]._readers[mode].quant_method
 
     def fail(*args, **kwargs):
         raise RuntimeError("out of something")
@@ -94,11 +103,34 @@ def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
         case.check(mode)
 
 
-def test_profiling_and_dummy_runs_between_steps():
-    case = Case(5, poison=POISON["late"])
+def test_profiling_runs_between_steps():
+    """On whatever the slots hold, even while they fill."""
+    case = Case(5, poison=POISON["real"])
+    probe = ComputeProbe(time.perf_counter, on_slots=True)
     for num_tokens in (4, 300, 1, 77, 4):
         case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
+        install(case.model.experts, probe)
+        x, logits = torch.randn(64, HIDDEN), torch.randn(64, NUM_EXPERTS)
+        case.model.run(x.to(DTYPE), logits.to(DTYPE))
+        install(case.model.experts, case.model.scheduler)
         case.check(FetchMode.SELECTIVE, num_tokens=num_tokens)
+    assert probe.seconds_per_token > 0
+
+
+@pytest.mark.parametrize("mode", [FetchMode.PREFETCH, FetchMode.SELECTIVE])
+def test_biases_are_read_from_slots_too(mode):
+    """Biases of several pages; kernels keep them when they are built."""
+    case = Case(2, num_experts=128, dwdp_size=2, poison=POISON["late"])
+    experts = case.model.experts[0]
+    for _ in range(3):
+        case.check(mode)
+    on_slot, direct = experts._readers[mode], experts._readers[FetchMode.DIRECT]
+    for name, kept in (("w13_bias", "w1_bias"), ("w2_bias", "w2_bias")):
+        kernels = [r.quant_method.moe_kernel.fused_experts for r in (on_slot, direct)]
+        found = [getattr(kernel, kept).data_ptr() for kernel in kernels]
+        assert found == [on_slot._parameters[name].data_ptr(), direct._parameters[name].data_ptr()]
+        assert found[0] != found[1]
+    assert case.model.slots.pages(0, 2), "the bias has pages in a slot"
 
 
 @pytest.mark.parametrize("after", MODES)

@@ -29,11 +29,12 @@ def test_waiting_lets_other_threads_run():
     source = torch.zeros(1 << 24)
     destination = torch.empty_like(source)
     ran = threading.Event()
-    ticket = [copier.submit(copy_list(destination, source)) for _ in range(20)][-1]
+    ticket = [copier.submit(copy_list(destination, source)) for _ in range(60)][-1]
     thread = threading.Thread(target=ran.set)
     waiter = threading.Thread(target=copier.wait, args=(ticket,))
     waiter.start()
     thread.start()
     assert ran.wait(10)
+    assert not copier.is_done(ticket), "the wait still lasts"
     waiter.join(60)
     assert copier.is_done(ticket)

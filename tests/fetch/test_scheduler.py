@@ -158,3 +158,25 @@ def test_graph_of_a_direct_step_leaves_slots_warm(mode):
         simulated.step(PREFETCH)
         simulated.replay_graph(mode)
     assert simulated.counters.misses == 0
+
+
+def test_selective_steps_teach_nothing_about_uses():
+    simulated = simulation(6, 2)
+    simulated.scheduler.start()
+    simulated.step(PREFETCH)
+    for _ in range(5):
+        simulated.step(SELECTIVE)
+    simulated.step(PREFETCH)
+    misses = simulated.counters.misses
+    simulated.step(PREFETCH)
+    assert simulated.counters.misses == misses
+
+
+def test_nothing_is_copied_after_a_stop():
+    for seed in range(20):
+        simulated = simulation(5, 2, seed)
+        simulated.scheduler.start()
+        simulated.step(PREFETCH)
+        simulated.scheduler.stop()
+        assert not simulated.copier.is_busy
+        simulated.step(PREFETCH)

@@ -48,6 +48,15 @@ def test_slot_of_another_layer_is_not_read():
     assert slot.state is SlotState.READY
 
 
-def test_slot_in_use_is_not_discarded():
-    with pytest.raises(SlotError, match=r"slot 1 can't go from 'in use' \(layer 3\)"):
-        slot_in(SlotState.IN_USE).discard(8)
+@pytest.mark.parametrize("state", [SlotState.IN_USE, SlotState.FILLING])
+def test_slot_that_is_read_or_written_is_not_discarded(state):
+    with pytest.raises(SlotError, match=rf"slot 1 can't go from '{state}' \(layer 3\)"):
+        slot_in(state).discard(8)
+
+
+def test_some_experts_are_not_read_as_all():
+    slot = Slot(1)
+    slot.begin_fill(3, 7, is_whole=False)
+    slot.end_fill(7)
+    with pytest.raises(SlotError, match="which holds some experts of layer 3"):
+        slot.acquire(3, 8, needs_whole=True)

@@ -47,9 +47,8 @@ MUTANTS = (
     Mutant(
         "wait for a cancelled copy before its slot is reused",
         SCHEDULER,
-        "            self._copier.cancel(slot.ticket)\n"
-        "            self._copier.wait(slot.ticket, self._current_stream())",
-        "            self._copier.cancel(slot.ticket)",
+        "            self._copier.cancel(slot.ticket)\n            self._expose(slot, layer)\n",
+        "            self._copier.cancel(slot.ticket)\n            slot.end_fill(self._step)\n",
         SIMULATED,
     ),
     Mutant(
@@ -124,15 +123,15 @@ MUTANTS = (
     ),
     Mutant(
         "a slot is handed on after the last use of a step only",
-        SCHEDULER,
-        "self._uses[layer] >= self._expected_uses[layer]",
+        "fetch/layer_uses.py",
+        "self._uses[layer] >= self._expected[layer]",
         "self._uses[layer] >= 1",
         SIMULATED,
     ),
     Mutant(
         "layers that run less often than before are noticed",
-        SCHEDULER,
-        "            self._expected_uses[held] = self._uses[held]\n",
+        "fetch/layer_uses.py",
+        "            self._expected[held] = self._uses[held]\n",
         "            pass\n",
         SIMULATED,
     ),
@@ -146,8 +145,8 @@ MUTANTS = (
     Mutant(
         "chosen experts are forgotten when the slot held another layer",
         SCHEDULER,
-        "            self._empty(slot)\n            self._layers[layer].chosen.forget()\n",
-        "            self._empty(slot)\n",
+        "            self._empty(slot, layer)\n            self._layers[layer].chosen.forget()\n",
+        "            self._empty(slot, layer)\n",
         SIMULATED,
     ),
     Mutant(

@@ -65,7 +65,19 @@ def is_killed(mutant: Mutant, package: Path, folder: str) -> bool:
 
 def failing_test(folder: str, tests: str) -> str | None:
     """The first test that fails, or None."""
-    done = subprocess.run(
+    try:
+        done = _pytest(folder, tests)
+    except subprocess.TimeoutExpired:
+        return "a test that hangs"
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
+    assert found, f"no test failed, pytest ended with {done.returncode}:\n{done.stdout[-2000:]}"
+    return found[1]
+
+
+def _pytest(folder: str, tests: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", START, "-x", "-q", "-p", "no:cacheprovider", tests],
         cwd=folder,
         env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": f"{folder}/.hypothesis"},
@@ -73,10 +85,6 @@ def failing_test(folder: str, tests: str) -> str | None:
         text=True,
         timeout=600,
     )
-    if done.returncode == 0:
-        return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest ended with {done.returncode}"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,6 @@ class Fetching:
         self._memory = memory
         self._copier = memory.make_copier(config)
         self._link = self._local = 0.0
-        self._probe = ComputeProbe(memory.seconds)
         self._layers: Sequence[DwdpRoutedExperts] = ()
         self._scheduler: FetchScheduler | None = None
         self.slots: Slots | None = None
@@ -83,7 +82,7 @@ class Fetching:
         return self.slots
 
     def start(self, layers: Sequence[DwdpRoutedExperts], direct: Sequence[Sequence[View]]) -> None:
-        """Run direct, and look at the clock, until `settle`."""
+        """Look at the clock, until `settle`; no request is served before."""
         self._layers = layers
         copies: list[LayerCopies] = []
         if self.slots is not None:
@@ -98,6 +97,7 @@ class Fetching:
             counters=self.counters,
             current_stream=self._memory.current_stream,
         )
+        self._probe = ComputeProbe(self._memory.seconds, on_slots=self.slots is not None)
         install(layers, self._probe)
 
     def settle(self, profile: Callable[[], Any]) -> None:
@@ -107,9 +107,18 @@ class Fetching:
             self._scheduler.policy = self._policy(profile)
             if FetchMode.PREFETCH in self._scheduler.policy.modes:
                 self._scheduler.start()
+        if self._config.fetch != AUTO:
+            logger.info(
+                "fetch=%s, by tokens in a step: %s", self._config.fetch, self.policy.table()
+            )
         GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
         BusyLog(self.counters).start()
+
+    def stop(self) -> None:
+        """No copy is under way when it returns."""
+        if self._scheduler is not None:
+            self._scheduler.stop()
 
     def counts(self) -> dict[str, Any]:
         """What was counted, here and by kernels that choose on a GPU."""
@@ -172,28 +181,42 @@ class Fetching:
         )
 
     def _measure(self, direct: Sequence[Sequence[View]]) -> bool:
-        """Bandwidths, from the first layer; False where a rank lacks nothing."""
+        """Bandwidths, from the first layer that lacks something; False where none does."""
+        for layer_idx, views in enumerate(direct):
+            own, peers = self._places(layer_idx, views)
+            if peers:
+                self._measure_layer(own, peers)
+                return True
+        if self._config.fetch != AUTO:
+            logger.info("fetch=%s has nothing to fetch: this rank has all", self._config.fetch)
+        return False
+
+    def _places(
+        self, layer_idx: int, views: Sequence[View]
+    ) -> tuple[list[MemoryRange], list[MemoryRange]]:
+        """Where a layer's own blocks and its peers' are shown."""
         own: list[MemoryRange] = []
         peers: list[MemoryRange] = []
-        for tensor_idx, layout in enumerate(self._layouts[0]):
+        for tensor_idx, layout in enumerate(self._layouts[layer_idx]):
             for extent in layout.blocks:
-                source = layout.source(extent.segment, self._rank, 0, tensor_idx)
-                place = MemoryRange(direct[0][tensor_idx].address + extent.start, extent.num_bytes)
+                source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
+                place = MemoryRange(views[tensor_idx].address + extent.start, extent.num_bytes)
                 (own if source == self._rank else peers).append(place)
+        return own, peers
+
+    def _measure_layer(self, own: Sequence[MemoryRange], peers: Sequence[MemoryRange]) -> None:
         driver = self._memory.slot_driver
         link = copy_bytes_per_s(driver, self._copier, peers)
-        if link is None:
-            return False
+        assert link is not None, "peers' blocks are pages"
         self._local = copy_bytes_per_s(driver, self._copier, own) or link
         given = self._config.link_gb_per_s
         self._link = link if given is None else given * 1e9
-        return True
 
     def _check_router_is_heard(self, layers: Sequence[DwdpRoutedExperts]) -> None:
         for layer in layers:
-            if layer.quant_method.is_monolithic and self._config.fetch != FetchMode.PREFETCH:
+            if layer.quant_method.is_monolithic and self._config.fetch == FetchMode.SELECTIVE:
                 raise ConfigError(
-                    f"{layer.layer_name}: dwdp.fetch='{self._config.fetch}' needs the router's "
-                    f"choice, the kernel of {type(layer.quant_method).__name__} keeps it to "
-                    "itself; set dwdp.fetch to 'direct' or 'prefetch'."
+                    f"{layer.layer_name}: dwdp.fetch='selective' needs the router's choice, the "
+                    f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
+                    "dwdp.fetch to 'auto', 'direct' or 'prefetch'."
                 )

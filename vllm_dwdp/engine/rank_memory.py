@@ -91,7 +91,7 @@ class HostMemory(RankMemory):
         return self._driver.warnings
 
     def make_copier(self, config: DwdpConfig) -> Copier:
-        return HostCopier(num_threads=config.copy_threads)
+        return HostCopier(num_threads=config.copy_threads, cores=_cores_of_the_engine())
 
     def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
         return functools.partial(ChosenExperts, copier)
@@ -159,6 +159,11 @@ class StandInGpuMemory(HostMemory):
 
     def make_copier(self, config: DwdpConfig) -> Copier:
         return CudaCopier(self._cuda, use_batches=config.batched_copies)
+
+
+def _cores_of_the_engine() -> list[int]:
+    """A worker's thread is bound to a core of its kernels; the engine that spawned it is not."""
+    return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))
 
 
 def rank_memory(device_type: str, rank: int) -> RankMemory:

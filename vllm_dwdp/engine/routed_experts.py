@@ -125,7 +125,7 @@ class DwdpRoutedExperts(RoutedExperts):
             self.num_experts = self.global_num_experts
         self.expert_map_manager.show_all()
         self.update_expert_map_info()
-        self._rebuild_kernel()
+        _rebuild_kernel(self)
         self._check_kernel()
         self.is_bound = True
         self._readers = {FetchMode.DIRECT: self._reader(parameters)}
@@ -134,9 +134,11 @@ class DwdpRoutedExperts(RoutedExperts):
                 name: torch.nn.Parameter(view, requires_grad=False)
                 for name, view in slot_views.items()
             }
-            self._readers |= dict.fromkeys(
-                (FetchMode.PREFETCH, FetchMode.SELECTIVE), self._reader(on_slot)
-            )
+            reader = self._reader(on_slot)
+            reader._modules = dict(self._modules)
+            reader.quant_method = copy.copy(self.quant_method)
+            _rebuild_kernel(reader)  # kernels keep biases and scales
+            self._readers |= dict.fromkeys((FetchMode.PREFETCH, FetchMode.SELECTIVE), reader)
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
 
@@ -185,17 +187,6 @@ class DwdpRoutedExperts(RoutedExperts):
         reader._parameters = {**self._parameters, **parameters}
         return reader
 
-    def _rebuild_kernel(self) -> None:
-        """A new kernel for all experts, with the state its experts object had set up after load.
-
-        vLLM sets that state in `process_weights_after_loading`, which would repack the weights.
-        """
-        old = self.quant_method.moe_kernel.fused_experts
-        self.quant_method._init_moe_kernel(self)
-        new = self.quant_method.moe_kernel.fused_experts
-        for name, value in vars(old).items():
-            vars(new).setdefault(name, value)
-
     def _check_kernel(self) -> None:
         if self.quant_method.mk_can_overlap_shared_experts:
             raise ConfigError(
@@ -223,3 +214,15 @@ class DwdpRoutedExperts(RoutedExperts):
                     f"{tuple(parameter.shape)} of {type(self.quant_method).__name__}; "
                     "serve this model without dwdp."
                 )
+
+
+def _rebuild_kernel(layer: DwdpRoutedExperts) -> None:
+    """A new kernel for all experts, with the state its experts object had set up after load.
+
+    vLLM sets that state in `process_weights_after_loading`, which would repack the weights.
+    """
+    old = layer.quant_method.moe_kernel.fused_experts
+    layer.quant_method._init_moe_kernel(layer)
+    new = layer.quant_method.moe_kernel.fused_experts
+    for name, value in vars(old).items():
+        vars(new).setdefault(name, value)

@@ -106,6 +106,11 @@ class ExpertSharing:
         """Fix how steps fetch, once vLLM has profiled; `profile` runs the largest step."""
         self._fetching.settle(profile)
 
+    def stop(self) -> None:
+        """Before the process ends: memory must not go while it is copied to."""
+        if hasattr(self, "_fetching"):  # start-up had come so far
+            self._fetching.stop()
+
     def live_stats(self) -> dict[str, Any]:
         """What has been counted since start-up, with the policy that steps follow."""
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}

@@ -44,6 +44,12 @@ class DwdpWorker(WorkerBase):
         self._sharing.settle(self.model_runner.profile_run)
         return super().compile_or_warm_up_model()
 
+    def shutdown(self) -> None:
+        """Stop copying first."""
+        if sharing := getattr(self, "_sharing", None):
+            sharing.stop()
+        super().shutdown()
+
     def dwdp_stats(self) -> dict[str, Any]:
         """What this rank owns, maps and has run; sizes in bytes."""
         return {**self._sharing.stats, **self._sharing.live_stats()}

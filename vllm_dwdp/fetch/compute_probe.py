@@ -11,11 +11,17 @@ from vllm_dwdp.fetch.scheduler import ChosenIds
 
 
 class ComputeProbe:
-    """Runs every layer in direct mode and looks at the clock; stands in for the scheduler."""
+    """Looks at the clock around every layer; stands in for the scheduler.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Where there are slots, layers run on them, whatever they hold: the profiling run's outputs are
+    dropped, and reading peers' memory in place would count as compute.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, on_slots: bool) -> None:
         """clock: seconds, once all work given to the device before has ended, or NaN."""
         self._clock = clock
+        self._mode = FetchMode.PREFETCH if on_slots else FetchMode.DIRECT
+        self._kernels: dict[int, list[float]] = {}
         self._last: tuple[int, float] | None = None
         self._windows: dict[int, list[float]] = {}
         self._num_tokens = 0
@@ -23,24 +29,26 @@ class ComputeProbe:
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
         now = self._clock()
         if self._last is not None and self._last[0] + 1 == layer:
-            self._note(num_tokens, now - self._last[1])
+            self._note(self._windows, num_tokens, now - self._last[1])
         self._last = (layer, now)
         self._num_tokens = num_tokens
-        return FetchMode.DIRECT
+        return self._mode
 
     def release(self, layer: int, mode: FetchMode) -> None:
-        """Layer 0 alone counts by its kernel: there may be no other."""
-        if layer == 0 and self._last is not None:
-            self._note(self._num_tokens, self._clock() - self._last[1])
+        """A layer's kernel alone counts where no other layer follows."""
+        if self._last is not None:
+            self._note(self._kernels, self._num_tokens, self._clock() - self._last[1])
 
     @property
     def seconds_per_token(self) -> float | None:
         """Of one layer with what lies between it and the next, in the largest step seen."""
-        if not self._windows:
+        seen = self._windows or self._kernels
+        if not seen:
             return None
-        num_tokens = max(self._windows)
-        return statistics.median(self._windows[num_tokens]) / max(1, num_tokens)
+        num_tokens = max(seen)
+        return statistics.median(seen[num_tokens]) / max(1, num_tokens)
 
-    def _note(self, num_tokens: int, window: float) -> None:
-        if not math.isnan(window):
-            self._windows.setdefault(num_tokens, []).append(window)
+    @staticmethod
+    def _note(seen: dict[int, list[float]], num_tokens: int, seconds: float) -> None:
+        if not math.isnan(seconds):
+            seen.setdefault(num_tokens, []).append(seconds)

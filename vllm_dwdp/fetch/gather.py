@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_dwdp.memory.slots import Copy
+from vllm_dwdp.memory.slots import PeerCopy
 
 CHUNK_BYTES = 1 << 18
 PARTS = 8
@@ -33,26 +33,25 @@ ID_TYPES = {4: tl.int32, 8: tl.int64}
 class GatheredExperts:
     """The missing experts of one layer, in one slot; stands for ChosenExperts on a GPU.
 
-    experts: by index, (peer, copies); no copies: this rank has the expert.
+    experts: by index, the copies of each; none: this rank has the expert.
     totals: int64 [num_peers + 2] on the GPU, shared by all layers: bytes by peer, copies, and
         chosen experts that the slot held already.
     """
 
-    def __init__(self, experts: Sequence[tuple[int, Sequence[Copy]]], totals: torch.Tensor) -> None:
-        missing = [(i, peer, copies) for i, (peer, copies) in enumerate(experts) if copies]
-        chunks = [list(_chunks(copies)) for _, _, copies in missing]
-        self._word = _word_bytes(copy for _, _, copies in missing for copy in copies)
+    def __init__(self, experts: Sequence[Sequence[PeerCopy]], totals: torch.Tensor) -> None:
+        missing = [index for index, copies in enumerate(experts) if copies]
+        chunks = [list(_chunks(experts[index])) for index in missing]
+        flat = list(itertools.chain.from_iterable(chunks))
+        device = totals.device
+        self._word = _word_bytes(flat)
         self._totals = totals
         self._num_missing = len(missing)
-        device = totals.device
-        self._experts = _table([index for index, _, _ in missing], device)
-        self._peers = _table([peer for _, peer, _ in missing], device)
-        self._bytes = _table([sum(c[2] for c in copies) for _, _, copies in missing], device)
+        self._experts = _table(missing, device)
         self._first = _table([0, *itertools.accumulate(len(c) for c in chunks)], device)
-        flat = list(itertools.chain.from_iterable(chunks))
-        self._destinations = _table([destination for destination, _, _ in flat], device)
-        self._sources = _table([source for _, source, _ in flat], device)
-        self._num_words = _table([num_bytes // self._word for _, _, num_bytes in flat], device)
+        self._peers = _table([peer for peer, _, _, _ in flat], device)
+        self._destinations = _table([destination for _, destination, _, _ in flat], device)
+        self._sources = _table([source for _, _, source, _ in flat], device)
+        self._num_words = _table([num_bytes // self._word for *_, num_bytes in flat], device)
         self._held = torch.zeros(2, max(1, len(missing)), dtype=torch.int32, device=device)
         self._turn = 0
 
@@ -67,9 +66,8 @@ class GatheredExperts:
                 address,
                 num_ids,
                 self._experts,
-                self._peers,
-                self._bytes,
                 self._first,
+                self._peers,
                 self._destinations,
                 self._sources,
                 self._num_words,
@@ -80,6 +78,7 @@ class GatheredExperts:
                 PARTS=PARTS,
                 ID_TYPE=ID_TYPES[id_bytes],
                 WORD_TYPE=WORD_TYPES[self._word],
+                WORD_BYTES=self._word,
                 ID_BLOCK=ID_BLOCK,
                 WORD_BLOCK=WORD_BLOCK,
             )
@@ -91,15 +90,16 @@ class GatheredExperts:
         self._held.zero_()
 
 
-def _chunks(copies: Sequence[Copy]) -> Iterator[Copy]:
-    for destination, source, num_bytes in copies:
+def _chunks(copies: Sequence[PeerCopy]) -> Iterator[PeerCopy]:
+    for peer, destination, source, num_bytes in copies:
         for at in range(0, num_bytes, CHUNK_BYTES):
-            yield destination + at, source + at, min(CHUNK_BYTES, num_bytes - at)
+            yield peer, destination + at, source + at, min(CHUNK_BYTES, num_bytes - at)
 
 
-def _word_bytes(copies: Iterable[Copy]) -> int:
+def _word_bytes(copies: Iterable[PeerCopy]) -> int:
     """The widest word at whose multiples all copies begin and end."""
-    return math.gcd(max(WORD_TYPES), *itertools.chain.from_iterable(copies))
+    bounds = itertools.chain.from_iterable(copy[1:] for copy in copies)
+    return math.gcd(max(WORD_TYPES), *bounds)
 
 
 def _table(values: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -111,9 +111,8 @@ def _gather(
     ids_address,
     num_ids,
     experts,
-    peers,
-    expert_bytes,
     first,
+    peers,
     destinations,
     sources,
     num_words,
@@ -124,6 +123,7 @@ def _gather(
     PARTS: tl.constexpr,
     ID_TYPE: tl.constexpr,
     WORD_TYPE: tl.constexpr,
+    WORD_BYTES: tl.constexpr,
     ID_BLOCK: tl.constexpr,
     WORD_BLOCK: tl.constexpr,
 ):
@@ -145,12 +145,12 @@ def _gather(
         start = tl.load(first + index)
         end = tl.load(first + index + 1)
         if part == 0:
-            tl.atomic_add(totals + tl.load(peers + index), tl.load(expert_bytes + index))
             tl.atomic_add(totals + num_peers, end - start)
         for chunk in range(start + part, end, PARTS):
             source = tl.load(sources + chunk).to(tl.pointer_type(WORD_TYPE))
             destination = tl.load(destinations + chunk).to(tl.pointer_type(WORD_TYPE))
             words = tl.load(num_words + chunk)
+            tl.atomic_add(totals + tl.load(peers + chunk), words * WORD_BYTES)
             for word in range(0, words, WORD_BLOCK):
                 spots = word + tl.arange(0, WORD_BLOCK)
                 copied = tl.load(source + spots, mask=spots < words)

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from vllm_dwdp._core import CopyList
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
+from vllm_dwdp.fetch.layer_uses import LayerUses
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.slot import Slot, SlotState
 
@@ -86,11 +87,13 @@ class FetchScheduler:
         self._slots = [Slot(index) for index in range(num_slots)]
         self._step = 0
         self._following = _following(layers, num_slots)
-        self._uses = [0] * len(layers)
-        self._expected_uses = [1] * len(layers)
+        self._uses = LayerUses(self._following)
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        """Before a layer's kernel; returns the mode, and with it the views to run on."""
+        """Before a layer's kernel; returns the mode, and with it the views to run on.
+
+        Raises SlotError when the slot is not what the state machine promises.
+        """
         mode = self._mode(layer, num_tokens)
         self._count(layer, num_tokens, mode)
         if mode is FetchMode.PREFETCH:
@@ -106,8 +109,7 @@ class FetchScheduler:
             return
         slot = self._slot(layer)
         slot.release(layer, self._step)
-        self._uses[layer] += 1
-        if mode is FetchMode.PREFETCH and self._uses[layer] >= self._expected_uses[layer]:
+        if mode is FetchMode.PREFETCH and self._uses.end_one(layer):
             self._prefetch_next(slot, layer)
 
     def start(self) -> None:
@@ -117,6 +119,16 @@ class FetchScheduler:
             first = next((layer for layer in layers if self._layers[layer].num_slices), None)
             if first is not None and slot.state is SlotState.EMPTY:
                 self._begin_fill(slot, first)
+
+    def stop(self) -> None:
+        """No copy is under way when it returns, and no slot holds anything."""
+        for slot in self._slots:
+            if slot.state is SlotState.FILLING:
+                assert self._copier is not None, "a slot fills by a copier"
+                self._copier.cancel(slot.ticket)
+                self._end_fill(slot)
+            if slot.state is not SlotState.IN_USE:
+                slot.discard(self._step)
 
     def fence_graph(self) -> None:
         """Before a graph is captured or runs, and after a capture, whose copies never ran.
@@ -149,14 +161,15 @@ class FetchScheduler:
             self.counters.hits += 1
             self.counters.step_hits += slot.fill_step != self._step
         else:
-            uses = self._learn_uses(slot, layer)
-            self._empty(slot)
+            held = slot.layer if slot.is_whole else None
+            uses = 0 if held is None or held == layer else self._uses.learn(held, layer)
+            self._empty(slot, layer)
             self._begin_fill(slot, layer)
-            self._uses[layer] = uses
+            self._uses.begin(layer, uses)
             self.counters.misses += 1
         if slot.state is SlotState.FILLING:
             self._expose(slot, layer)
-        slot.acquire(layer, self._step)
+        slot.acquire(layer, self._step, needs_whole=True)
 
     def _have_chosen(self, layer: int, chosen: ChosenIds) -> None:
         slot = self._slot(layer)
@@ -170,7 +183,7 @@ class FetchScheduler:
     def _bring(self, slot: Slot, layer: int, chosen: ChosenIds) -> None:
         """Add the chosen experts to what the slot holds of this layer."""
         if slot.layer != layer:
-            self._empty(slot)
+            self._empty(slot, layer)
             self._layers[layer].chosen.forget()
         else:
             slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
@@ -179,6 +192,7 @@ class FetchScheduler:
         try:
             bytes_by_peer, num_copies, num_hits = self._layers[layer].chosen.fetch(*chosen)
         except BaseException:
+            slot.end_fill(self._step)
             slot.discard(self._step)
             raise
         self.counters.exposed_seconds[layer] += time.perf_counter() - start
@@ -192,25 +206,10 @@ class FetchScheduler:
             slot.discard(self._step)
             self._begin_fill(slot, following)
 
-    def _learn_uses(self, slot: Slot, layer: int) -> int:
-        """How often layers run in a step, from a slot that holds another one than is needed.
-
-        Returns how often `layer` has run in this step already.
-        """
-        held = slot.layer
-        if held is None or held == layer:
-            return 0
-        if self._following[held] == layer and self._uses[held]:  # it ran less often than before
-            self._expected_uses[held] = self._uses[held]
-        elif self._following[layer] == held:  # it runs again after its slot was handed on
-            self._expected_uses[layer] += 1
-            return self._expected_uses[layer] - 1
-        return 0
-
     def _begin_fill(self, slot: Slot, layer: int) -> None:
         assert self._copier is not None, "layers with copies come with a copier"
         slot.begin_fill(layer, self._step, is_whole=True)
-        self._uses[layer] = 0
+        self._uses.begin(layer)
         copies = self._layers[layer]
         slot.ticket = self._copier.submit(copies.everything, self._current_stream())
         self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
@@ -225,12 +224,12 @@ class FetchScheduler:
         self._copier.wait(slot.ticket, self._current_stream())
         slot.end_fill(self._step)
 
-    def _empty(self, slot: Slot) -> None:
-        """Make it free for another layer; a copy for a third one is cut short."""
+    def _empty(self, slot: Slot, layer: int) -> None:
+        """Make it free for `layer`; a copy for another one is cut short."""
         if slot.state is SlotState.FILLING:
             assert self._copier is not None, "a slot fills by a copier"
             self._copier.cancel(slot.ticket)
-            self._copier.wait(slot.ticket, self._current_stream())
+            self._expose(slot, layer)
             self.counters.cancelled += 1
         slot.discard(self._step)
 

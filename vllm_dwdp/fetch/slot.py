@@ -3,8 +3,8 @@
 """The state of one slot: which layer's experts it holds, and who may touch it now.
 
     EMPTY --begin_fill--> FILLING --end_fill--> READY --acquire--> IN_USE
-      ^                      |                  |  ^                  |
-      +------- discard ------+------------------+  +---- release -----+
+      ^                                         |  ^                  |
+      +---------------- discard ----------------+  +---- release -----+
 
 * A slot in use is never written: there is no way from IN_USE to FILLING (WAR).
 * A slot that fills is never read: there is no way from FILLING to IN_USE (RAW).
@@ -46,11 +46,12 @@ class Slot:
         """Its copies have ended."""
         self._go(SlotState.FILLING, SlotState.READY, self.layer, step)
 
-    def acquire(self, layer: int, step: int) -> None:
-        """The layer's kernel reads it from now on."""
-        if layer != self.layer:
+    def acquire(self, layer: int, step: int, *, needs_whole: bool = False) -> None:
+        """The layer's kernel reads it from now on. needs_whole: all that the layer misses."""
+        if layer != self.layer or (needs_whole and not self.is_whole):
+            held = "all" if self.is_whole else "some"
             raise SlotError(
-                f"layer {layer} would read slot {self.index} in step {step}, which holds the "
+                f"layer {layer} would read slot {self.index} in step {step}, which holds {held} "
                 f"experts of layer {self.layer}; this is a defect of dwdp, please report it."
             )
         self._go(SlotState.READY, SlotState.IN_USE, layer, step)
@@ -60,8 +61,8 @@ class Slot:
         self._go(SlotState.IN_USE, SlotState.READY, layer, step)
 
     def discard(self, step: int) -> None:
-        """What it holds counts for nothing; no copy into it may be under way."""
-        if self.state is SlotState.IN_USE:
+        """What it holds counts for nothing."""
+        if self.state in (SlotState.IN_USE, SlotState.FILLING):
             self._refuse(SlotState.EMPTY, self.layer, step)
         self.state = SlotState.EMPTY
         self.layer = None

@@ -20,8 +20,11 @@ Copy = tuple[int, int, int]
 """(destination address, source address, bytes)."""
 
 Chosen = TypeVar("Chosen")
-MakeChosen = Callable[[list[tuple[int, list[Copy]]], int], Chosen]
-"""(by expert: peer and copies, number of peers) -> what brings those that the router chose."""
+PeerCopy = tuple[int, int, int, int]
+"""(peer, destination address, source address, bytes)."""
+
+MakeChosen = Callable[[list[list[PeerCopy]], int], Chosen]
+"""(by expert: its copies, number of peers) -> what brings those that the router chose."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,13 @@ class Slots:
             dwdp_size=placement.dwdp_size,
             slice_bytes=self._slice_bytes,
         )
-        experts = []
-        for expert in range(placement.num_experts):
-            slices = expert_slices(layer, pieces, expert)
-            peer = slices[0].peer if slices else self._rank
-            experts.append((peer, [self._copy(layer_idx, s, direct) for s in slices]))
+        experts = [
+            [
+                (s.peer, *self._copy(layer_idx, s, direct))
+                for s in expert_slices(layer, pieces, expert)
+            ]
+            for expert in range(placement.num_experts)
+        ]
         return LayerCopies(
             everything=CopyList(
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds]
