@@ -31,6 +31,7 @@ from vllm_dwdp.memory.slots import Slots
 from vllm_dwdp.placement import Placement
 
 MATRIX = 128
+NUM_IDS = 64
 
 
 class Rank:
@@ -115,11 +116,12 @@ def exposed_share(rank: Rank, num_products: int, steps: int, copy_s: float) -> f
 
 
 def hook_microseconds(mode: FetchMode) -> float:
-    """Python's time for wait and release of one layer whose copies are next to nothing."""
+    """The host's time for wait and release of one layer whose copies are next to nothing."""
     copier = HostCopier()
+    ids = torch.arange(NUM_IDS, dtype=torch.int32)
     none = SimpleNamespace(
         everything=CopyList([]),
-        chosen=SimpleNamespace(fetch=lambda *ids: ([0, 0], 0, 0), forget=lambda: None),
+        chosen=ChosenExperts(copier, [[] for _ in range(NUM_IDS)], 2),  # all are here
         bytes_by_peer=(0, 0),
         num_slices=1,
     )
@@ -130,11 +132,12 @@ def hook_microseconds(mode: FetchMode) -> float:
         policy=Policy.always(mode),
         counters=FetchCounters(58, 2),
     )
+    chosen = ChosenIds(ids.data_ptr(), ids.numel(), ids.element_size())
     seconds = []
     for _ in range(50):
         start = time.perf_counter()
         for layer in range(58):
-            scheduler.release(layer, scheduler.wait(layer, 1, ChosenIds(0, 0, 4)))
+            scheduler.release(layer, scheduler.wait(layer, 1, chosen))
         seconds.append((time.perf_counter() - start) / 58)
     return statistics.median(seconds) * 1e6
 

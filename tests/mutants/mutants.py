@@ -23,10 +23,8 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch)",
         SCHEDULER,
-        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step)\n\n"
-        "    def _have_chosen",
-        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step)\n\n"
-        "    def _have_chosen",
+        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step, needs_whole",
+        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step, needs_whole",
         SIMULATED,
     ),
     Mutant(
@@ -152,8 +150,8 @@ MUTANTS = (
     Mutant(
         "a slot that holds another layer is not read",
         "fetch/slot.py",
-        "        if layer != self.layer:",
-        "        if False:",
+        "        if layer != self.layer or",
+        "        if",
         SIMULATED,
     ),
     Mutant(
