@@ -20,5 +20,5 @@ ctest --test-dir build/csrc-tests --output-on-failure
 ruff check .
 ruff format --check .
 mypy
-clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc
+clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc tests/fake_cuda/*.h tests/fake_cuda/*.cc
 pytest "$@"

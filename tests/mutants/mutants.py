@@ -23,8 +23,8 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch)",
         SCHEDULER,
-        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step, needs_whole",
-        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step, needs_whole",
+        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step, needs",
+        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step, needs",
         SIMULATED,
     ),
     Mutant(
