@@ -19,12 +19,16 @@ struct Copy {
 
 // Copies in rounds: those of one round in any order or at once, rounds one after the other.
 //
-// Shared with threads that don't hold Python's lock, so it must not be Python that counts its
-// owners: nanobind asks `shared_from_this` for one where there is such a thing.
+// Threads that don't hold Python's lock may drop it and with it the memory, so it must not be
+// Python that counts the owners of either: nanobind asks `shared_from_this` where there is such a
+// thing.
 struct CopyList : std::enable_shared_from_this<CopyList> {
-  explicit CopyList(std::vector<std::vector<Copy>> all = {}) : rounds(std::move(all)) {}
+  explicit CopyList(std::vector<std::vector<Copy>> all = {},
+                    std::vector<std::shared_ptr<const void>> held = {})
+      : rounds(std::move(all)), memory(std::move(held)) {}
 
   std::vector<std::vector<Copy>> rounds;
+  std::vector<std::shared_ptr<const void>> memory;  // kept mapped until the copies have ended
 };
 
 // Runs copy lists one after the other, in the order of their submission.

@@ -44,7 +44,8 @@ class Reservation {
   virtual void Populate() = 0;
 };
 
-class MemoryDriver {
+// Views and slot pages share it, and whoever drops one of them may not hold Python's lock.
+class MemoryDriver : public std::enable_shared_from_this<MemoryDriver> {
  public:
   static constexpr int kNoGpu = -1;
 

@@ -80,17 +80,18 @@ void BindDriver(nb::module_& module) {
           },
           "num_bytes"_a, "view_offset"_a = 0);
   nb::class_<HostDriver, MemoryDriver>(module, "HostDriver")
-      .def(
-          "__init__",
-          [](HostDriver* self, std::string name, int numa_node, bool huge_pages,
-             bool require_write_seal) {
-            new (self) HostDriver({std::move(name), numa_node, huge_pages, require_write_seal});
-          },
-          nb::kw_only(), "name"_a = "dwdp", "numa_node"_a = -1, "huge_pages"_a = true,
-          "require_write_seal"_a = true)
+      .def(nb::new_([](std::string name, int numa_node, bool huge_pages, bool require_write_seal) {
+             return std::make_shared<HostDriver>(
+                 HostOptions{std::move(name), numa_node, huge_pages, require_write_seal});
+           }),
+           nb::kw_only(), "name"_a = "dwdp", "numa_node"_a = -1, "huge_pages"_a = true,
+           "require_write_seal"_a = true)
       .def_prop_ro("warnings", &HostDriver::warnings);
   nb::class_<CudaDriver, MemoryDriver>(module, "CudaDriver")
-      .def(nb::init<int, const std::string&>(), "gpu"_a, "library"_a = kCudaLibrary);
+      .def(nb::new_([](int gpu, const std::string& library) {
+             return std::make_shared<CudaDriver>(gpu, library);
+           }),
+           "gpu"_a, "library"_a = kCudaLibrary);
 }
 
 void BindBlock(nb::module_& module) {
@@ -151,12 +152,17 @@ std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
 
 void BindCopier(nb::module_& module) {
   nb::class_<CopyList>(module, "CopyList")
-      .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds) {
+      .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds,
+                       const std::vector<std::shared_ptr<SlotPage>>& pages,
+                       const std::vector<std::shared_ptr<View>>& views) {
              auto list = std::make_shared<CopyList>();
              for (const auto& round : rounds) list->rounds.push_back(Copies(round));
+             list->memory.insert(list->memory.end(), pages.begin(), pages.end());
+             list->memory.insert(list->memory.end(), views.begin(), views.end());
              return list;
            }),
-           "rounds"_a);
+           "rounds"_a, "pages"_a = std::vector<std::shared_ptr<SlotPage>>(),
+           "views"_a = std::vector<std::shared_ptr<View>>());
   nb::class_<Copier>(module, "Copier")
       .def(
           "submit",

@@ -10,7 +10,7 @@ namespace dwdp {
 
 // Local memory that copies write, for the process's life, and several views show read-only.
 // Always mapped whole; never sealed, never exported.
-class SlotPage {
+class SlotPage : public std::enable_shared_from_this<SlotPage> {
  public:
   // `view_offset` is where most views will map it: congruent offsets can use huge pages.
   SlotPage(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset);

@@ -18,7 +18,7 @@ namespace dwdp {
 // * Pages are given in any order, once each; Finish makes the view read-only, for good.
 // * Mappings are the view's own: blocks and driver may go before it.
 // * One thread at a time changes a view; others wait.
-class View {
+class View : public std::enable_shared_from_this<View> {
  public:
   View(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes);
   View(const View&) = delete;

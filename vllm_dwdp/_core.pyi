@@ -7,6 +7,7 @@ driver's granularity; nothing may be empty. `fill`, `fill_private`, `seal` and `
 the GIL. What is refused raises DriverError and leaves the object as it was.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 class DriverError(RuntimeError):
@@ -125,9 +126,18 @@ CopyTuple = tuple[int, int, int]
 """(destination address, source address, bytes)."""
 
 class CopyList:
-    """Copies in rounds: those of one round in any order, rounds one after the other."""
+    """Copies in rounds: those of one round in any order, rounds one after the other.
 
-    def __init__(self, rounds: list[list[CopyTuple]]) -> None: ...
+    `pages` and `views` are what they write and read: mapped until the list is gone and its copies
+    have ended.
+    """
+
+    def __init__(
+        self,
+        rounds: list[list[CopyTuple]],
+        pages: Sequence[SlotPage] = ...,
+        views: Sequence[View] = ...,
+    ) -> None: ...
 
 class Copier:
     """Runs copy lists one after the other, in the order of their submission. Abstract.

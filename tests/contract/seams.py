@@ -246,6 +246,7 @@ _BY_FILE = {
     ),
     "v1/worker/worker_base.py": (
         "WorkerBase.get_model",
+        "WorkerBase.shutdown",
         "WorkerBase.vllm_config",
         "WorkerBase.cache_config",
         "WorkerBase.model_runner",

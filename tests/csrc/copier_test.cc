@@ -50,6 +50,23 @@ TEST_P(HostCopierTest, RoundsAndListsRunInOrder) {
   }
 }
 
+TEST_P(HostCopierTest, MemoryStaysUntilTheCopiesHaveEnded) {
+  HostCopier copier(GetParam(), {});
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    const auto source = std::make_shared<const Bytes>(Pattern(1 << 20, 1));
+    auto destination = std::make_shared<Bytes>(source->size());
+    const std::weak_ptr<Bytes> seen = destination;
+    std::vector<std::shared_ptr<const void>> memory = {source, destination};
+    auto list = std::make_shared<const CopyList>(
+        std::vector<std::vector<Copy>>{{{destination->data(), source->data(), source->size()}}},
+        std::move(memory));
+    destination.reset();  // AddressSanitizer sees a copy to what is gone
+    const auto ticket = copier.Submit(std::move(list), Copier::kCpu);
+    copier.Wait(ticket, Copier::kCpu);
+    EXPECT_TRUE(seen.expired()) << "an ended list holds its memory";
+  }
+}
+
 TEST_P(HostCopierTest, EmptyListsAndRoundsAreDone) {
   HostCopier copier(GetParam(), {});
   copier.Wait(copier.Submit(InRounds({}), Copier::kCpu), Copier::kCpu);

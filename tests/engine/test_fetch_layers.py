@@ -2,7 +2,9 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Real MoE layers on slots: bit for bit the unsharded output, in any order of modes and layers."""
 
+import gc
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -174,6 +176,23 @@ def test_selective_moves_no_more_than_the_experts_chosen():
     assert 0.9 * num_missing * row_bytes < moved <= 1.05 * num_missing * row_bytes
 
 
+def test_memory_of_copies_outlives_the_model():
+    """A copy may still run when the model goes: its pages and what it reads must not."""
+    case = Case(2)
+    addresses = [address for address, _ in pages_of(case.model.slots, 2)]
+    for experts in case.model.experts:
+        direct = experts._readers[FetchMode.DIRECT]
+        addresses += [direct._parameters[name].data_ptr() for name in ("w13_weight", "w2_weight")]
+    kept = [layer.everything for layer in case.model.scheduler._layers]
+    install([], fetcher=None)
+    del case, experts, direct
+    gc.collect()
+    assert all(map(is_mapped, addresses))
+    del kept
+    gc.collect()
+    assert not all(map(is_mapped, addresses))
+
+
 def test_counters_say_what_was_moved_from_whom():
     case = Case(3, dwdp_size=3)
     for _ in range(4):
@@ -184,3 +203,11 @@ def test_counters_say_what_was_moved_from_whom():
     assert sum(by_peer) == case.counters.copies * missing[0]
     assert case.counters.steps["prefetch"] == 4
     assert case.counters.slices >= case.counters.copies * 2
+
+
+def is_mapped(address):
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(at, 16) for at in line.split()[0].split("-"))
+        if start <= address < end:
+            return True
+    return False

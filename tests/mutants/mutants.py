@@ -210,4 +210,11 @@ MUTANTS = (
         "        return same[-1]",
         "tests/unit/test_copy_plan.py",
     ),
+    Mutant(
+        "copies keep what they write and read mapped",
+        "memory/slots.py",
+        "                self._pages[layer_idx % self.num_slots],\n                direct,\n",
+        "",
+        LAYERS,
+    ),
 )

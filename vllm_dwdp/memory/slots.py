@@ -110,7 +110,9 @@ class Slots:
         ]
         return LayerCopies(
             everything=CopyList(
-                [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds]
+                [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds],
+                self._pages[layer_idx % self.num_slots],
+                direct,
             ),
             chosen=make_chosen(experts, placement.dwdp_size),
             bytes_by_peer=tuple(plan.bytes_by_peer(placement.dwdp_size)),
