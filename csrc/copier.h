@@ -52,6 +52,8 @@ class Copier {
   // What `stream` is given from now on comes after the copies.
   virtual void Wait(Ticket ticket, Stream stream) = 0;
   virtual bool IsDone(Ticket ticket) const = 0;
+  // Blocks until no copy is under way.
+  virtual void Drain() = 0;
 };
 
 }  // namespace dwdp

@@ -74,6 +74,11 @@ bool CudaCopier::IsDone(Ticket ticket) const {
   return true;
 }
 
+void CudaCopier::Drain() {
+  const CudaScope scope(*device_);
+  api_.Check(api_.cuStreamSynchronize(copy_stream_), "cuStreamSynchronize of the copy stream");
+}
+
 void CudaCopier::RequireSubmitted(Ticket ticket) const {
   Require(ticket > 0 && ticket <= num_submitted_,
           "expected the ticket of something submitted, got " + std::to_string(ticket) + " of " +

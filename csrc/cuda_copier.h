@@ -34,6 +34,7 @@ class CudaCopier : public Copier {
   void Cancel(Ticket) override {}
   void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
+  void Drain() override;
 
   bool uses_batches() const { return use_batches_; }
 

@@ -88,6 +88,11 @@ bool HostCopier::IsDone(Ticket ticket) const {
   return HasEnded(ticket);
 }
 
+void HostCopier::Drain() {
+  std::unique_lock lock(mutex_);
+  has_ended_.wait(lock, [this] { return jobs_.empty(); });
+}
+
 void HostCopier::Work() {
   std::unique_lock lock(mutex_);
   while (true) {

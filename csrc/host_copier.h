@@ -26,6 +26,7 @@ class HostCopier : public Copier {
   void Cancel(Ticket ticket) override;
   void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
+  void Drain() override;
 
  private:
   struct Job {

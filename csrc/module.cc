@@ -172,7 +172,8 @@ void BindCopier(nb::module_& module) {
           "copies"_a, "stream"_a = Copier::kCpu)
       .def("cancel", &Copier::Cancel, "ticket"_a)
       .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
-      .def("is_done", &Copier::IsDone, "ticket"_a);
+      .def("is_done", &Copier::IsDone, "ticket"_a)
+      .def("drain", &Copier::Drain, ReleaseGil());
   nb::class_<HostCopier, Copier>(module, "HostCopier")
       .def(nb::init<std::size_t, const std::vector<int>&>(), nb::kw_only(), "num_threads"_a = 1,
            "cores"_a = std::vector<int>());

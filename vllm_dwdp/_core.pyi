@@ -158,6 +158,8 @@ class Copier:
         Releases the GIL.
         """
     def is_done(self, ticket: int) -> bool: ...
+    def drain(self) -> None:
+        """Return when no copy is under way. Releases the GIL."""
 
 class HostCopier(Copier):
     """Threads that copy host memory."""

@@ -58,6 +58,9 @@ class PoisonedCopier:
         for earlier in sorted(t for t in self._waiting if t <= ticket):
             self._copier.wait(self._copier.submit(self._waiting.pop(earlier), stream), stream)
 
+    def drain(self):
+        self._copier.drain()
+
 
 class PoisonedChosen:
     def __init__(self, chosen, pages):

@@ -77,6 +77,10 @@ class SimulatedCopier:
         while self._num_done < ticket:
             self._advance()
 
+    def drain(self):
+        while self._jobs:
+            self._advance()
+
     @property
     def is_busy(self):
         return bool(self._jobs)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.cost_model import CostModel, best_mode
 from vllm_dwdp.fetch.policy import MIN_GAIN, Policy
 
@@ -14,8 +15,7 @@ DEEPSEEK_R1_ON_NVLINK = CostModel(
     missing_bytes=192 * 44_040_192,
     num_experts=256,
     top_k=8,
-    link_bytes_per_s=700e9,
-    local_bytes_per_s=3_000e9,
+    bandwidths=Bandwidths(copies=700e9, peers=700e9, own=3_000e9),
     compute_s_per_token=3e-6,
 )
 
@@ -24,8 +24,9 @@ models = st.builds(
     missing_bytes=st.integers(1, 10**10),
     num_experts=st.integers(8, 512),
     top_k=st.integers(1, 8),
-    link_bytes_per_s=st.floats(1e8, 1e12),
-    local_bytes_per_s=st.floats(1e8, 4e12),
+    bandwidths=st.builds(
+        Bandwidths, st.floats(1e8, 1e12), st.floats(1e8, 1e12), st.floats(1e8, 4e12)
+    ),
     compute_s_per_token=st.floats(1e-9, 1e-3),
 )
 
@@ -58,7 +59,7 @@ def test_small_steps_do_not_prefetch_and_large_ones_do():
 
 
 def test_peers_memory_as_fast_as_own_is_read_where_it_lies():
-    model = CostModel(10**8, 64, 4, 10e9, 10e9, 1e-6)
+    model = CostModel(10**8, 64, 4, Bandwidths(10e9, 10e9, 10e9), 1e-6)
     assert Policy.cheapest(model, max_tokens=4096).table() == "from 0 direct"
 
 

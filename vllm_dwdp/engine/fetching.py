@@ -10,6 +10,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from vllm.logger import init_logger
 
 from vllm_dwdp._core import View
@@ -18,7 +19,7 @@ from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.graph_fence import GraphFence
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.fetch.bandwidth import MemoryRange, copy_bytes_per_s
+from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.busy_log import BusyLog
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
@@ -29,8 +30,6 @@ from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.slots import LayerCopies, Slots
 
 logger = init_logger("vllm.dwdp")
-FAST_LINK = 0.7
-"""Peers' memory this fast, beside own memory, is read where it lies."""
 
 
 class Fetching:
@@ -53,7 +52,7 @@ class Fetching:
         self._captured_tokens = captured_tokens
         self._memory = memory
         self._copier = memory.make_copier(config)
-        self._link = self._local = 0.0
+        self._bandwidths = Bandwidths(0.0, 0.0, 0.0)
         self._layers: Sequence[DwdpRoutedExperts] = ()
         self._scheduler: FetchScheduler | None = None
         self.slots: Slots | None = None
@@ -64,12 +63,13 @@ class Fetching:
         """Slots if any step may need them; `direct` are all views of peers' memory."""
         if self._config.fetch == FetchMode.DIRECT or not self._measure(direct):
             return None
-        if self._config.fetch == AUTO and self._link >= FAST_LINK * self._local:
+        found = self._bandwidths
+        if self._config.fetch == AUTO and found.reads_peers_as_own:
             logger.info(
-                "fetch=auto: every step reads peers' memory where it lies; copies out of it run "
-                "at %.1f GB/s, out of own memory at %.1f GB/s",
-                self._link / 1e9,
-                self._local / 1e9,
+                "fetch=auto: every step reads peers' memory where it lies, at %.1f GB/s, own "
+                "memory at %.1f GB/s",
+                found.peers / 1e9,
+                found.own / 1e9,
             )
             return None
         self.slots = Slots(
@@ -156,8 +156,7 @@ class Fetching:
             missing_bytes=copied,
             num_experts=layer.global_num_experts,
             top_k=layer.moe_config.experts_per_token,
-            link_bytes_per_s=self._link,
-            local_bytes_per_s=self._local,
+            bandwidths=self._bandwidths,
             compute_s_per_token=seconds,
         )
 
@@ -185,7 +184,7 @@ class Fetching:
         for layer_idx, views in enumerate(direct):
             own, peers = self._places(layer_idx, views)
             if peers:
-                self._measure_layer(own, peers)
+                self._bandwidths = self._given(self._memory.bandwidths(self._copier, own, peers))
                 return True
         if self._config.fetch != AUTO:
             logger.info("fetch=%s has nothing to fetch: this rank has all", self._config.fetch)
@@ -193,24 +192,22 @@ class Fetching:
 
     def _places(
         self, layer_idx: int, views: Sequence[View]
-    ) -> tuple[list[MemoryRange], list[MemoryRange]]:
-        """Where a layer's own blocks and its peers' are shown."""
-        own: list[MemoryRange] = []
-        peers: list[MemoryRange] = []
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """A layer's own blocks and its peers', as bytes, where its views show them."""
+        own: list[torch.Tensor] = []
+        peers: list[torch.Tensor] = []
         for tensor_idx, layout in enumerate(self._layouts[layer_idx]):
+            shown = torch.from_dlpack(views[tensor_idx].bytes_tensor())
             for extent in layout.blocks:
                 source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
-                place = MemoryRange(views[tensor_idx].address + extent.start, extent.num_bytes)
+                place = shown[extent.start : extent.start + extent.num_bytes]
                 (own if source == self._rank else peers).append(place)
         return own, peers
 
-    def _measure_layer(self, own: Sequence[MemoryRange], peers: Sequence[MemoryRange]) -> None:
-        driver = self._memory.slot_driver
-        link = copy_bytes_per_s(driver, self._copier, peers)
-        assert link is not None, "peers' blocks are pages"
-        self._local = copy_bytes_per_s(driver, self._copier, own) or link
-        given = self._config.link_gb_per_s
-        self._link = link if given is None else given * 1e9
+    def _given(self, measured: Bandwidths) -> Bandwidths:
+        if (gb_per_s := self._config.link_gb_per_s) is None:
+            return measured
+        return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
 
     def _check_router_is_heard(self, layers: Sequence[DwdpRoutedExperts]) -> None:
         for layer in layers:

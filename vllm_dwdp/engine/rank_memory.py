@@ -11,6 +11,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from vllm_dwdp._core import (
 )
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
+from vllm_dwdp.fetch.bandwidth import Bandwidths, copy_bytes_per_s, read_bytes_per_s
 from vllm_dwdp.memory.slots import MakeChosen
 
 CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
@@ -62,6 +64,16 @@ class RankMemory(ABC):
         Waits for the GPU.
         """
         return None
+
+    def bandwidths(
+        self, copier: Copier, own: Sequence[torch.Tensor], peers: Sequence[torch.Tensor]
+    ) -> Bandwidths:
+        """Of own blocks and peers', as bytes. The CPU copies and reads alike."""
+        copies = copy_bytes_per_s(self.slot_driver, copier, peers)
+        assert copies is not None, "peers' blocks are pages"
+        return Bandwidths(
+            copies, peers=copies, own=copy_bytes_per_s(self.slot_driver, copier, own) or copies
+        )
 
     @abstractmethod
     def current_stream(self) -> int:
@@ -129,6 +141,14 @@ class GpuMemory(RankMemory):
 
         totals = self._totals = torch.zeros(num_peers + 2, dtype=torch.int64, device="cuda")
         return lambda experts, _: GatheredExperts(experts, totals)
+
+    def bandwidths(
+        self, copier: Copier, own: Sequence[torch.Tensor], peers: Sequence[torch.Tensor]
+    ) -> Bandwidths:
+        copies = copy_bytes_per_s(self.slot_driver, copier, peers)
+        read = read_bytes_per_s(peers, self.seconds)
+        assert copies is not None and read is not None, "peers' blocks are pages"
+        return Bandwidths(copies, peers=read, own=read_bytes_per_s(own, self.seconds) or read)
 
     def gathered(self) -> list[int] | None:
         return None if self._totals is None else self._totals.tolist()

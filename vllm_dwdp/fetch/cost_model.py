@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.bandwidth import Bandwidths
 
 
 class Seconds(NamedTuple):
@@ -25,40 +26,41 @@ class Seconds(NamedTuple):
 class CostModel:
     """missing_bytes: of the experts of one layer that a rank lacks.
 
-    link_bytes_per_s: copies out of peers' memory; local_bytes_per_s: the same out of own memory.
     compute_s_per_token: of one layer.
     """
 
     missing_bytes: int
     num_experts: int
     top_k: int
-    link_bytes_per_s: float
-    local_bytes_per_s: float
+    bandwidths: Bandwidths
     compute_s_per_token: float
 
     def seconds(self, num_tokens: int) -> Seconds:
         compute = num_tokens * self.compute_s_per_token
         chosen = self.missing_bytes * self._share_chosen(num_tokens)
-        direct = max(0.0, chosen / self.link_bytes_per_s - chosen / self.local_bytes_per_s)
-        copy_all = self.missing_bytes / self.link_bytes_per_s
-        return Seconds(
-            compute, direct, chosen / self.link_bytes_per_s, max(0.0, copy_all - compute)
-        )
+        selective = chosen / self.bandwidths.peers
+        direct = max(0.0, selective - chosen / self.bandwidths.own)
+        return Seconds(compute, direct, selective, max(0.0, self._copy_all - compute))
 
     def describe(self) -> str:
         """The figures, for the log."""
         return (
             f"a layer computes {self.compute_s_per_token * 1e6:.2f} us for a token and lacks "
             f"{self.missing_bytes / 2**20:.1f} MiB of experts, which take "
-            f"{self.missing_bytes / self.link_bytes_per_s * 1e3:.2f} ms to copy at "
-            f"{self.link_bytes_per_s / 1e9:.1f} GB/s"
+            f"{self._copy_all * 1e3:.2f} ms to copy at {self.bandwidths.copies / 1e9:.1f} GB/s; a "
+            f"kernel reads them at {self.bandwidths.peers / 1e9:.1f} GB/s, own memory at "
+            f"{self.bandwidths.own / 1e9:.1f} GB/s"
         )
 
     @property
     def break_even_tokens(self) -> int:
         """The smallest step whose compute hides the copy of all that is missing."""
-        copy_all = self.missing_bytes / self.link_bytes_per_s
-        return -int(-copy_all // self.compute_s_per_token)
+        return -int(-self._copy_all // self.compute_s_per_token)
+
+    @property
+    def _copy_all(self) -> float:
+        """Seconds."""
+        return self.missing_bytes / self.bandwidths.copies
 
     def _share_chosen(self, num_tokens: int) -> float:
         """Expected share of the experts that at least one token chooses."""

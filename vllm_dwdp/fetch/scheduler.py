@@ -35,6 +35,7 @@ class Copier(Protocol):
     def submit(self, copies: CopyList, stream: int) -> int: ...
     def cancel(self, ticket: int) -> None: ...
     def wait(self, ticket: int, stream: int) -> None: ...
+    def drain(self) -> None: ...
 
 
 class Chosen(Protocol):
@@ -129,6 +130,8 @@ class FetchScheduler:
                 self._end_fill(slot)
             if slot.state is not SlotState.IN_USE:
                 slot.discard(self._step)
+        if self._copier is not None:
+            self._copier.drain()  # to wait may only have told a GPU to
 
     def fence_graph(self) -> None:
         """Before a graph is captured or runs, and after a capture, whose copies never ran.
