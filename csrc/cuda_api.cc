@@ -52,14 +52,13 @@ class Resolver {
 std::string Advice(CUresult result) {
   switch (result) {
     case CUDA_ERROR_OUT_OF_MEMORY:
-      return "; free GPU memory, or use more ranks";
+      return "free GPU memory, or use more ranks";
     case CUDA_ERROR_NO_DEVICE:
-      return "; make a GPU visible (CUDA_VISIBLE_DEVICES)";
     case CUDA_ERROR_INVALID_DEVICE:
-      return "; the peer's GPU must be visible to this process (CUDA_VISIBLE_DEVICES)";
+      return "make the GPU visible (CUDA_VISIBLE_DEVICES)";
     case CUDA_ERROR_NOT_PERMITTED:
     case CUDA_ERROR_NOT_SUPPORTED:
-      return "; this GPU, driver or container doesn't allow it";
+      return "this GPU, driver or container doesn't allow it";
     default:
       return "";
   }
@@ -82,14 +81,16 @@ std::shared_ptr<const CudaApi> CudaApi::Load(const std::string& library) {
   return api;
 }
 
-void CudaApi::Check(CUresult result, const std::string& what) const {
+void CudaApi::Check(CUresult result, const std::string& what, const std::string& advice) const {
   if (result == CUDA_SUCCESS) return;
   const char* name = nullptr;
   const char* text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
+  const std::string& next = advice.empty() ? Advice(result) : advice;
   throw DriverError(what + " failed: " + (name ? name : "error " + std::to_string(result)) +
-                    (text ? std::string(" (") + text + ")" : "") + Advice(result));
+                    (text ? std::string(" (") + text + ")" : "") + (next.empty() ? "" : "; ") +
+                    next);
 }
 
 }  // namespace dwdp

@@ -61,8 +61,9 @@ struct CudaApi {
   // Opens the driver's library and initialises it; stays open for the process's life.
   static std::shared_ptr<const CudaApi> Load(const std::string& library);
 
-  // Throws DriverError unless the call succeeded: "WHAT failed: CUDA_ERROR_..., ADVICE".
-  void Check(CUresult result, const std::string& what) const;
+  // Throws DriverError unless the call succeeded: "WHAT failed: CUDA_ERROR_..., ADVICE". Without
+  // `advice`, that which goes with the error.
+  void Check(CUresult result, const std::string& what, const std::string& advice = "") const;
 };
 
 }  // namespace dwdp

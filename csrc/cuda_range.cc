@@ -6,6 +6,7 @@ namespace dwdp {
 
 CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
     : device_(std::move(device)), num_bytes_(num_bytes) {
+  const CudaScope scope(*device_);
   const CudaApi& api = device_->api();
   api.Check(api.cuMemAddressReserve(&start_, num_bytes_, 0, 0, 0),
             "cuMemAddressReserve of " + std::to_string(num_bytes_) + " bytes");
@@ -24,6 +25,7 @@ CudaRange::~CudaRange() {
 
 void CudaRange::Map(std::size_t offset, CUmemGenericAllocationHandle handle,
                     std::size_t num_bytes) {
+  const CudaScope scope(*device_);
   const CudaApi& api = device_->api();
   const auto place = mappings_.emplace(offset, num_bytes).first;
   const CUresult result = api.cuMemMap(start_ + offset, num_bytes, 0, handle, 0);
@@ -32,11 +34,16 @@ void CudaRange::Map(std::size_t offset, CUmemGenericAllocationHandle handle,
 }
 
 void CudaRange::SetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags) {
+  const CudaScope scope(*device_);
   const CudaApi& api = device_->api();
   const CUmemAccessDesc access = {
       .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_->ordinal()}, .flags = flags};
-  api.Check(api.cuMemSetAccess(start_ + offset, num_bytes, &access, 1),
-            "cuMemSetAccess of " + std::to_string(num_bytes) + " bytes");
+  const CUresult result = api.cuMemSetAccess(start_ + offset, num_bytes, &access, 1);
+  const bool is_apart =
+      result == CUDA_ERROR_INVALID_DEVICE || result == CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+  api.Check(
+      result, "cuMemSetAccess of " + std::to_string(num_bytes) + " bytes",
+      is_apart ? "this GPU can't reach the peer's memory (NVLink, or PCIe peer to peer)" : "");
 }
 
 }  // namespace dwdp
