@@ -56,16 +56,21 @@ def check(seed):
     totals = torch.zeros(NUM_PEERS + 2, dtype=torch.int64)
     reference = ChosenExperts(HostCopier(), case.experts(0), NUM_PEERS)
     gathered = GatheredExperts(case.experts(1), totals)
-    expected_bytes, hits = [0] * NUM_PEERS, 0
+    expected_bytes, copies, hits = [0] * NUM_PEERS, 0, 0
+    assert not totals.any(), "what it ran to be compiled copied something"
     for _ in range(4):
         ids = case.ids()
         of_ids = ids.data_ptr(), ids.numel(), ids.element_size()
-        by_peer, _, num_hits = reference.fetch(*of_ids)
+        by_peer, num_copies, num_hits = reference.fetch(*of_ids)
         gathered.fetch(*of_ids)
         expected_bytes = [a + b for a, b in zip(expected_bytes, by_peer, strict=True)]
+        copies += num_copies
         hits += num_hits
         assert torch.equal(*case.destinations), seed
         assert totals[:NUM_PEERS].tolist() == expected_bytes, seed
+        assert totals[NUM_PEERS] >= copies, "large copies are cut into several"
+        if max(map(max, filter(None, case.sizes)), default=0) <= CHUNK_BYTES:
+            assert totals[NUM_PEERS] == copies, seed
         assert totals[-1] == hits, seed
         if case.random.random() < 0.3:
             reference.forget()
@@ -74,7 +79,27 @@ def check(seed):
                 destination.zero_()
 
 
+def check_replays(seed):
+    """As a captured graph runs it: forgets, then the same launch on what the ids are by then."""
+    case = Case(seed)
+    totals = torch.zeros(NUM_PEERS + 2, dtype=torch.int64)
+    gathered = GatheredExperts(case.experts(1), totals)
+    ids = torch.zeros(4, dtype=torch.int32)
+    turn = gathered._turn
+    for _ in range(4):
+        ids.copy_(torch.randint(0, case.num_experts, (4,)))
+        reference = ChosenExperts(HostCopier(), case.experts(0), NUM_PEERS)
+        for destination in case.destinations:
+            destination.fill_(0xFF)
+        reference.fetch(ids.data_ptr(), ids.numel(), ids.element_size())
+        gathered._turn = turn  # the arrays of a launch are fixed when it is captured
+        gathered.forget()
+        gathered.fetch(ids.data_ptr(), ids.numel(), ids.element_size())
+        assert torch.equal(*case.destinations), seed
+
+
 for seed in range(NUM_CASES):
     torch.manual_seed(seed)
     check(seed)
+    check_replays(seed)
 print(f"{NUM_CASES} cases equal")

@@ -23,6 +23,9 @@ CHUNK_BYTES = 1 << 18
 PARTS = 8
 """Programs that share the copies of one expert."""
 
+WORDS_ALIGNED = 4
+"""Triton looks at multiples of 16 bytes."""
+
 ID_BLOCK = 1024
 WORD_BLOCK = 4096
 
@@ -52,8 +55,11 @@ class GatheredExperts:
         self._destinations = _table([destination for _, destination, _, _ in flat], device)
         self._sources = _table([source for _, _, source, _ in flat], device)
         self._num_words = _table([num_bytes // self._word for *_, num_bytes in flat], device)
-        self._held = torch.zeros(2, max(1, len(missing)), dtype=torch.int32, device=device)
+        # Rows of equal alignment: Triton compiles a kernel for each alignment that it meets.
+        held_per_row = -(-max(1, len(missing)) // WORDS_ALIGNED) * WORDS_ALIGNED
+        self._held = torch.zeros(2, held_per_row, dtype=torch.int32, device=device)
         self._turn = 0
+        self._compile()
 
     def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
         """Launch the gather on the current stream.
@@ -84,6 +90,12 @@ class GatheredExperts:
             )
             self._turn = 1 - self._turn
         return [], 0, 0
+
+    def _compile(self) -> None:
+        """Run once for ids of each width, choosing nothing: a capture allows no compilation."""
+        for dtype in (torch.int32, torch.int64):
+            ids = torch.full((1,), -1, dtype=dtype, device=self._held.device)
+            self.fetch(ids.data_ptr(), 1, ids.element_size())
 
     def forget(self) -> None:
         """The slot holds something else now. Ordered with the current stream."""
