@@ -158,6 +158,7 @@ _BY_FILE = {
     ),
     "model_executor/layers/fused_moe/unquantized_fused_moe_method.py": (
         "UnquantizedFusedMoEMethod._init_moe_kernel",
+        "UnquantizedFusedMoEMethod.unquantized_backend",
         "UnquantizedFusedMoEMethod.moe_kernel",
         "UnquantizedFusedMoEMethod._init_moe_kernel.layer",
         "UnquantizedFusedMoEMethod.process_weights_after_loading",
@@ -227,6 +228,7 @@ _BY_FILE = {
     ),
     "model_executor/layers/quantization/fp8.py": (
         "Fp8MoEMethod._init_moe_kernel",
+        "Fp8MoEMethod.fp8_backend",
         "Fp8MoEMethod.process_weights_after_loading",
         "Fp8MoEMethod.get_fused_moe_quant_config",
     ),

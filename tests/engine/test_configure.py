@@ -15,6 +15,7 @@ from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
+from vllm_dwdp.engine.settings import Settings
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
@@ -47,6 +48,15 @@ def test_external_rank_becomes_a_job_of_one(monkeypatch):
     config = create(monkeypatch, data_parallel_rank=1)
     assert config.parallel_config.data_parallel_size == 1
     assert config.additional_config["dwdp_resolved"]["job_rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "job_rank", "expected"),
+    [(1, 6, 1), (None, 6, 2), (None, 0, 0), (None, None, None)],
+)
+def test_gpu_is_the_local_rank_or_taken_in_turn(local_rank, job_rank, expected):
+    settings = Settings(8, 8, job_rank, has_own_front_end=True, local_rank=local_rank)
+    assert settings.gpu(4) == expected
 
 
 def test_other_backends_are_left_alone(monkeypatch):

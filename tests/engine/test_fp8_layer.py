@@ -5,6 +5,9 @@
 CPUs here can't run them: vLLM's own layers are built for a GPU's kernel, which is never called.
 """
 
+import itertools
+import json
+
 import pytest
 import torch
 from layer_group import Group
@@ -12,8 +15,10 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend, backend_to_kernel_cls
 from vllm.model_executor.layers.quantization import fp8
+from vllm.model_executor.layers.quantization.utils import fp8_utils
 
 from vllm_dwdp.config import ConfigError, FetchMode
+from vllm_dwdp.engine.input_scales import take_largest
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "a_gpus_kernel")
 
@@ -99,6 +104,64 @@ def test_bound_layers_show_the_unsharded_weights_and_scales(dwdp_size):
             assert torch.equal(kernel.w2_scale.detach(), of_stock.w2_scale)
 
 
-def test_static_activation_scales_are_refused_by_name():
-    with pytest.raises(ConfigError, match="static activation scales"):
-        Group(2, None, make_checkpoint(), lambda: Fp8Model("static"))
+def test_kernels_that_repack_weights_are_refused_by_name(monkeypatch):
+    (kernel,) = backend_to_kernel_cls(Fp8MoeBackend.TRITON)
+    choice = (Fp8MoeBackend.DEEPGEMM, kernel)
+    monkeypatch.setattr(fp8, "select_fp8_moe_backend", lambda **_: choice)
+    with pytest.raises(ConfigError, match=r"kernel DEEPGEMM keeps them.*--moe-backend triton"):
+        Group(2, None, make_checkpoint(), Fp8Model)
+
+
+def make_static_checkpoint():
+    """Per layer: a weight, its scale and an input scale for each (parameter, shard, expert)."""
+    torch.manual_seed(0)
+    found = []
+    for _ in range(2):
+        tensors = {}
+        for name, shards in SHARDS.items():
+            for key in itertools.product(shards, range(NUM_EXPERTS)):
+                tensors[name, *key] = torch.randn(SHAPES[key[0]]).to(torch.float8_e4m3fn)
+                tensors[f"{name}_scale", *key] = torch.rand(())
+                tensors[name.replace("weight", "input_scale"), *key] = torch.rand(())
+        found.append(tensors)
+    return found
+
+
+@pytest.fixture
+def a_gpus_quantisation(monkeypatch):
+    """vLLM's operator, by which w1 and w3 come to share a scale, is not built for CPUs."""
+
+    def quantise(weight, scale):
+        limits = torch.finfo(torch.float8_e4m3fn)
+        return (weight / scale).clamp(limits.min, limits.max).to(torch.float8_e4m3fn), scale
+
+    monkeypatch.setattr(fp8_utils.ops, "scaled_fp8_quant", quantise)
+
+
+@pytest.mark.usefixtures("a_gpus_quantisation")
+@pytest.mark.parametrize("dwdp_size", [1, 2, 3])
+def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
+    """Each rank alone would quantise activations by its own experts."""
+    checkpoint = make_static_checkpoint()
+    stock = Fp8Model("static").load(checkpoint)
+    group = Group(dwdp_size, None, checkpoint, lambda: Fp8Model("static"))
+    sent = []
+    for model in group.models:
+        take_largest(model.experts, lambda own: [sent.append(own) or own])
+    for rank, model in enumerate(group.models):
+        take_largest(model.experts, lambda _: sent)
+        bound = group.bind(rank, FetchMode.DIRECT)
+        for experts, expected in zip(bound.experts, stock.experts, strict=True):
+            for name, scale in expected.named_parameters():
+                assert torch.equal(getattr(experts, name).detach().clone(), scale), name
+            kernel = experts.quant_method.moe_kernel.fused_experts
+            of_stock = expected.quant_method.moe_kernel.fused_experts
+            assert torch.equal(kernel.a1_scale, of_stock.a1_scale)
+            assert torch.equal(kernel.a2_scale, of_stock.a2_scale)
+    differ = {json.loads(own)[0] for own in sent}
+    assert len(differ) == dwdp_size, "the ranks' own largest scales differ"
+
+
+def test_layers_with_dynamic_scales_ask_nobody():
+    group = Group(2, None, make_checkpoint(), Fp8Model)
+    take_largest(group.models[0].experts, gather=None)

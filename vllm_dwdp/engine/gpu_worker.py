@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A rank on a GPU."""
 
+import torch
 from vllm.v1.worker.gpu_worker import Worker
 
 from vllm_dwdp.engine.settings import Settings
@@ -15,5 +16,6 @@ class DwdpGPUWorker(DwdpWorker, Worker):
         """vLLM picks the GPU by the local rank, which a job of one engine has lost."""
         settings = Settings.load(self.vllm_config)
         if settings is not None and self.parallel_config.data_parallel_rank_local is None:
-            self.parallel_config.data_parallel_rank_local = settings.local_rank
+            gpu = settings.gpu(torch.accelerator.device_count())
+            self.parallel_config.data_parallel_rank_local = gpu
         super().init_device()

@@ -24,10 +24,15 @@ EXPERT_TENSORS = (
 )
 """Expert tensors of the supported methods, by name; an expert axis is never guessed."""
 
-METHODS = (UnquantizedFusedMoEMethod, Fp8MoEMethod)
-"""Those whose kernels `bind` can rebuild."""
+METHODS = {
+    UnquantizedFusedMoEMethod: ("unquantized_backend", ("CPU", "TRITON")),
+    Fp8MoEMethod: ("fp8_backend", ("TRITON",)),
+}
+"""Those whose kernels `bind` can rebuild: where vLLM notes the kernel's backend, and the backends
+that take the weights as loaded, a row for each expert."""
 
-NOT_EXPERT_TENSORS = ("e_score_correction_bias",)
+INPUT_SCALES = ("w13_input_scale", "w2_input_scale")
+NOT_EXPERT_TENSORS = ("e_score_correction_bias", *INPUT_SCALES)
 
 
 class DwdpRoutedExperts(RoutedExperts):
@@ -68,6 +73,11 @@ class DwdpRoutedExperts(RoutedExperts):
         """The layer's expert tensors by name, in schema order."""
         found = dict(self.named_parameters(recurse=False))
         return {name: found[name] for name in EXPERT_TENSORS if name in found}
+
+    def input_scales(self) -> dict[str, torch.nn.Parameter]:
+        """Static activation scales by name, one number each once vLLM has processed them."""
+        found = dict(self.named_parameters(recurse=False))
+        return {name: found[name] for name in INPUT_SCALES if name in found}
 
     def weight_loader(
         self,
@@ -196,15 +206,18 @@ class DwdpRoutedExperts(RoutedExperts):
             )
 
     def _check_supported(self) -> None:
-        if type(self.quant_method) not in METHODS:
+        method = type(self.quant_method)
+        if method not in METHODS:
             raise ConfigError(
-                f"{self.layer_name}: dwdp can't rebuild the kernel of "
-                f"{type(self.quant_method).__name__} yet; use an unquantised checkpoint."
+                f"{self.layer_name}: dwdp can't rebuild the kernel of {method.__name__} yet; "
+                "use an unquantised checkpoint."
             )
-        if getattr(self, "w13_input_scale", None) is not None:
+        attribute, backends = METHODS[method]
+        if (backend := getattr(self.quant_method, attribute).name) not in backends:
             raise ConfigError(
-                f"{self.layer_name}: dwdp doesn't support static activation scales yet: vLLM takes "
-                "their maximum over a rank's own experts; use a checkpoint with dynamic ones."
+                f"{self.layer_name}: dwdp can't share the weights of {method.__name__} as its "
+                f"kernel {backend} keeps them; choose the kernel {backends[-1]} with "
+                f"--moe-backend {backends[-1].lower()}."
             )
         known = {*EXPERT_TENSORS, *NOT_EXPERT_TENSORS}
         for name, parameter in self.named_parameters(recurse=False):

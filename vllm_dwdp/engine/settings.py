@@ -30,6 +30,15 @@ class Settings:
     has_own_front_end: bool
     local_rank: int | None = None
 
+    def gpu(self, num_visible: int) -> int | None:
+        """Which of the visible GPUs is this rank's; None where vLLM's own numbering stands.
+
+        A rank that was only told its place in the job takes the GPUs in turn.
+        """
+        if self.local_rank is not None or self.job_rank is None:
+            return self.local_rank
+        return self.job_rank % num_visible
+
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)
 

@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.graph_fence import captured_tokens
+from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.rank_memory import rank_memory
@@ -97,6 +99,7 @@ class ExpertSharing:
             shard = self._adopt(layers, layouts)
         with self._timed("meet"):
             self._meet(manifest, shard, num_layers=len(layouts))
+            take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
             views = self._bind(layers, layouts, shard)
         self._session.finish()
@@ -123,10 +126,11 @@ class ExpertSharing:
 
     def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
         model_config = self._vllm_config.model_config
-        expert_params = {id(p) for layer in layers for p in layer.expert_parameters().values()}
+        of_ranks = {id(p) for layer in layers for p in layer.expert_parameters().values()}
+        of_ranks |= {id(p) for layer in layers for p in layer.input_scales().values()}
         return Manifest(
             dwdp_version=importlib.metadata.version("vllm-dwdp"),
-            model_fingerprint=model_fingerprint(model, model_config, expert_params),
+            model_fingerprint=model_fingerprint(model, model_config, of_ranks),
             dtype=str(model_config.dtype),
             quantization=str(model_config.quantization),
             placement=layers[0].placement.ranges,

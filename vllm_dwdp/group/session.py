@@ -62,6 +62,10 @@ class GroupSession:
         votes = self._rendezvous.gather("probe", json.dumps(reasons).encode())
         _check_votes([json.loads(vote) for vote in votes], self._rendezvous.job_ranks)
 
+    def gather(self, name: str, payload: bytes) -> list[bytes]:
+        """What every rank of the group sends under a name, in rank order; each name once."""
+        return self._rendezvous.gather(name, payload)
+
     def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:
         """A peer's descriptors for a layer; the caller owns them. Ranks count in the group."""
         self._rendezvous.check()
