@@ -59,19 +59,23 @@ def bytes_of(view):
     return torch.from_dlpack(view.bytes_tensor())
 
 
-def seconds(work, stream=None):
-    """GPU time of work given to a stream."""
-    stream = stream or torch.cuda.current_stream()
+def seconds(work, before=None):
+    """GPU time of work given to the current stream, the GPU being idle when it starts.
+
+    before: what is to be done first, untimed.
+    """
+    if before is not None:
+        before()
+    torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.cuda.stream(stream):
-        start.record()
-        work()
-        end.record()
+    start.record()
+    work()
+    end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
 
 
-def median_seconds(works, repeats=20):
+def median_seconds(works, *, repeats=20, before=None):
     """GPU times of several pieces of work, interleaved; the first round is dropped."""
-    rounds = [[seconds(work) for work in works] for _ in range(repeats + 1)][1:]
+    rounds = [[seconds(work, before) for work in works] for _ in range(repeats + 1)][1:]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]

@@ -19,14 +19,17 @@ LIMIT_S = 280
 
 
 def run(check, *, under=()):
-    """What a check printed, and why it failed."""
+    """What a check printed, and why it failed, if it did."""
     command = [*under, sys.executable, str(FOLDER / f"check_{check}.py")]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return [], f"no end within {LIMIT_S} s"
     lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
-    return lines, "" if ran.returncode == 0 else (ran.stdout + ran.stderr)[-3000:]
+    if ran.returncode != 0:
+        return lines, (ran.stdout + ran.stderr)[-3000:]
+    misses = [f"{line['check']}: {name}" for line in lines for name in line["misses"]]
+    return lines, "\n".join(f"{miss} misses its limit" for miss in misses)
 
 
 def machine():
@@ -48,9 +51,10 @@ def machine():
     }
 
 
-def table(figures):
-    rows = [f"| {name} | {value} |" for name, value in figures.items()]
-    return "\n".join(["| | |", "| --- | --- |", *rows])
+def table(figures, limits=None):
+    limits = limits or {}
+    rows = [f"| {name} | {value} | {limits.get(name, '')} |" for name, value in figures.items()]
+    return "\n".join(["| | | limit |", "| --- | --- | --- |", *rows])
 
 
 def main():
@@ -62,12 +66,14 @@ def main():
         lines, why = run(check)
         parts.append(f"## {check}")
         for line in lines:
-            parts += [f"### {line.pop('check')}", table(line)]
+            parts += [f"### {line['check']}", table(line["figures"], line["limits"])]
         if why:
             failed.append(check)
             parts.append(f"Failed:\n\n```\n{why}\n```")
         print(f"{check}: {'failed' if why else 'passed'}", flush=True)
-    parts.append(sanitize())
+    answer, is_clean = sanitize()
+    failed += [] if is_clean else ["compute-sanitizer"]
+    parts.append(f"## compute-sanitizer\n\n{answer}")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n\n".join(parts) + "\n")
     print(out.read_text())
@@ -75,11 +81,13 @@ def main():
 
 
 def sanitize():
-    """The sharing check under compute-sanitizer, where there is one."""
+    """(what compute-sanitizer says of the graph check, whether nothing is wrong)."""
     if shutil.which("compute-sanitizer") is None:
-        return "## compute-sanitizer\n\nNot on this machine."
+        return "Not on this machine.", True
     _, why = run("graphs", under=("compute-sanitizer", "--error-exitcode", "9"))
-    return "## compute-sanitizer\n\n" + (f"```\n{why}\n```" if why else "graphs: no error.")
+    if "Device not supported" in why:
+        return "Refuses this machine: device not supported.", True
+    return (f"```\n{why}\n```", False) if why else ("graphs: no error.", True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
     python tests/gpu/vllm_e2e.py [MODEL ...]
 
-Ranks take a GPU each where there are two, else both take GPU 0 with a part of its memory. Without
-MODEL: the demo model, and one of over 1 B random parameters. Says why where it is skipped.
+Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: the demo model, and
+one of over 1 B random parameters. Says why where it is skipped.
 """
 
 import argparse
@@ -22,6 +22,13 @@ sys.path.insert(0, str(TESTS / "bench"))
 from random_moe import DEMO_MODEL, RandomMoe  # noqa: E402
 
 PROMPTS = ("It is a truth", "And the LORD said unto", "Emma was", "In the beginning", "My dear")
+KV_CACHE_BYTES = 1 << 30
+"""Two ranks of one GPU would each take what the other has left free."""
+
+CAPTURED = [1, 2]
+AUTO_FIGURES = {"link_gb_per_s": 1.0, "compute_us_per_token": 5000.0}
+"""For 'auto': peers so far, and tokens so dear, that prompts prefetch and single tokens don't."""
+
 LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1024)
 
 
@@ -36,52 +43,63 @@ def reason_to_skip():
 
 
 def generate(args):
-    """Child: the outputs of one engine, or of one rank, as JSON on the last line."""
+    """Child: the outputs of one engine, or of one rank, and its counters, to a file."""
+    from vllm import LLM, SamplingParams
+
     options = {
         "model": args.model,
         "max_model_len": 256,
         "enforce_eager": args.eager,
-        "gpu_memory_utilization": 0.3,
+        "compilation_config": {"cudagraph_capture_sizes": CAPTURED},
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "moe_backend": "triton",
         "seed": 0,
     }
-    from vllm import LLM, SamplingParams
-
-    if args.rank is not None:
+    if args.fetch is not None:
         options["distributed_executor_backend"] = "dwdp"
-        options["additional_config"] = {"dwdp": {"fetch": args.fetch}}
+        options["additional_config"] = {"dwdp": {"fetch": args.fetch, **AUTO_FIGURES}}
     llm = LLM(**options)
-    params = SamplingParams(temperature=0, max_tokens=24, logprobs=1)
-    tokens = [llm.generate([p], params, use_tqdm=False)[0].outputs[0].token_ids for p in PROMPTS]
-    print(json.dumps([list(t) for t in tokens]))
+    params = SamplingParams(temperature=0, max_tokens=24)
+    outputs = [llm.generate([p], params, use_tqdm=False)[0].outputs[0] for p in PROMPTS]
+    found = {"tokens": [list(output.token_ids) for output in outputs]}
+    if args.fetch is not None:
+        (found["stats"],) = llm.collective_rpc("dwdp_stats")
+    Path(args.out).write_text(json.dumps(found))
 
 
 def run(model, *, eager, fetch=None):
-    """Outputs of stock vLLM, or of every rank where a fetch mode is named."""
+    """What stock vLLM found, or each rank where a fetch mode is named."""
+    num_ranks = 1 if fetch is None else 2
+    with tempfile.TemporaryDirectory() as folder:
+        outs = [Path(folder) / f"{rank}.json" for rank in range(num_ranks)]
+        processes = []
+        try:
+            for rank, out in enumerate(outs):
+                command = [sys.executable, __file__, "--child", "--model", str(model)]
+                command += ["--out", str(out)]
+                command += ["--eager"] if eager else []
+                command += ["--fetch", fetch] if fetch else []
+                environment = os.environ | (of_rank(rank) if fetch else {})
+                processes.append(subprocess.Popen(command, env=environment))
+            for process in processes:
+                assert process.wait(timeout=600) == 0, f"{command} ended with an error"
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        return [json.loads(out.read_text()) for out in outs]
+
+
+def of_rank(rank):
     import torch
 
-    command = [sys.executable, __file__, "--child", "--model", str(model)]
-    command += ["--eager"] if eager else []
-    if fetch is None:
-        return [_last_line(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))]
-    ranks = []
-    for rank in range(2):
-        environment = {
-            **os.environ,
-            "VLLM_DP_RANK": str(rank),
-            "VLLM_DP_RANK_LOCAL": str(rank % torch.cuda.device_count()),
-            "VLLM_DP_SIZE": "2",
-            "VLLM_DP_MASTER_IP": "127.0.0.1",
-            "VLLM_DP_MASTER_PORT": "29611",
-        }
-        of_rank = [*command, "--rank", str(rank), "--fetch", fetch]
-        ranks.append(subprocess.Popen(of_rank, stdout=subprocess.PIPE, text=True, env=environment))
-    return [_last_line(rank) for rank in ranks]
-
-
-def _last_line(process):
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-3000:]
-    return json.loads(output.strip().splitlines()[-1])
+    return {
+        "VLLM_DP_RANK": str(rank),
+        "VLLM_DP_RANK_LOCAL": str(rank % torch.cuda.device_count()),
+        "VLLM_DP_SIZE": "2",
+        "VLLM_DP_MASTER_IP": "127.0.0.1",
+        "VLLM_DP_MASTER_PORT": "29611",
+    }
 
 
 def compare(model):
@@ -89,10 +107,14 @@ def compare(model):
         (stock,) = run(model, eager=eager)
         for fetch in ("direct", "prefetch", "selective", "auto"):
             ranks = run(model, eager=eager, fetch=fetch)
-            are_equal = [tokens == stock for tokens in ranks]
+            are_equal = [rank["tokens"] == stock["tokens"] for rank in ranks]
+            fetched = [rank["stats"]["bytes_fetched"] for rank in ranks]
             figures = {"model": Path(model).name, "eager": eager, "fetch": fetch}
-            print(json.dumps({**figures, "ranks_equal_stock": are_equal}), flush=True)
+            print(json.dumps({**figures, "ranks_equal_stock": are_equal, "bytes": fetched}))
             assert all(are_equal)
+            if fetch != "direct":
+                mode = "prefetch" if fetch == "auto" else fetch
+                assert all(sum(by_mode[mode]) > 0 for by_mode in fetched), fetched
 
 
 def main():
@@ -101,7 +123,7 @@ def main():
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--eager", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
     parser.add_argument("--fetch", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
