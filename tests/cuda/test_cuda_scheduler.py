@@ -56,6 +56,18 @@ def test_steps_cost_no_waiting_of_the_host(fake):
     assert ranks[0].num_wrong_reads() == 0
 
 
+def test_stop_returns_when_the_gpu_has_copied(fake):
+    """What a scheduler waits for is only ordered with the kernels; memory may go after a stop."""
+    (rank,) = make_ranks(fake)[:1]
+    rank.scheduler.start()
+    rank.step()
+    before = fake.calls("cuStreamSynchronize")
+    rank.scheduler.stop()
+    assert fake.calls("cuStreamSynchronize") == before + 1
+    rank.step()
+    assert rank.num_wrong_reads() == 0
+
+
 def test_a_round_is_one_batch(fake):
     (rank,) = make_ranks(fake, num_layers=2, num_slots=1)[:1]
     rank.step()

@@ -132,6 +132,16 @@ def test_selective_brings_what_was_chosen_and_not_held():
     assert simulated.counters.bytes_fetched["selective"] == [6]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_cancelled_copy_has_ended_when_others_write_its_slot(seed):
+    """What brings chosen experts need not wait behind the copier, as it does on host memory."""
+    simulated = simulation(4, 2, seed)
+    simulated.scheduler.start()
+    for _ in range(5):
+        simulated.run(2, SELECTIVE)
+        simulated.run(0, PREFETCH)
+
+
 def test_selective_brings_again_what_another_layer_of_the_slot_has_overwritten():
     simulated = simulation(4, 2)
     for _ in range(3):

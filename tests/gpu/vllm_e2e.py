@@ -26,8 +26,9 @@ KV_CACHE_BYTES = 1 << 30
 """Two ranks of one GPU would each take what the other has left free."""
 
 CAPTURED = [1, 2]
-AUTO_FIGURES = {"link_gb_per_s": 1.0, "compute_us_per_token": 5000.0}
-"""For 'auto': peers so far, and tokens so dear, that prompts prefetch and single tokens don't."""
+US_PER_TOKEN = 500.0
+BREAK_EVEN_TOKENS = 2
+"""For 'auto': as long as two tokens take, a layer's copy takes; prompts prefetch, decodes don't."""
 
 LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1024)
 
@@ -57,7 +58,7 @@ def generate(args):
     }
     if args.fetch is not None:
         options["distributed_executor_backend"] = "dwdp"
-        options["additional_config"] = {"dwdp": {"fetch": args.fetch, **AUTO_FIGURES}}
+        options["additional_config"] = {"dwdp": {"fetch": args.fetch, **figures(args.model)}}
     llm = LLM(**options)
     params = SamplingParams(temperature=0, max_tokens=24)
     outputs = [llm.generate([p], params, use_tqdm=False)[0].outputs[0] for p in PROMPTS]
@@ -65,6 +66,14 @@ def generate(args):
     if args.fetch is not None:
         (found["stats"],) = llm.collective_rpc("dwdp_stats")
     Path(args.out).write_text(json.dumps(found))
+
+
+def figures(model):
+    config = json.loads((Path(model) / "config.json").read_text())
+    row_bytes = 3 * 2 * config["hidden_size"] * config["moe_intermediate_size"]
+    missing_bytes = config["num_experts"] // 2 * row_bytes
+    copy_us = BREAK_EVEN_TOKENS * US_PER_TOKEN
+    return {"link_gb_per_s": missing_bytes / copy_us / 1e3, "compute_us_per_token": US_PER_TOKEN}
 
 
 def run(model, *, eager, fetch=None):
@@ -109,8 +118,8 @@ def compare(model):
             ranks = run(model, eager=eager, fetch=fetch)
             are_equal = [rank["tokens"] == stock["tokens"] for rank in ranks]
             fetched = [rank["stats"]["bytes_fetched"] for rank in ranks]
-            figures = {"model": Path(model).name, "eager": eager, "fetch": fetch}
-            print(json.dumps({**figures, "ranks_equal_stock": are_equal, "bytes": fetched}))
+            case = {"model": Path(model).name, "eager": eager, "fetch": fetch}
+            print(json.dumps({**case, "ranks_equal_stock": are_equal, "bytes": fetched}))
             assert all(are_equal)
             if fetch != "direct":
                 mode = "prefetch" if fetch == "auto" else fetch
