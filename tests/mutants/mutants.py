@@ -211,13 +211,6 @@ MUTANTS = (
         "tests/unit/test_copy_plan.py",
     ),
     Mutant(
-        "no copy runs after a stop, not even on a GPU",
-        SCHEDULER,
-        "            self._copier.drain()",
-        "            pass",
-        "tests/cuda/test_cuda_scheduler.py",
-    ),
-    Mutant(
         "copies keep what they write and read mapped",
         "memory/slots.py",
         "                self._pages[layer_idx % self.num_slots],\n                direct,\n",
