@@ -24,10 +24,10 @@ std::shared_ptr<Block> Block::Create(std::shared_ptr<MemoryDriver> driver, std::
       new Block(std::move(driver), std::move(allocation), view_offset, false));
 }
 
-std::shared_ptr<Block> Block::Import(std::shared_ptr<MemoryDriver> driver, UniqueFd fd,
+std::shared_ptr<Block> Block::Import(std::shared_ptr<MemoryDriver> driver, ShareableHandle handle,
                                      std::size_t num_bytes, std::size_t view_offset) {
   RequirePages("an imported block", num_bytes, view_offset, driver->granularity());
-  auto allocation = driver->Import(std::move(fd), num_bytes, view_offset);
+  auto allocation = driver->Import(std::move(handle), num_bytes, view_offset);
   return std::shared_ptr<Block>(
       new Block(std::move(driver), std::move(allocation), view_offset, true));
 }
@@ -46,9 +46,9 @@ void Block::Seal() {
   is_sealed_ = true;
 }
 
-UniqueFd Block::Export() const {
+ShareableHandle Block::Export(HandleType type) const {
   Require(is_sealed_, "expected a sealed block, got an open one; seal it before sharing");
-  return allocation_->Export();
+  return allocation_->Export(type);
 }
 
 void Block::RequireOpen() const {

@@ -16,15 +16,15 @@ class Block {
  public:
   static std::shared_ptr<Block> Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
                                        std::size_t view_offset);
-  // Takes the descriptor, whatever happens.
-  static std::shared_ptr<Block> Import(std::shared_ptr<MemoryDriver> driver, UniqueFd fd,
+  // Takes the handle, whatever happens.
+  static std::shared_ptr<Block> Import(std::shared_ptr<MemoryDriver> driver, ShareableHandle handle,
                                        std::size_t num_bytes, std::size_t view_offset);
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
   void Fill(std::size_t offset, const void* source, std::size_t num_bytes);
   void Seal();
-  UniqueFd Export() const;
+  ShareableHandle Export(HandleType type) const;
 
   std::size_t num_bytes() const { return allocation_->num_bytes(); }
   bool is_sealed() const { return is_sealed_; }

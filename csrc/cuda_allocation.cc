@@ -15,8 +15,9 @@ std::unique_ptr<CudaAllocation> CudaAllocation::Create(
 }
 
 std::unique_ptr<CudaAllocation> CudaAllocation::Import(
-    const std::shared_ptr<const CudaDevice>& device, UniqueFd fd, std::size_t num_bytes) {
-  return std::unique_ptr<CudaAllocation>(new CudaAllocation(device, std::move(fd), num_bytes));
+    const std::shared_ptr<const CudaDevice>& device, ShareableHandle handle,
+    std::size_t num_bytes) {
+  return std::unique_ptr<CudaAllocation>(new CudaAllocation(device, std::move(handle), num_bytes));
 }
 
 }  // namespace dwdp

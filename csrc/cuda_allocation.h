@@ -17,14 +17,14 @@ class CudaAllocation : public Allocation {
   static std::unique_ptr<CudaAllocation> Create(const std::shared_ptr<const CudaDevice>& device,
                                                 std::size_t num_bytes);
   static std::unique_ptr<CudaAllocation> Import(const std::shared_ptr<const CudaDevice>& device,
-                                                UniqueFd fd, std::size_t num_bytes);
+                                                ShareableHandle handle, std::size_t num_bytes);
 
   std::size_t num_bytes() const override { return num_bytes_; }
   std::byte* staging() const override { return staging_ ? staging_->address() : nullptr; }
   void Seal() override { staging_.reset(); }
   // CUDA can't forbid a peer to map it for writing; dwdp maps it read-only.
   bool is_write_sealed() const override { return false; }
-  UniqueFd Export() const override { return handle_.Export(); }
+  ShareableHandle Export(HandleType type) const override { return handle_.Export(type); }
 
   CUmemGenericAllocationHandle handle() const { return handle_.get(); }
 

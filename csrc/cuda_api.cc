@@ -81,16 +81,19 @@ std::shared_ptr<const CudaApi> CudaApi::Load(const std::string& library) {
   return api;
 }
 
-void CudaApi::Check(CUresult result, const std::string& what, const std::string& advice) const {
-  if (result == CUDA_SUCCESS) return;
+std::string CudaApi::Describe(CUresult result, const std::string& what,
+                              const std::string& advice) const {
   const char* name = nullptr;
   const char* text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
   const std::string& next = advice.empty() ? Advice(result) : advice;
-  throw DriverError(what + " failed: " + (name ? name : "error " + std::to_string(result)) +
-                    (text ? std::string(" (") + text + ")" : "") + (next.empty() ? "" : "; ") +
-                    next);
+  return what + " failed: " + (name ? name : "error " + std::to_string(result)) +
+         (text ? std::string(" (") + text + ")" : "") + (next.empty() ? "" : "; ") + next;
+}
+
+void CudaApi::Check(CUresult result, const std::string& what, const std::string& advice) const {
+  if (result != CUDA_SUCCESS) throw DriverError(Describe(result, what, advice));
 }
 
 }  // namespace dwdp

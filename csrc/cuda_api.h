@@ -61,8 +61,10 @@ struct CudaApi {
   // Opens the driver's library and initialises it; stays open for the process's life.
   static std::shared_ptr<const CudaApi> Load(const std::string& library);
 
-  // Throws DriverError unless the call succeeded: "WHAT failed: CUDA_ERROR_..., ADVICE". Without
-  // `advice`, that which goes with the error.
+  // "WHAT failed: CUDA_ERROR_... (TEXT); ADVICE". Without `advice`, that which goes with the error.
+  std::string Describe(CUresult result, const std::string& what,
+                       const std::string& advice = "") const;
+  // Throws that as a DriverError unless the call succeeded.
   void Check(CUresult result, const std::string& what, const std::string& advice = "") const;
 };
 

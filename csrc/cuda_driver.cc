@@ -17,8 +17,9 @@ std::unique_ptr<Allocation> CudaDriver::Allocate(std::size_t num_bytes, std::siz
   return CudaAllocation::Create(device_, num_bytes);
 }
 
-std::unique_ptr<Allocation> CudaDriver::Import(UniqueFd fd, std::size_t num_bytes, std::size_t) {
-  return CudaAllocation::Import(device_, std::move(fd), num_bytes);
+std::unique_ptr<Allocation> CudaDriver::Import(ShareableHandle handle, std::size_t num_bytes,
+                                               std::size_t) {
+  return CudaAllocation::Import(device_, std::move(handle), num_bytes);
 }
 
 std::unique_ptr<Reservation> CudaDriver::Reserve(std::size_t num_bytes) {

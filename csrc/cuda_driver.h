@@ -9,7 +9,7 @@ namespace dwdp {
 
 inline constexpr char kCudaLibrary[] = "libcuda.so.1";
 
-// Memory of one GPU, shared between the processes of one host as file descriptors.
+// Memory of one GPU, shared by file descriptors on one host, by fabric handles in an NVLink domain.
 class CudaDriver : public MemoryDriver {
  public:
   // Another library than NVIDIA's is a stand-in for tests, whose memory is the host's.
@@ -18,8 +18,9 @@ class CudaDriver : public MemoryDriver {
   std::string kind() const override { return "cuda"; }
   int gpu() const override { return is_stand_in_ ? kNoGpu : device_->ordinal(); }
   std::size_t granularity() const override { return device_->granularity(); }
+  std::map<HandleType, std::string> obstacles() const override { return device_->obstacles(); }
   std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
-  std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
+  std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
   void Copy(void* destination, const void* source, std::size_t num_bytes) override;

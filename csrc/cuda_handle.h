@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda_device.h"
-#include "unique_fd.h"
+#include "shareable_handle.h"
 
 namespace dwdp {
 
@@ -13,16 +13,21 @@ class CudaHandle {
  public:
   // New memory of this GPU.
   CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes);
-  // A peer's memory. The descriptor is closed: the handle keeps the memory.
-  CudaHandle(std::shared_ptr<const CudaDevice> device, UniqueFd fd);
+  // A peer's memory. A descriptor is closed: the driver's handle keeps the memory.
+  CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle handle);
   CudaHandle(const CudaHandle&) = delete;
   CudaHandle& operator=(const CudaHandle&) = delete;
   ~CudaHandle();
 
   CUmemGenericAllocationHandle get() const { return handle_; }
-  UniqueFd Export() const;
+  ShareableHandle Export(HandleType type) const;
 
  private:
+  void ImportFd(const UniqueFd& fd);
+  void ImportFabric(const std::string& bytes);
+  UniqueFd ExportFd() const;
+  std::string ExportFabric() const;
+
   std::shared_ptr<const CudaDevice> device_;
   CUmemGenericAllocationHandle handle_ = 0;
 };

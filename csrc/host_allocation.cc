@@ -101,7 +101,8 @@ void HostAllocation::MakeHugePages() {
   ::madvise(staging_.address() + first, last - first, kMadvCollapse);
 }
 
-UniqueFd HostAllocation::Export() const {
+ShareableHandle HostAllocation::Export(HandleType type) const {
+  Require(type == HandleType::kFileDescriptor, kNoFabric);
   UniqueFd copy(::fcntl(fd(), F_DUPFD_CLOEXEC, 0));
   if (copy.get() < 0) ThrowErrno("duplicating a block's descriptor");
   return copy;

@@ -14,6 +14,10 @@ namespace dwdp {
 // importer compute the same.
 std::size_t LeadingHole(std::size_t num_bytes, std::size_t view_offset);
 
+inline constexpr char kNoFabric[] =
+    "expected host memory to be shared by file descriptors, got a fabric handle; use one kind of "
+    "memory on every rank";
+
 struct HostOptions {
   std::string name = "dwdp";  // shown in /proc/PID/maps
   int numa_node = -1;
@@ -35,7 +39,7 @@ class HostAllocation : public Allocation {
   std::byte* staging() const override;
   void Seal() override;
   bool is_write_sealed() const override { return is_write_sealed_; }
-  UniqueFd Export() const override;
+  ShareableHandle Export(HandleType type) const override;
 
   int fd() const { return fd_.get(); }
   std::size_t file_offset() const { return hole_; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "error.h"
 #include "host_reservation.h"
 
 namespace dwdp {
@@ -18,9 +19,11 @@ std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::siz
   return made;
 }
 
-std::unique_ptr<Allocation> HostDriver::Import(UniqueFd fd, std::size_t num_bytes,
+std::unique_ptr<Allocation> HostDriver::Import(ShareableHandle handle, std::size_t num_bytes,
                                                std::size_t view_offset) {
-  return HostAllocation::Import(std::move(fd), num_bytes, view_offset, options_);
+  auto* fd = std::get_if<UniqueFd>(&handle);
+  Require(fd != nullptr, kNoFabric);
+  return HostAllocation::Import(std::move(*fd), num_bytes, view_offset, options_);
 }
 
 std::unique_ptr<Reservation> HostDriver::Reserve(std::size_t num_bytes) {

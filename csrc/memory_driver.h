@@ -9,10 +9,11 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
 
-#include "unique_fd.h"
+#include "shareable_handle.h"
 
 namespace dwdp {
 
@@ -26,7 +27,7 @@ class Allocation {
   virtual void Seal() = 0;
   // Whether the kernel itself refuses writes through every alias.
   virtual bool is_write_sealed() const = 0;
-  virtual UniqueFd Export() const = 0;
+  virtual ShareableHandle Export(HandleType type) const = 0;
 };
 
 class Reservation {
@@ -54,10 +55,13 @@ class MemoryDriver : public std::enable_shared_from_this<MemoryDriver> {
   // The ordinal of the GPU whose memory it is, or kNoGpu for memory that the CPU reads.
   virtual int gpu() const = 0;
   virtual std::size_t granularity() const = 0;
+  // Why memory can't be shared by each type of handle that this kind of memory knows; empty if it
+  // can.
+  virtual std::map<HandleType, std::string> obstacles() const = 0;
   // `view_offset` is where views will map the allocation.
   virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
-  // Takes the descriptor; refusing closes it.
-  virtual std::unique_ptr<Allocation> Import(UniqueFd fd, std::size_t num_bytes,
+  // Takes the handle; refusing closes it.
+  virtual std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                              std::size_t view_offset) = 0;
   virtual std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) = 0;
   // Synchronous; for start-up only.

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // The Python face of the core. Addresses cross as integers, descriptors as ints that the receiver
-// owns, tensors as DLPack. What copies or waits releases the GIL; blocks and views have locks of
-// their own, and the driver's list of warnings only changes under the GIL.
+// owns, fabric handles as bytes, tensors as DLPack. What copies or waits releases the GIL; blocks
+// and views have locks of their own, and the driver's list of warnings only changes under the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include "block.h"
@@ -44,6 +46,9 @@ Bytes BytesTensor(const std::shared_ptr<View>& view) {
 }
 
 void BindDriver(nb::module_& module) {
+  nb::enum_<HandleType>(module, "HandleType")
+      .value("FILE_DESCRIPTOR", HandleType::kFileDescriptor)
+      .value("FABRIC", HandleType::kFabric);
   nb::class_<MemoryDriver>(module, "MemoryDriver")
       .def_prop_ro("kind", &MemoryDriver::kind)
       .def_prop_ro("granularity", &MemoryDriver::granularity)
@@ -52,6 +57,7 @@ void BindDriver(nb::module_& module) {
                      if (driver.gpu() == MemoryDriver::kNoGpu) return std::nullopt;
                      return driver.gpu();
                    })
+      .def_prop_ro("obstacles", &MemoryDriver::obstacles)
       .def(
           "copy",
           [](MemoryDriver& driver, std::uintptr_t destination, std::uintptr_t source,
@@ -66,7 +72,15 @@ void BindDriver(nb::module_& module) {
              std::size_t view_offset) {
             return Block::Import(std::move(driver), UniqueFd(fd), num_bytes, view_offset);
           },
-          "fd"_a, "num_bytes"_a, "view_offset"_a = 0)
+          "handle"_a, "num_bytes"_a, "view_offset"_a = 0)
+      .def(
+          "import_block",
+          [](std::shared_ptr<MemoryDriver> driver, const nb::bytes& handle, std::size_t num_bytes,
+             std::size_t view_offset) {
+            return Block::Import(std::move(driver), std::string(handle.c_str(), handle.size()),
+                                 num_bytes, view_offset);
+          },
+          "handle"_a, "num_bytes"_a, "view_offset"_a = 0)
       .def(
           "reserve_view",
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {
@@ -94,6 +108,13 @@ void BindDriver(nb::module_& module) {
            "gpu"_a, "library"_a = kCudaLibrary);
 }
 
+std::variant<int, nb::bytes> ExportHandle(const Block& block, HandleType type) {
+  ShareableHandle handle = block.Export(type);
+  if (auto* fd = std::get_if<UniqueFd>(&handle)) return fd->release();
+  const std::string& bytes = std::get<std::string>(handle);
+  return nb::bytes(bytes.data(), bytes.size());
+}
+
 void BindBlock(nb::module_& module) {
   nb::class_<Block>(module, "Block")
       .def_prop_ro("num_bytes", &Block::num_bytes)
@@ -106,7 +127,7 @@ void BindBlock(nb::module_& module) {
           },
           "offset"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
       .def("seal", &Block::Seal, ReleaseGil())
-      .def("export_fd", [](const Block& block) { return block.Export().release(); });
+      .def("export_handle", &ExportHandle, "type"_a);
 }
 
 void BindView(nb::module_& module) {

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,22 +14,35 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from hosts import on_host
+from ports import free_port
 
 READY_S = 400
 STOP_S = 60
 
 
 class Server:
-    """Serves from construction on; `wait_until_ready` before the first request."""
+    """Serves from construction on; `wait_until_ready` before the first request.
+
+    host: the name of another host to run on, as in hosts.py.
+    """
 
     def __init__(
-        self, model: Path | str, *options: str, log: Path, environment: Mapping[str, str] = {}
+        self,
+        model: Path | str,
+        *options: str,
+        log: Path,
+        environment: Mapping[str, str] = {},
+        host: str | None = None,
     ) -> None:
         self.log = log
+        self._host = host
         self.port = free_port()
         command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model)]
         command += ["--served-model-name", "demo", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), *options]
+        if host is not None:
+            command = on_host(host, command)
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command, env={**os.environ, **environment}, stdout=out, stderr=out
@@ -42,11 +54,12 @@ class Server:
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_S
-        while self.process.poll() is None and time.monotonic() < deadline:
+        while (ended := self.process.poll()) is None and time.monotonic() < deadline:
             if self._is_healthy():
                 return
             time.sleep(0.5)
-        raise AssertionError(f"no healthy server within {READY_S} s:\n{self.text()[-4000:]}")
+        how = f"not healthy within {READY_S} s" if ended is None else f"ended with {ended}"
+        raise AssertionError(f"server {how}:\n{self.text()[-2000:]}\n{self._errors()}")
 
     def text(self) -> str:
         """What it has logged so far."""
@@ -84,7 +97,8 @@ class Server:
         if self.process.poll() is not None:
             return self.process.returncode
         family = self.family()
-        self.process.send_signal(strike)
+        vllm = family[0 if self._host is None else 1]  # there unshare is first, which only waits
+        vllm.send_signal(strike)
         gone, left = psutil.wait_procs(family, timeout=STOP_S)
         for process in left:
             process.kill()
@@ -92,15 +106,13 @@ class Server:
         codes = {process.pid: process.returncode for process in gone}
         return None if left else codes[self.process.pid]
 
+    def _errors(self) -> str:
+        """The lines that name an error: vLLM logs the cause long before the end."""
+        return "\n".join(line for line in self.text().splitlines() if "Error" in line)[-2000:]
+
     def _is_healthy(self) -> bool:
         try:
             urllib.request.urlopen(f"{self.url}/health", timeout=1)
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

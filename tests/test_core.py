@@ -15,10 +15,11 @@ import time
 import pytest
 import torch
 
-from vllm_dwdp._core import DriverError, HostDriver, MemoryDriver
+from vllm_dwdp._core import DriverError, HandleType, HostDriver, MemoryDriver
 
 PAGE = HostDriver().granularity
 HUGE = 2 << 20
+FD = HandleType.FILE_DESCRIPTOR
 DTYPES = [
     torch.uint8,
     torch.int8,
@@ -178,7 +179,7 @@ class TestSharing:
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        fd = sealed_block(HostDriver(), source).export_fd()
+        fd = sealed_block(HostDriver(), source).export_handle(FD)
         socket.send_fds(ours, [b"block"], [fd])
         os.close(fd)
         ours.settimeout(120)
@@ -187,7 +188,7 @@ class TestSharing:
         assert answer == bytes(source[-PAGE:].tolist())
 
     def test_a_refused_import_closes_the_descriptor(self):
-        fd = sealed_block(HostDriver(), pattern(PAGE)).export_fd()
+        fd = sealed_block(HostDriver(), pattern(PAGE)).export_handle(FD)
         with pytest.raises(DriverError, match=f"{2 * PAGE} bytes .* got {PAGE}"):
             HostDriver().import_block(fd, 2 * PAGE)
         with pytest.raises(OSError):
@@ -199,7 +200,7 @@ class TestSharing:
         for _ in range(20):
             driver = HostDriver(name="left-behind")
             block = sealed_block(driver, pattern(PAGE))
-            view_of(driver, HostDriver().import_block(block.export_fd(), PAGE))
+            view_of(driver, HostDriver().import_block(block.export_handle(FD), PAGE))
         del driver, block
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) == before

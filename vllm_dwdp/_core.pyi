@@ -7,11 +7,20 @@ driver's granularity; nothing may be empty. `fill`, `fill_private`, `seal` and `
 the GIL. What is refused raises DriverError and leaves the object as it was.
 """
 
+import enum
 from collections.abc import Sequence
 from typing import Any
 
 class DriverError(RuntimeError):
     """One sentence: what was expected, what came, what to do."""
+
+class HandleType(enum.Enum):
+    """How one process names memory to another."""
+
+    FILE_DESCRIPTOR = ...
+    """An int, on one host."""
+    FABRIC = ...
+    """64 bytes (CUmemFabricHandle), between the hosts of one NVLink domain."""
 
 class MemoryDriver:
     """A kind of memory. Abstract: make one of its subclasses."""
@@ -25,14 +34,17 @@ class MemoryDriver:
     @property
     def gpu(self) -> int | None:
         """The ordinal of the GPU whose memory it is; None: the CPU reads it."""
+    @property
+    def obstacles(self) -> dict[HandleType, str]:
+        """Why memory can't be shared by each type that this kind knows; empty if it can."""
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
         """Done when it returns; for start-up. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:
         """An open block of zeroes, to be mapped at `view_offset` of views."""
-    def import_block(self, fd: int, num_bytes: int, view_offset: int = 0) -> Block:
+    def import_block(self, handle: int | bytes, num_bytes: int, view_offset: int = 0) -> Block:
         """A peer's block, sealed; size and offset must be those it was created with.
 
-        Takes the descriptor: it is closed when the block goes, or at once when it is refused.
+        Takes the handle: a descriptor is closed when the block goes, or at once when it is refused.
         """
     def create_slot_page(self, num_bytes: int, view_offset: int = 0) -> SlotPage:
         """Local memory for copies, zeroed; `view_offset` is where most views will map it."""
@@ -59,9 +71,9 @@ class HostDriver(MemoryDriver):
         """What went less well than asked, once each."""
 
 class CudaDriver(MemoryDriver):
-    """Memory of one GPU, shared between the processes of one host as file descriptors.
+    """Memory of one GPU, shared by file descriptors on one host, by fabric handles beyond it.
 
-    Needs CUDA 11.3 or later, virtual memory management, and a GPU that exports descriptors.
+    Needs CUDA 11.3 or later, virtual memory management, and a GPU that exports either.
     """
 
     def __init__(self, gpu: int, library: str = "libcuda.so.1") -> None:
@@ -82,8 +94,11 @@ class Block:
         """Copy in. Threads may fill disjoint ranges at the same time."""
     def seal(self) -> None:
         """Once, before sharing and mapping."""
-    def export_fd(self) -> int:
-        """A new descriptor, read-only and closed on exec, that the caller owns."""
+    def export_handle(self, type: HandleType) -> int | bytes:
+        """A descriptor, read-only where memory files can be, closed on exec, the caller's to close.
+
+        Or the bytes of a fabric handle.
+        """
 
 class SlotPage:
     """Memory that copies write through its address, and several views show read-only."""

@@ -19,11 +19,12 @@ from types import SimpleNamespace
 
 import torch
 
-from vllm_dwdp._core import ChosenExperts, CopyList, HostCopier, HostDriver
+from vllm_dwdp._core import ChosenExperts, CopyList, HandleType, HostCopier, HostDriver
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+from vllm_dwdp.handle import Handle
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -49,8 +50,9 @@ class Rank:
                 shard.adopt_layer([weights.data_ptr()])
             shard.seal()
 
-        def pull(peer: int, layer_idx: int, expected: object) -> list[int]:
-            return [fd for fd, _ in self.shards[peer].descriptors(layer_idx)]
+        def pull(peer: int, layer_idx: int, expected: object) -> list[Handle]:
+            blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+            return [fd for fd, _ in blocks]
 
         views = ExpertViews(driver, layouts, self.shards[0], 0, pull)
         self.direct = [views.build(layer) for layer in range(args.layers)]

@@ -39,7 +39,6 @@ _BY_FILE = {
     ),
     "config/parallel.py": (
         "ParallelConfig.reconfigure_for_independent_dp_rank",
-        "ParallelConfig.local_engines_only",
         "ParallelConfig.data_parallel_index",
         "ParallelConfig.data_parallel_rank_local",
         "ParallelConfig.data_parallel_external_lb",

@@ -18,7 +18,7 @@ UniqueFd Reopen(const UniqueFd& fd, int flags) {
 }
 
 TEST(Block, SealedFileCarriesEverySeal) {
-  const UniqueFd fd = SealedBlock(Driver(), kPage, 0, 1)->Export();
+  const UniqueFd fd = ExportFd(*SealedBlock(Driver(), kPage, 0, 1));
   const int expected = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
   EXPECT_EQ(fcntl(fd.get(), F_GET_SEALS) & expected, expected);
 }
@@ -26,7 +26,7 @@ TEST(Block, SealedFileCarriesEverySeal) {
 TEST(Block, SealedFileRefusesWritesThroughEveryAlias) {
   auto block = SealedBlock(Driver(), 4 * kPage, 0, 1);
   EXPECT_TRUE(block->is_write_sealed());
-  const UniqueFd writable = Reopen(block->Export(), O_RDWR);
+  const UniqueFd writable = Reopen(ExportFd(*block), O_RDWR);
   ASSERT_GE(writable.get(), 0);
   EXPECT_EQ(pwrite(writable.get(), "x", 1, 0), -1);
   EXPECT_EQ(ftruncate(writable.get(), 0), -1);
@@ -35,7 +35,7 @@ TEST(Block, SealedFileRefusesWritesThroughEveryAlias) {
 }
 
 TEST(Block, ExportsAReadOnlyDescriptorThatExecCloses) {
-  const UniqueFd fd = SealedBlock(Driver(), kPage, 0, 1)->Export();
+  const UniqueFd fd = ExportFd(*SealedBlock(Driver(), kPage, 0, 1));
   EXPECT_EQ(fcntl(fd.get(), F_GETFL) & O_ACCMODE, O_RDONLY);
   EXPECT_EQ(fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
 }
@@ -44,7 +44,7 @@ TEST(Block, IsNotSealedBeforeItSaysSo) {
   auto block = FilledBlock(Driver(), kPage, 0, 1);
   EXPECT_FALSE(block->is_sealed());
   EXPECT_FALSE(block->is_write_sealed());
-  ExpectRefusal([&] { block->Export(); }, {"expected a sealed block"});
+  ExpectRefusal([&] { ExportFd(*block); }, {"expected a sealed block"});
 }
 
 TEST(Block, FillingOrSealingASealedOneIsRefused) {
@@ -77,7 +77,7 @@ TEST(Block, LeadingHoleTakesNoMemory) {
   const std::size_t offset = kHugePageBytes - kPage;
   auto block = SealedBlock(Driver({.huge_pages = false}), kHugePageBytes, offset, 1);
   struct stat status{};
-  const UniqueFd fd = block->Export();
+  const UniqueFd fd = ExportFd(*block);
   ASSERT_EQ(fstat(fd.get(), &status), 0);
   EXPECT_EQ(static_cast<std::size_t>(status.st_size), offset + kHugePageBytes);
   EXPECT_EQ(static_cast<std::size_t>(status.st_blocks) * 512, kHugePageBytes);

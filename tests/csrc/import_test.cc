@@ -25,16 +25,16 @@ void ExpectImportRefused(UniqueFd fd, std::size_t num_bytes, const std::string& 
 
 TEST(Import, RefusesAnotherSize) {
   auto block = SealedBlock(Driver(), 2 * kPage, 0, 1);
-  ExpectImportRefused(block->Export(), kPage, "of " + std::to_string(kPage) + " bytes");
-  ExpectImportRefused(block->Export(), kPage, "got " + std::to_string(2 * kPage));
-  ExpectImportRefused(block->Export(), kPage + 1, "whole pages");
-  ExpectImportRefused(block->Export(), 0, "at least one page");
+  ExpectImportRefused(ExportFd(*block), kPage, "of " + std::to_string(kPage) + " bytes");
+  ExpectImportRefused(ExportFd(*block), kPage, "got " + std::to_string(2 * kPage));
+  ExpectImportRefused(ExportFd(*block), kPage + 1, "whole pages");
+  ExpectImportRefused(ExportFd(*block), 0, "at least one page");
 }
 
 TEST(Import, RefusesAnotherPlaceInTheView) {
   const std::size_t num_bytes = kHugePageBytes;
   auto block = SealedBlock(Driver(), num_bytes, kPage, 1);
-  ExpectImportRefused(block->Export(), num_bytes, std::to_string(num_bytes + kPage));
+  ExpectImportRefused(ExportFd(*block), num_bytes, std::to_string(num_bytes + kPage));
 }
 
 TEST(Import, RefusesMissingSeals) {
@@ -69,17 +69,25 @@ TEST(Import, RefusesADescriptorThatIsNotOpen) {
   ExpectRefusal([] { Block::Import(Driver(), UniqueFd(), kPage, 0); }, {"Bad file descriptor"});
 }
 
+TEST(Import, RefusesFabricHandlesOfHostMemory) {
+  const ShareableHandle fabric = std::string(64, '\0');
+  ExpectRefusal([&] { Block::Import(Driver(), std::get<std::string>(fabric), kPage, 0); },
+                {"got a fabric handle"});
+  ExpectRefusal([] { SealedBlock(Driver(), kPage, 0, 1)->Export(HandleType::kFabric); },
+                {"got a fabric handle"});
+}
+
 TEST(Import, KeepsNoWritableDescriptor) {
   auto fd = FileWithSeals(kPage, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
   ASSERT_EQ(fcntl(fd.get(), F_GETFL) & O_ACCMODE, O_RDWR);
   const auto before = NumDescriptors();
   auto block = Block::Import(Driver(), std::move(fd), kPage, 0);
   EXPECT_EQ(NumDescriptors(), before);
-  EXPECT_EQ(fcntl(block->Export().get(), F_GETFL) & O_ACCMODE, O_RDONLY);
+  EXPECT_EQ(fcntl(ExportFd(*block).get(), F_GETFL) & O_ACCMODE, O_RDONLY);
 }
 
 TEST(Import, CannotBeFilled) {
-  auto block = Block::Import(Driver(), SealedBlock(Driver(), kPage, 0, 1)->Export(), kPage, 0);
+  auto block = Block::Import(Driver(), ExportFd(*SealedBlock(Driver(), kPage, 0, 1)), kPage, 0);
   ExpectRefusal([&] { block->Fill(0, "x", 1); }, {"got a sealed one"});
 }
 

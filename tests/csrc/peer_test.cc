@@ -51,7 +51,7 @@ UniqueFd Receive(int socket) {
 
 [[noreturn]] void Own(int socket, std::size_t num_bytes, std::size_t view_offset) {
   auto block = SealedBlock(Driver(), num_bytes, view_offset, 3);
-  const UniqueFd fd = block->Export();
+  const UniqueFd fd = ExportFd(*block);
   Send(socket, fd.get());
   while (true) pause();
 }

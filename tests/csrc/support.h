@@ -53,6 +53,10 @@ inline std::shared_ptr<Block> SealedBlock(const std::shared_ptr<MemoryDriver>& d
   return block;
 }
 
+inline UniqueFd ExportFd(const Block& block) {
+  return std::get<UniqueFd>(block.Export(HandleType::kFileDescriptor));
+}
+
 inline std::ptrdiff_t NumDescriptors() {
   const std::filesystem::directory_iterator all("/proc/self/fd");
   return std::distance(begin(all), end(all));

@@ -147,7 +147,7 @@ class OtherMemory : public Allocation {
   std::byte* staging() const override { return nullptr; }
   void Seal() override {}
   bool is_write_sealed() const override { return true; }
-  UniqueFd Export() const override { return UniqueFd(); }
+  ShareableHandle Export(HandleType) const override { return UniqueFd(); }
 };
 
 TEST(View, MemoryOfAnotherDriverIsRefused) {

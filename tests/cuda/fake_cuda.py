@@ -13,7 +13,9 @@ import torch
 from vllm_dwdp._core import ChosenExperts, CudaDriver
 
 LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
-INVALID_VALUE, OUT_OF_MEMORY, NOT_SUPPORTED = 1, 2, 801
+INVALID_VALUE, OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED = 1, 2, 800, 801
+VIRTUAL_MEMORY, POSIX_DESCRIPTORS, FABRIC = 102, 103, 128
+"""CU_DEVICE_ATTRIBUTE_*."""
 
 
 class FakeCuda:
@@ -115,4 +117,4 @@ class FakeCuda:
 def num_memory_files():
     """Descriptors of device memory that this process has open."""
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-    return sum("memfd:fake-cuda" in os.readlink(link) for link in links if os.path.lexists(link))
+    return sum("fake-cuda-" in os.readlink(link) for link in links if os.path.lexists(link))

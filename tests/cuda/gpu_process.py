@@ -2,8 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One rank as a process on a GPU, or on one of the fake driver's; says in JSON how it went.
 
-Run with a job: {"rank", "size", "port", "gpu", "steps", "visible" for CUDA_VISIBLE_DEVICES, and
-"device": "gpu" for a real one}.
+Run with a job: {"rank", "size", "port", "gpu", "steps"}, and if wanted "visible" for
+CUDA_VISIBLE_DEVICES, "device": "gpu" for a real one; for the fake driver "fabric", the directory
+that stands for an NVLink domain, "lacks", the attributes that its GPUs lack, and "fails", a call
+that fails: (symbol, which call, error).
 """
 
 import gc
@@ -12,8 +14,9 @@ import os
 import sys
 
 job = json.loads(sys.argv[1])
-if "visible" in job:
-    os.environ["CUDA_VISIBLE_DEVICES"] = job["visible"]
+for name, variable in (("visible", "CUDA_VISIBLE_DEVICES"), ("fabric", "FAKE_CUDA_FABRIC")):
+    if job.get(name) is not None:
+        os.environ[variable] = job[name]
 
 from fake_cuda import FakeCuda, num_memory_files  # noqa: E402
 from gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
@@ -24,9 +27,11 @@ from vllm_dwdp.group.peer_probe import PeerProbe  # noqa: E402
 from vllm_dwdp.group.rendezvous import Rendezvous  # noqa: E402
 from vllm_dwdp.group.session import GroupSession  # noqa: E402
 from vllm_dwdp.group.store import Endpoint  # noqa: E402
+from vllm_dwdp.handle import TYPE_NAMES  # noqa: E402
 from vllm_dwdp.placement import Placement  # noqa: E402
 
 NUM_LAYERS, NUM_EXPERTS = 3, 7
+outcome = {"handles": None}
 
 
 def run(device):
@@ -38,6 +43,7 @@ def run(device):
             job_size=job["size"],
             dwdp_size=job["size"],
             timeout_s=60,
+            one_host=False,
         ),
         timeout_s=30,
     )
@@ -59,11 +65,6 @@ def bind(device, session):
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
     layouts = layouts_of(layers, placement, driver.granularity)
     shard = adopt(driver, layouts, layers, job["rank"])
-    probe = PeerProbe(driver, job_rank=job["rank"])
-
-    def descriptors(layer_idx):
-        return probe.descriptors() if layer_idx > NUM_LAYERS else shard.descriptors(layer_idx)
-
     manifest = Manifest(
         dwdp_version="0.1.0",
         model_fingerprint="abc",
@@ -74,8 +75,10 @@ def bind(device, session):
         granularity=driver.granularity,
         tensors=(),
     )
-    session.meet(manifest, descriptors, num_layers=NUM_LAYERS + 2)
-    session.probe(probe, NUM_LAYERS + 1)
+    session.meet(manifest)
+    probe = PeerProbe(driver, job_rank=job["rank"])
+    handle_type = session.exchange(shard.handles, probe, num_layers=NUM_LAYERS + 1)
+    outcome["handles"] = TYPE_NAMES[handle_type]
     return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, num_slots=2)
 
 
@@ -86,6 +89,10 @@ def make_device():
         return Gpu()
     fake = FakeCuda()
     fake.reset(seed=job["rank"])
+    for attribute in job.get("lacks", ()):
+        fake.set_attribute(attribute, 0)
+    if job.get("fails"):
+        fake.fail(*job["fails"])
     return fake
 
 
@@ -96,6 +103,7 @@ print(
     json.dumps(
         {
             "ending": ending,
+            **outcome,
             "violations": device.violations,
             "leaks": device.leaks,
             "memory_files": num_memory_files(),

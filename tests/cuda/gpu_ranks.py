@@ -10,7 +10,7 @@ import weakref
 
 import torch
 
-from vllm_dwdp._core import CudaCopier
+from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -135,8 +135,17 @@ def _is_right(found, expected, ids):
     return torch.equal(rows[chosen], expected[chosen])
 
 
-def make_ranks(device, *, num_layers=3, num_experts=7, dwdp_size=2, num_slots=2, **options):
-    """All ranks of a group, handing each other descriptors."""
+def make_ranks(
+    device,
+    *,
+    num_layers=3,
+    num_experts=7,
+    dwdp_size=2,
+    num_slots=2,
+    handle_type=HandleType.FILE_DESCRIPTOR,
+    **options,
+):
+    """All ranks of a group, giving each other handles."""
     placement = Placement.make(num_experts=num_experts, dwdp_size=dwdp_size)
     drivers = [device.driver(rank) for rank in range(dwdp_size)]
     page = drivers[0].granularity
@@ -145,7 +154,7 @@ def make_ranks(device, *, num_layers=3, num_experts=7, dwdp_size=2, num_slots=2,
     shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
 
     def pull(peer, layer_idx, expected_sizes):
-        return [fd for fd, _ in shards[peer].descriptors(layer_idx)]
+        return [handle for handle, _ in shards[peer].handles(handle_type, layer_idx)]
 
     return [
         GpuRank(

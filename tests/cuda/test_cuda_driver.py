@@ -10,13 +10,19 @@ import sys
 
 import pytest
 import torch
-from fake_cuda import LIBRARY, OUT_OF_MEMORY
+from fake_cuda import (
+    FABRIC,
+    LIBRARY,
+    NOT_SUPPORTED,
+    OUT_OF_MEMORY,
+    POSIX_DESCRIPTORS,
+    VIRTUAL_MEMORY,
+)
 
-from vllm_dwdp._core import CudaDriver, DriverError, HostDriver
+from vllm_dwdp._core import CudaDriver, DriverError, HandleType, HostDriver
 
 PAGE = 4096
-VIRTUAL_MEMORY, POSIX_DESCRIPTORS = 102, 103
-"""CU_DEVICE_ATTRIBUTE_*."""
+FD = HandleType.FILE_DESCRIPTOR
 
 
 def pattern(num_bytes, seed=0):
@@ -39,7 +45,7 @@ def test_view_of_own_peers_and_private_pages_shows_them_side_by_side(fake):
     view = driver.reserve_view(6 * PAGE)
     view.map_block(0, block)
     view.map_private(2 * PAGE, PAGE)
-    view.map_block(3 * PAGE, driver.import_block(exported.export_fd(), 3 * PAGE, 3 * PAGE))
+    view.map_block(3 * PAGE, driver.import_block(exported.export_handle(FD), 3 * PAGE, 3 * PAGE))
     view.fill_private(2 * PAGE, boundary.data_ptr(), PAGE)
     calls = fake.calls("cuMemSetAccess")
     view.finish()
@@ -107,7 +113,7 @@ def test_a_descriptor_of_another_kind_is_refused_and_closed(fake):
 
 def test_memory_of_a_hidden_gpu_is_refused_with_that_reason(fake, monkeypatch):
     exported = sealed_block(fake.driver(1), pattern(PAGE))
-    fd = exported.export_fd()
+    fd = exported.export_handle(FD)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(DriverError, match=r"INVALID_DEVICE.*must be visible.*CUDA_VISIBLE_DEVICES"):
         fake.driver().import_block(fd, PAGE)
@@ -120,17 +126,98 @@ def test_full_gpu_says_what_to_do(fake):
         driver.create_block(PAGE)
 
 
-@pytest.mark.parametrize(
-    ("attribute", "name"),
-    [
-        (VIRTUAL_MEMORY, "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"),
-        (POSIX_DESCRIPTORS, "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"),
-    ],
-)
-def test_gpu_that_cannot_share_is_refused_by_the_attribute_it_lacks(fake, attribute, name):
-    fake.set_attribute(attribute, 0)
-    with pytest.raises(DriverError, match=name):
+def test_gpu_without_virtual_memory_is_refused_by_that_attribute(fake):
+    fake.set_attribute(VIRTUAL_MEMORY, 0)
+    with pytest.raises(DriverError, match="DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"):
         fake.driver()
+
+
+class TestFabricHandles:
+    @pytest.fixture
+    def domain(self, fake, monkeypatch, tmp_path):
+        """Where fabric handles work; no memory is left in it."""
+        monkeypatch.setenv("FAKE_CUDA_FABRIC", str(tmp_path))
+        yield tmp_path
+        gc.collect()
+        assert not any(tmp_path.iterdir())
+
+    def test_memory_is_shared_by_both_types(self, fake, domain):
+        driver, peer, source = fake.driver(), fake.driver(1), pattern(PAGE)
+        assert peer.obstacles == {FD: "", HandleType.FABRIC: ""}
+        exported = sealed_block(peer, source)
+        for handle_type in HandleType:
+            view = driver.reserve_view(PAGE)
+            view.map_block(0, driver.import_block(exported.export_handle(handle_type), PAGE))
+            view.finish()
+            assert torch.equal(torch.from_dlpack(view.bytes_tensor()), source)
+
+    def test_handle_is_bytes_that_work_more_than_once(self, fake, domain):
+        driver = fake.driver()
+        exported = sealed_block(driver, pattern(PAGE))
+        handle = exported.export_handle(HandleType.FABRIC)
+        assert isinstance(handle, bytes) and len(handle) == 64
+        assert [driver.import_block(handle, PAGE).num_bytes for _ in range(2)] == [PAGE, PAGE]
+
+    def test_peers_gpu_may_be_invisible(self, fake, domain, monkeypatch):
+        exported = sealed_block(fake.driver(1), pattern(PAGE))
+        handle = exported.export_handle(HandleType.FABRIC)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert fake.driver().import_block(handle, PAGE).num_bytes == PAGE
+
+    def test_gpu_without_the_attribute_has_descriptors_alone(self, fake, domain):
+        fake.set_attribute(FABRIC, 0)
+        driver = fake.driver()
+        obstacles = driver.obstacles
+        assert obstacles[FD] == ""
+        assert "CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED" in obstacles[HandleType.FABRIC]
+        fd = sealed_block(driver, pattern(PAGE)).export_handle(FD)
+        assert driver.import_block(fd, PAGE).num_bytes == PAGE
+
+    def test_gpu_without_descriptors_shares_by_fabric(self, fake, domain):
+        fake.set_attribute(POSIX_DESCRIPTORS, 0)
+        driver = fake.driver()
+        assert "POSIX_FILE_DESCRIPTOR_SUPPORTED" in driver.obstacles[FD]
+        exported = sealed_block(driver, pattern(PAGE))
+        handle = exported.export_handle(HandleType.FABRIC)
+        assert driver.import_block(handle, PAGE).num_bytes == PAGE
+
+    def test_missing_imex_is_an_obstacle_that_says_what_to_do(self, fake):
+        obstacle = fake.driver().obstacles[HandleType.FABRIC]
+        assert "cuMemCreate of a page with a fabric handle failed" in obstacle
+        assert "CUDA_ERROR_NOT_PERMITTED" in obstacle
+        assert "nvidia-imex" in obstacle and "/dev/nvidia-caps-imex-channels" in obstacle
+
+    @pytest.mark.parametrize("symbol", ["cuMemCreate", "cuMemExportToShareableHandle"])
+    def test_failed_trial_is_an_obstacle(self, fake, domain, symbol):
+        fake.fail(symbol, result=NOT_SUPPORTED)
+        driver = fake.driver()
+        assert f"{symbol} of a page" in driver.obstacles[HandleType.FABRIC]
+        assert sealed_block(driver, pattern(PAGE)).num_bytes == PAGE
+
+    def test_full_gpu_is_no_obstacle_but_an_error(self, fake, domain):
+        fake.fail("cuMemCreate", result=OUT_OF_MEMORY)
+        with pytest.raises(DriverError, match="free GPU memory"):
+            fake.driver()
+
+    def test_gpu_with_neither_is_refused_by_both_reasons(self, fake):
+        fake.set_attribute(POSIX_DESCRIPTORS, 0)
+        with pytest.raises(DriverError) as refused:
+            fake.driver()
+        sentence = str(refused.value)
+        assert "CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED" in sentence
+        assert "nvidia-imex" in sentence
+
+    def test_driver_that_never_heard_of_them_has_descriptors_alone(self, fake, domain):
+        fake.set_version(12_020)
+        assert "HANDLE_TYPE_FABRIC_SUPPORTED" in fake.driver().obstacles[HandleType.FABRIC]
+
+    def test_handle_of_another_domain_is_refused_with_what_it_takes(self, fake, domain):
+        with pytest.raises(DriverError, match=r"NOT_PERMITTED.*one NVLink domain"):
+            fake.driver().import_block(b"fake-cuda-9-elsewhere".ljust(64, b"\0"), PAGE)
+
+    def test_handle_of_another_length_is_refused(self, fake, domain):
+        with pytest.raises(DriverError, match="expected a fabric handle of 64 bytes, got 3"):
+            fake.driver().import_block(b"abc", PAGE)
 
 
 def test_a_driver_older_than_a_symbol_is_refused(fake):

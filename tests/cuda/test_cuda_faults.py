@@ -8,7 +8,7 @@ import pytest
 from fake_cuda import OUT_OF_MEMORY, num_memory_files
 from gpu_ranks import make_ranks
 
-from vllm_dwdp._core import DriverError
+from vllm_dwdp._core import DriverError, HandleType
 
 SYMBOLS = (
     "cuInit",
@@ -54,13 +54,22 @@ def options_for(symbol):
     return {"use_batches": symbol != "cuMemcpyDtoDAsync"}
 
 
+@pytest.fixture(scope="module", params=HandleType, ids=lambda handle_type: handle_type.name)
+def handle_type(request, tmp_path_factory):
+    """By which the ranks hand over their memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param is HandleType.FABRIC:
+            patch.setenv("FAKE_CUDA_FABRIC", str(tmp_path_factory.mktemp("domain")))
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def num_calls(library):
+def num_calls(library, handle_type):
     """Of each symbol in a run without a fault."""
     counts = {}
     for symbol in SYMBOLS:
         library.reset()
-        run(library, **options_for(symbol))
+        run(library, handle_type=handle_type, **options_for(symbol))
         gc.collect()
         counts[symbol] = library.calls(symbol)
     return counts
@@ -77,7 +86,7 @@ def test_faults_are_many(num_calls):
 
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("symbol", SYMBOLS)
-def test_fault_leaves_nothing_behind(fake, num_calls, symbol, place):
+def test_fault_leaves_nothing_behind(fake, handle_type, num_calls, symbol, place):
     last = num_calls[symbol]
     assert last > 0, "the run calls it"
     if place >= len(places(last)):
@@ -86,7 +95,7 @@ def test_fault_leaves_nothing_behind(fake, num_calls, symbol, place):
     fake.fail(symbol, nth, OUT_OF_MEMORY)
     sentence = ""
     try:
-        run(fake, **options_for(symbol))
+        run(fake, handle_type=handle_type, **options_for(symbol))
     except DriverError as error:
         sentence = str(error)
     gc.collect()

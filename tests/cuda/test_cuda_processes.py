@@ -3,30 +3,31 @@
 """Ranks as real processes on the fake driver's GPUs: real sockets, real exchange, real steps."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fake_cuda import FABRIC, INVALID_VALUE, NOT_SUPPORTED, POSIX_DESCRIPTORS
+from hosts import needs_hosts, on_host
+from ports import free_port
 
 SCRIPT = Path(__file__).parent / "gpu_process.py"
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def run_ranks(size, host=None, **by_rank):
+    """What each rank says in the end. by_rank: lists of what a rank's job has of its own.
 
-
-def run_ranks(size, **by_rank):
-    """What each rank says in the end. by_rank: lists of what a rank's job has of its own."""
+    host: the name of each rank's host; None: this one for all.
+    """
     port = free_port()
     processes = []
     for rank in range(size):
         job = {"rank": rank, "size": size, "port": port, "gpu": rank % 2, "steps": 7}
         job |= {name: values[rank] for name, values in by_rank.items()}
         command = [sys.executable, str(SCRIPT), json.dumps(job)]
+        if host is not None:
+            command = on_host(host[rank], command)
         processes.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -35,19 +36,24 @@ def run_ranks(size, **by_rank):
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         said.append(json.loads(output))
+    for rank in said:
+        assert rank.pop("leaks") == rank.pop("violations") == []
+        assert rank.pop("memory_files") == 0
     return said
+
+
+@pytest.fixture
+def domain(tmp_path):
+    """An NVLink domain; no memory is left in it."""
+    yield str(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_kernels_of_every_process_read_right_bytes(size):
     for rank in run_ranks(size):
         assert rank.pop("imports") > size
-        assert rank == {
-            "ending": "0 wrong reads",
-            "violations": [],
-            "leaks": [],
-            "memory_files": 0,
-        }
+        assert rank == {"ending": "0 wrong reads", "handles": "file descriptors"}
 
 
 def test_ranks_that_see_different_gpus_are_refused_with_that_reason():
@@ -58,6 +64,82 @@ def test_ranks_that_see_different_gpus_are_refused_with_that_reason():
     assert "dwdp rank 1 can't read the memory of rank 0" in sentence
     assert "must be visible to this process (CUDA_VISIBLE_DEVICES)" in sentence
     assert "(pairs that can't: 0->1, of 2)" in sentence
-    for rank in said:
-        assert rank["leaks"] == rank["violations"] == []
-        assert rank["memory_files"] == 0
+
+
+def test_ranks_that_see_different_gpus_share_by_fabric_where_they_can(domain):
+    for rank in run_ranks(2, gpu=[0, 0], visible=["0,1", "1"], fabric=[domain] * 2):
+        assert rank["ending"] == "0 wrong reads"
+        assert rank["handles"] == "fabric handles"
+
+
+def test_ranks_of_one_host_prefer_descriptors(domain):
+    for rank in run_ranks(2, fabric=[domain] * 2):
+        assert rank["ending"] == "0 wrong reads"
+        assert rank["handles"] == "file descriptors"
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        ("cuMemExportToShareableHandle", 2, NOT_SUPPORTED),
+        ("cuMemImportFromShareableHandle", 1, INVALID_VALUE),
+    ],
+    ids=["export", "import"],
+)
+def test_descriptors_that_fail_on_a_page_are_passed_over_by_all(domain, fails):
+    """On rank 1 alone. A rank's first export is its trial of fabric handles."""
+    for rank in run_ranks(3, fabric=[domain] * 3, fails=[None, fails, None]):
+        assert rank["ending"] == "0 wrong reads"
+        assert rank["handles"] == "fabric handles"
+
+
+def test_fabric_handles_that_fail_on_a_page_end_all_ranks(domain):
+    """Rank 1 can't see rank 0's GPU, and its export of blocks fails: the one after the pages."""
+    fails = ("cuMemExportToShareableHandle", 3, NOT_SUPPORTED)
+    said = run_ranks(2, gpu=[0, 0], visible=["0,1", "1"], fabric=[domain] * 2, fails=[None, fails])
+    assert said[0]["ending"] == said[1]["ending"]
+    refusal = "by fabric handles: taking the experts of dwdp rank 1: the peer refused: cuMemExport"
+    assert refusal in said[0]["ending"]
+
+
+@needs_hosts
+@pytest.mark.parametrize("size", [2, 4])
+def test_hosts_of_one_domain_share_by_fabric(domain, size):
+    names = [f"host{rank}" for rank in range(size)]
+    for rank in run_ranks(size, host=names, fabric=[domain] * size):
+        assert rank["ending"] == "0 wrong reads"
+        assert rank["handles"] == "fabric handles"
+
+
+@needs_hosts
+def test_hosts_without_imex_are_refused_with_both_reasons(domain):
+    """Rank 1's host is in the domain, rank 0's isn't."""
+    said = run_ranks(2, host=["here", "there"], fabric=[None, domain])
+    assert said[0]["ending"] == said[1]["ending"]
+    sentence = said[0]["ending"]
+    assert "rank 0 can't read the memory of rank 1 by file descriptors: it is on host" in sentence
+    assert "rank 0 can't read the memory of rank 1 by fabric handles: cuMemCreate" in sentence
+    assert "nvidia-imex" in sentence and "(host here)" in sentence
+    assert sentence.count("(pairs that can't: 1->0, 0->1, of 2)") == 2
+
+
+@needs_hosts
+def test_hosts_of_two_domains_are_refused_after_the_trial(tmp_path):
+    domains = [tmp_path / "a", tmp_path / "b"]
+    for domain in domains:
+        domain.mkdir()
+    said = run_ranks(2, host=["here", "there"], fabric=list(map(str, domains)))
+    assert said[0]["ending"] == said[1]["ending"]
+    assert "both GPUs must be in one NVLink domain" in said[0]["ending"]
+    assert not any(path for domain in domains for path in domain.iterdir())
+
+
+def test_attributes_that_ranks_lack_are_named(domain):
+    """Rank 0 has descriptors alone, rank 1 fabric handles alone."""
+    lacks = [[FABRIC], [POSIX_DESCRIPTORS]]
+    said = run_ranks(2, fabric=[domain] * 2, lacks=lacks)
+    assert said[0]["ending"] == said[1]["ending"]
+    assert "by file descriptors: expected GPU 1 to have" in said[0]["ending"]
+    assert "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED" in said[0]["ending"]
+    assert "by fabric handles: expected GPU 0 to have" in said[0]["ending"]
+    assert "HANDLE_TYPE_FABRIC_SUPPORTED" in said[0]["ending"]

@@ -12,17 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_stand_in import CUDA_STAND_IN
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo_model"
 GENERATE = Path(__file__).with_name("generate.py")
-CUDA_STAND_IN = {
-    "DWDP_CUDA_LIBRARY": str(ROOT / "build" / "csrc-tests" / "libfake_cuda.so"),
-    "FAKE_CUDA_RUN_AT_ONCE": "1",
-    "FAKE_CUDA_GRANULARITY": "4096",
-}
-"""The CUDA driver's calls on host memory, in the order of the calls, for engines on the CPU."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
-from vllm_dwdp._core import ChosenExperts, HostCopier
+from vllm_dwdp._core import ChosenExperts, HandleType, HostCopier
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import install, register_op
@@ -163,4 +163,5 @@ class Group:
         return model
 
     def _pull(self, peer, layer_idx, expected_sizes):
-        return [fd for fd, _ in self.shards[peer].descriptors(layer_idx)]
+        blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+        return [fd for fd, _ in blocks]

@@ -15,7 +15,7 @@ from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
-from vllm_dwdp.engine.settings import Settings
+from vllm_dwdp.engine.settings import Settings, endpoint
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
@@ -23,6 +23,11 @@ MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 DENSE = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_experts": None}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
 OFFLINE_RANK = {"VLLM_DP_RANK": "0", "VLLM_DP_RANK_LOCAL": "0", "VLLM_DP_SIZE": "2"}
+OFFLINE_RANK_ELSEWHERE = {
+    **OFFLINE_RANK,
+    "VLLM_DP_MASTER_IP": "192.0.2.1",
+    "VLLM_DP_MASTER_PORT": "7",
+}
 
 
 def create(monkeypatch, environment=(), **options):
@@ -51,11 +56,40 @@ def test_external_rank_becomes_a_job_of_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "one_host", "expected"),
+    [
+        ({"data_parallel_rank": 1}, True, "127.0.0.1:29551"),
+        ({"data_parallel_rank": 1}, False, "192.0.2.1:29551"),
+        ({"data_parallel_size_local": 1}, False, "192.0.2.1:29551"),
+        ({"data_parallel_size_local": 1, "data_parallel_rpc_port": 7000}, False, "192.0.2.1:7001"),
+        ({"dwdp": {"rendezvous": "198.51.100.7:80"}}, False, "198.51.100.7:80"),
+        ({"environment": OFFLINE_RANK_ELSEWHERE, "data_parallel_size": 1}, False, "192.0.2.1:7"),
+    ],
+)
+def test_ranks_of_several_commands_meet_where_all_were_told(
+    monkeypatch, options, one_host, expected
+):
+    """GPU memory can be another host's, so that address is no reason to refuse."""
+    monkeypatch.setenv("DWDP_CUDA_LIBRARY", "a stand-in")
+    config = create(monkeypatch, **{"data_parallel_address": "192.0.2.1", **options})
+    settings = Settings.load(config)
+    assert str(endpoint(config, settings, one_host=one_host)) == expected
+
+
+@pytest.mark.parametrize("one_host", [True, False])
+def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
+    config = create(monkeypatch, data_parallel_address="192.0.2.1")
+    port = config.parallel_config.data_parallel_master_port
+    expected = f"127.0.0.1:{port}"
+    assert str(endpoint(config, Settings.load(config), one_host=one_host)) == expected
+
+
+@pytest.mark.parametrize(
     ("local_rank", "job_rank", "expected"),
     [(1, 6, 1), (None, 6, 2), (None, 0, 0), (None, None, None)],
 )
 def test_gpu_is_the_local_rank_or_taken_in_turn(local_rank, job_rank, expected):
-    settings = Settings(8, 8, job_rank, has_own_front_end=True, local_rank=local_rank)
+    settings = Settings(8, 8, job_rank, is_spread=True, local_rank=local_rank)
     assert settings.gpu(4) == expected
 
 
@@ -80,8 +114,9 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"dwdp": {"fetch": "push"}}, "fetch must be one of"),
         ({"dwdp": {"num_experts_per_worker": 3}}, "num_experts_per_worker"),
         ({"data_parallel_size": 17}, "dwdp_size must be between"),
-        ({"data_parallel_size_local": 1, "data_parallel_address": "127.0.0.1"}, "one host"),
+        ({"data_parallel_size_local": 1, "data_parallel_address": "192.0.2.1"}, "one host"),
         ({"data_parallel_rank": 0, "data_parallel_address": "192.0.2.1"}, "one host"),
+        ({"data_parallel_size_local": 1, "data_parallel_backend": "ray"}, "Ray .* one host"),
         ({"environment": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}}, "MULTIPROCESSING"),
         ({"cpu_offload_gb": 1}, "offload"),
         ({"enable_sleep_mode": True}, "(?i)sleep"),

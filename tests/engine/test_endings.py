@@ -11,7 +11,8 @@ import time
 import leftovers
 import psutil
 import pytest
-from server import Server, free_port
+from ports import free_port
+from server import Server
 
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 TWO_RANKS = ("--data-parallel-size", "2", *OPTIONS)
@@ -79,7 +80,7 @@ def test_rank_that_fails_to_load_ends_all_servers_with_one_sentence(serve, demo_
     shutil.copytree(demo_model, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4096])
-    shared = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port()))
+    shared = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2)))
     servers = [
         serve(model, *shared, *OPTIONS, *PATIENT, "--data-parallel-rank", str(rank), log=f"{rank}")
         for rank, model in enumerate((demo_model, broken))

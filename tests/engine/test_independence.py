@@ -7,7 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from server import Server, free_port
+from ports import free_port
+from server import Server
 
 PROMPT = "It is a truth"
 
@@ -15,7 +16,7 @@ PROMPT = "It is a truth"
 @pytest.fixture
 def servers(demo_model, tmp_path):
     """The two ranks of one job, each behind a front-end of its own."""
-    options = ["--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port())]
+    options = ["--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2))]
     options += ["--max-model-len", "512", "--distributed-executor-backend", "dwdp"]
     made = [
         Server(demo_model, *options, "--data-parallel-rank", str(rank), log=tmp_path / f"{rank}")

@@ -87,6 +87,9 @@ CUresult GetErrorName(CUresult error, const char** text) {
     case CUDA_ERROR_NOT_SUPPORTED:
       *text = "CUDA_ERROR_NOT_SUPPORTED";
       return CUDA_SUCCESS;
+    case CUDA_ERROR_NOT_PERMITTED:
+      *text = "CUDA_ERROR_NOT_PERMITTED";
+      return CUDA_SUCCESS;
     default:
       *text = nullptr;
       return CUDA_ERROR_INVALID_VALUE;
@@ -112,6 +115,9 @@ CUresult DeviceGet(CUdevice* found, int ordinal) {
 
 CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
   ENTER("cuDeviceGetAttribute");
+  const bool is_known =
+      attribute != CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED || device().version >= 12030;
+  if (!is_known) return CUDA_ERROR_INVALID_VALUE;
   *value = device().attribute(attribute);
   return CUDA_SUCCESS;
 }
@@ -170,9 +176,7 @@ CUresult MemCreate(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
       wanted->location.id >= Device::kNumGpus) {
     return Refuse("cuMemCreate of memory that no GPU has");
   }
-  const bool is_exportable =
-      (wanted->requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0;
-  return memory().Create(handle, num_bytes, wanted->location.id, is_exportable);
+  return memory().Create(handle, num_bytes, wanted->location.id, wanted->requestedHandleTypes);
 }
 
 CUresult MemRelease(CUmemGenericAllocationHandle handle) {
@@ -211,18 +215,24 @@ CUresult MemSetAccess(CUdeviceptr start, std::size_t num_bytes, const CUmemAcces
   return memory().SetAccess(start, num_bytes, access->flags);
 }
 
-CUresult MemExportToShareableHandle(void* fd, CUmemGenericAllocationHandle handle,
+CUresult MemExportToShareableHandle(void* exported, CUmemGenericAllocationHandle handle,
                                     CUmemAllocationHandleType type, unsigned long long) {
   ENTER_IN_CONTEXT("cuMemExportToShareableHandle");
+  if (type == CU_MEM_HANDLE_TYPE_FABRIC) {
+    return memory().Export(static_cast<CUmemFabricHandle*>(exported), handle);
+  }
   if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
-  return memory().Export(static_cast<int*>(fd), handle);
+  return memory().Export(static_cast<int*>(exported), handle);
 }
 
-CUresult MemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* fd,
+CUresult MemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* exported,
                                       CUmemAllocationHandleType type) {
   ENTER_IN_CONTEXT("cuMemImportFromShareableHandle");
+  if (type == CU_MEM_HANDLE_TYPE_FABRIC) {
+    return memory().Import(handle, *static_cast<CUmemFabricHandle*>(exported));
+  }
   if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
-  return memory().Import(handle, static_cast<int>(reinterpret_cast<std::uintptr_t>(fd)));
+  return memory().Import(handle, static_cast<int>(reinterpret_cast<std::uintptr_t>(exported)));
 }
 
 CUresult MemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {

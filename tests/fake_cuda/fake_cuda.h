@@ -9,6 +9,8 @@
 // * Any call can be made to fail.
 // * FAKE_CUDA_RUN_AT_ONCE and FAKE_CUDA_GRANULARITY (bytes) in the environment are as if the first
 //   call had been the function of that name.
+// * FAKE_CUDA_FABRIC names the directory that stands for an NVLink domain: processes that share it
+//   share memory by fabric handles. Without one they are not permitted.
 //
 // Below: what tests say to it. Texts are one finding a line, empty when there is none, and valid
 // until the next call.

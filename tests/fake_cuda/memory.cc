@@ -2,12 +2,14 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 
 #include "findings.h"
 
@@ -44,12 +46,27 @@ bool IsVisible(const std::string& gpu) {
 std::uint64_t FileId(int fd) {
   struct stat status = {};
   fstat(fd, &status);
-  return status.st_ino;
+  return (static_cast<std::uint64_t>(status.st_dev) << 40) ^ status.st_ino;
 }
 
 std::size_t FileBytes(int fd) {
   struct stat status = {};
   return fstat(fd, &status) == 0 ? static_cast<std::size_t>(status.st_size) : 0;
+}
+
+// Where the hosts of one NVLink domain find each other's memory; empty without nvidia-imex.
+std::string FabricDirectory() {
+  const char* given = std::getenv("FAKE_CUDA_FABRIC");
+  return given == nullptr ? "" : std::string(given) + "/";
+}
+
+int MakeMemoryFile(const std::string& gpu) {
+  return memfd_create((kFileName + gpu).c_str(), MFD_CLOEXEC);
+}
+
+int MakeFabricFile(const std::string& gpu, std::string* path) {
+  *path = FabricDirectory() + kFileName + gpu + "-XXXXXX";
+  return mkostemp(path->data(), O_CLOEXEC);
 }
 
 void* Pointer(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
@@ -66,25 +83,39 @@ CUresult Refuse(const std::string& text) {
 
 }  // namespace
 
-Physical::~Physical() { close(fd); }
+Physical::~Physical() {
+  close(fd);
+  if (!fabric_file.empty()) unlink(fabric_file.c_str());
+}
 
 CUresult Memory::Create(CUmemGenericAllocationHandle* handle, std::size_t num_bytes, int gpu,
-                        bool is_exportable) {
+                        unsigned handle_types) {
   if (num_bytes == 0 || num_bytes % granularity != 0)
     return Refuse("cuMemCreate of part of a page");
-  const int fd = memfd_create((kFileName + VisibleGpu(gpu)).c_str(), MFD_CLOEXEC);
+  const bool is_fabric = (handle_types & CU_MEM_HANDLE_TYPE_FABRIC) != 0;
+  if (is_fabric && FabricDirectory().empty()) return CUDA_ERROR_NOT_PERMITTED;
+  std::string path;
+  const std::string visible = VisibleGpu(gpu);
+  const int fd = is_fabric ? MakeFabricFile(visible, &path) : MakeMemoryFile(visible);
   if (fd < 0 || ftruncate(fd, static_cast<off_t>(num_bytes)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  *handle = Hold(std::make_shared<Physical>(fd, num_bytes, FileId(fd), is_exportable));
+  *handle = Hold(std::make_shared<Physical>(fd, num_bytes, FileId(fd), handle_types, path));
   return CUDA_SUCCESS;
 }
 
 CUresult Memory::Export(int* fd, CUmemGenericAllocationHandle handle) const {
-  const auto found = handles_.find(handle);
-  if (found == handles_.end() || !found->second->is_exportable) {
-    return Refuse("cuMemExportToShareableHandle of memory that isn't there, or isn't exportable");
-  }
-  *fd = dup(found->second->fd);
+  const Physical* physical = Exportable(handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+  if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *fd = dup(physical->fd);
   return *fd < 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+}
+
+CUresult Memory::Export(CUmemFabricHandle* fabric, CUmemGenericAllocationHandle handle) const {
+  const Physical* physical = Exportable(handle, CU_MEM_HANDLE_TYPE_FABRIC);
+  if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const std::string name = physical->fabric_file.substr(FabricDirectory().size());
+  *fabric = {};
+  std::memcpy(fabric->data, name.data(), std::min(name.size(), sizeof(fabric->data) - 1));
+  return CUDA_SUCCESS;
 }
 
 CUresult Memory::Import(CUmemGenericAllocationHandle* handle, int fd) {
@@ -93,7 +124,19 @@ CUresult Memory::Import(CUmemGenericAllocationHandle* handle, int fd) {
   if (!IsVisible(gpu)) return CUDA_ERROR_INVALID_DEVICE;
   const int own = dup(fd);
   if (own < 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  *handle = Hold(std::make_shared<Physical>(own, FileBytes(own), FileId(own), false));
+  *handle = Hold(std::make_shared<Physical>(own, FileBytes(own), FileId(own)));
+  return CUDA_SUCCESS;
+}
+
+// Whether the GPU is visible doesn't matter: it may be another host's.
+CUresult Memory::Import(CUmemGenericAllocationHandle* handle, const CUmemFabricHandle& fabric) {
+  if (FabricDirectory().empty()) return CUDA_ERROR_NOT_PERMITTED;
+  const std::string name(reinterpret_cast<const char*>(fabric.data),
+                         strnlen(reinterpret_cast<const char*>(fabric.data), sizeof(fabric.data)));
+  if (!name.starts_with(kFileName)) return CUDA_ERROR_INVALID_VALUE;
+  const int fd = open((FabricDirectory() + name).c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return CUDA_ERROR_NOT_PERMITTED;  // another domain's, or of another channel
+  *handle = Hold(std::make_shared<Physical>(fd, FileBytes(fd), FileId(fd)));
   return CUDA_SUCCESS;
 }
 
@@ -205,6 +248,16 @@ std::size_t Memory::FirstGranularity() {
 CUmemGenericAllocationHandle Memory::Hold(std::shared_ptr<Physical> physical) {
   handles_[++last_handle_] = std::move(physical);
   return last_handle_;
+}
+
+const Physical* Memory::Exportable(CUmemGenericAllocationHandle handle, unsigned type) const {
+  const auto found = handles_.find(handle);
+  if (found != handles_.end() && (found->second->handle_types & type) != 0) {
+    return found->second.get();
+  }
+  findings().Violate(
+      "cuMemExportToShareableHandle of memory that isn't there, or wasn't made for that type");
+  return nullptr;
 }
 
 std::vector<Memory::Mappings::iterator> Memory::WholeMappings(CUdeviceptr start,

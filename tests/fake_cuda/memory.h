@@ -16,8 +16,9 @@ namespace fake_cuda {
 struct Physical {
   int fd;
   std::size_t num_bytes;
-  std::uint64_t id;  // the same in every process
-  bool is_exportable;
+  std::uint64_t id;           // the same in every process
+  unsigned handle_types = 0;  // CUmemAllocationHandleType that it may be exported as
+  std::string fabric_file{};  // of the exporter, in the directory of the domain
   ~Physical();
 };
 
@@ -31,9 +32,11 @@ struct Segment {
 class Memory {
  public:
   CUresult Create(CUmemGenericAllocationHandle* handle, std::size_t num_bytes, int gpu,
-                  bool is_exportable);
+                  unsigned handle_types);
   CUresult Export(int* fd, CUmemGenericAllocationHandle handle) const;
+  CUresult Export(CUmemFabricHandle* fabric, CUmemGenericAllocationHandle handle) const;
   CUresult Import(CUmemGenericAllocationHandle* handle, int fd);
+  CUresult Import(CUmemGenericAllocationHandle* handle, const CUmemFabricHandle& fabric);
   CUresult Release(CUmemGenericAllocationHandle handle);
   CUresult Reserve(CUdeviceptr* start, std::size_t num_bytes);
   CUresult Free(CUdeviceptr start, std::size_t num_bytes);
@@ -60,6 +63,8 @@ class Memory {
 
   static std::size_t FirstGranularity();
   CUmemGenericAllocationHandle Hold(std::shared_ptr<Physical> physical);
+  // Null when it isn't there, or wasn't made to be exported so.
+  const Physical* Exportable(CUmemGenericAllocationHandle handle, unsigned type) const;
   // The mappings that fill a range from its first byte to its last; none if they don't.
   std::vector<Mappings::iterator> WholeMappings(CUdeviceptr start, std::size_t num_bytes);
 

@@ -12,6 +12,8 @@ import torch
 from figures import say
 from gpu import Gpu, bytes_of
 
+from vllm_dwdp._core import HandleType
+
 NUM_BYTES = 8 << 20
 
 
@@ -35,7 +37,7 @@ def export(fd):
     block.fill(0, source.data_ptr(), NUM_BYTES)
     block.seal()
     with socket.socket(fileno=fd) as peer:
-        socket.send_fds(peer, [b"x"], [block.export_fd()])
+        socket.send_fds(peer, [b"x"], [block.export_handle(HandleType.FILE_DESCRIPTOR)])
         signal.pause()
 
 

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from gpu import bytes_of
 
-from vllm_dwdp._core import CudaCopier
+from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -47,7 +47,8 @@ class RankPair:
         shards = [self._adopt(rank, placement) for rank in range(2)]
 
         def pull(peer, layer_idx, expected_sizes):
-            return [fd for fd, _ in shards[peer].descriptors(layer_idx)]
+            blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+            return [fd for fd, _ in blocks]
 
         start = time.perf_counter()
         views = ExpertViews(self.driver, self.layouts, shards[0], 0, pull)

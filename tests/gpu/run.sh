@@ -17,5 +17,5 @@ fi
 cmake -S "$root/csrc" -B "$root/build/gpu" -DPython_EXECUTABLE="$python" >/dev/null
 cmake --build "$root/build/gpu" -j"$(nproc)" -- --no-print-directory >/dev/null
 cp "$root"/build/gpu/_core*.so "$root/vllm_dwdp/"
-export PYTHONPATH=$root:$root/tests/gpu:$root/tests/cuda
+export PYTHONPATH=$root:$root/tests:$root/tests/gpu:$root/tests/cuda
 "$python" "$root/tests/gpu/suite.py" "$results"

@@ -2,17 +2,14 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Ranks as real processes on a free port."""
 
-import socket
-
 import pytest
+from ports import free_port
 from rank import RankProcess
 
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import signal
 import threading
 import time
 
+from vllm_dwdp._core import HostDriver
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.group.store import Endpoint
@@ -93,7 +95,9 @@ def _start_up(job, say):
         if "fail" in job:
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
-        session.meet(manifest, lambda layer_idx: [_memory_file(job)], num_layers=1)
+        session.meet(manifest)
+        probe = PeerProbe(HostDriver(), job_rank=job["rank"])
+        session.exchange(lambda handle_type, layer_idx: [_memory_file(job)], probe, num_layers=1)
         say("met")
         time.sleep(job.get("bind_s", 0))
         _take_all(session, job)

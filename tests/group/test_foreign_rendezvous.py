@@ -111,7 +111,7 @@ def test_manifest_survives_the_wire():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"boot_id": "x", "host": "far"}, "it is on host far, host memory needs all ranks on"),
+        ({"boot_id": "x", "host": "far"}, "it is on host far, this rank on"),
         ({"namespaces": "x"}, "it is in another namespace"),
         ({"uid": 7}, "it runs as user 7"),
     ],
@@ -126,3 +126,12 @@ def test_reused_process_id_counts_as_ended():
     own = ProcessIdentity.own()
     assert not own.has_ended(own)
     assert dataclasses.replace(own, start_ticks=own.start_ticks - 1).has_ended(own)
+
+
+@pytest.mark.parametrize("change", [{"boot_id": "x"}, {"namespaces": "x"}])
+def test_process_that_cannot_be_seen_does_not_count_as_ended(change):
+    """Its number may be anybody's here: the time-out has to notice."""
+    own = ProcessIdentity.own()
+    gone = dataclasses.replace(own, start_ticks=own.start_ticks - 1)
+    assert gone.has_ended(own)
+    assert not dataclasses.replace(gone, **change).has_ended(own)

@@ -4,20 +4,20 @@
 
 import os
 
-from vllm_dwdp._core import HostDriver
+from vllm_dwdp._core import HandleType, HostDriver
 from vllm_dwdp.group.peer_probe import PeerProbe
 
 
 def test_peers_page_is_read_back():
     probes = [PeerProbe(HostDriver(), job_rank=rank) for rank in range(2)]
-    ((fd, num_bytes),) = probes[0].descriptors()
+    ((fd, num_bytes),) = probes[0].handles(HandleType.FILE_DESCRIPTOR)
     assert num_bytes == probes[1].num_bytes
     assert probes[1].reason(fd, peer_job_rank=0) is None
 
 
 def test_page_of_another_rank_is_refused():
     probes = [PeerProbe(HostDriver(), job_rank=rank) for rank in range(2)]
-    ((fd, _),) = probes[0].descriptors()
+    ((fd, _),) = probes[0].handles(HandleType.FILE_DESCRIPTOR)
     reason = probes[1].reason(fd, peer_job_rank=3)
     assert reason == "expected the mark of rank 3 in its page, got other bytes"
 

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from vllm_dwdp._core import HostDriver
+from vllm_dwdp._core import HandleType, HostDriver
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -59,7 +59,7 @@ def test_views_equal_the_unsharded_tensors(num_experts, dwdp_size, extra):
     num_descriptors = len(os.listdir("/proc/self/fd"))
 
     def pull(peer, layer_idx, expected_sizes):
-        blocks = shards[peer].descriptors(layer_idx)
+        blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
         assert [num_bytes for _, num_bytes in blocks] == list(expected_sizes)
         return [fd for fd, _ in blocks]
 

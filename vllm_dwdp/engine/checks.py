@@ -12,6 +12,8 @@ import torch
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.local_address import is_local
+from vllm_dwdp.engine.rank_memory import memory_kind
+from vllm_dwdp.engine.settings import has_peers_of_other_commands, is_offline, is_spread
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
 from vllm_dwdp.placement import Placement, PlacementError
 
@@ -95,23 +97,26 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     return None
 
 
-def _one_host(vllm_config: Any, config: DwdpConfig) -> str | None:
+def _hosts(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
-    has_peers_elsewhere = (
-        parallel.data_parallel_size_local < parallel.data_parallel_size
-        and not parallel.local_engines_only
-        and parallel.data_parallel_rank_local is None
-    )
-    if parallel.nnodes > 1 or has_peers_elsewhere:
+    if parallel.nnodes > 1:
         return (
-            "a dwdp group must be on one host, this job spans several "
-            f"(nnodes={parallel.nnodes}, {parallel.data_parallel_size_local} of "
-            f"{parallel.data_parallel_size} ranks here); start one job per host."
+            f"a dwdp rank is one worker on one host, got nnodes={parallel.nnodes}; start ranks on "
+            "other hosts with --headless --data-parallel-start-rank."
         )
-    if parallel.data_parallel_size > 1 and not is_local(parallel.data_parallel_master_ip):
+    has_peers = has_peers_of_other_commands(parallel)
+    if parallel.data_parallel_backend == "ray" and has_peers:
         return (
-            "a dwdp group must be on one host, the data-parallel address "
-            f"{parallel.data_parallel_master_ip} is another's; start one job per host."
+            "dwdp lets Ray place engines on one host only, this job has "
+            f"{parallel.data_parallel_size_local} of {parallel.data_parallel_size} ranks here; "
+            "start ranks on other hosts with --headless --data-parallel-start-rank."
+        )
+    address = parallel.data_parallel_master_ip
+    is_host_memory = memory_kind(vllm_config.device_config.device_type) == "host"
+    if is_host_memory and has_peers and not is_local(address):
+        return (
+            "dwdp ranks that share host memory must be on one host, expected a data-parallel "
+            f"address of this host, got {address}; start one job per host."
         )
     return None
 
@@ -120,13 +125,13 @@ def _rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if config.rendezvous or parallel.data_parallel_size == 1:
         return None
-    if parallel.data_parallel_rank_local is not None:
+    if is_offline(parallel):
         if parallel.data_parallel_master_port == 0:
             return (
                 "expected the port where the ranks meet in VLLM_DP_MASTER_PORT, it is not set; "
                 "set it to a free port, the same for all ranks."
             )
-    elif parallel.local_engines_only and parallel.data_parallel_rpc_port >= 65_535:
+    elif is_spread(parallel) and parallel.data_parallel_rpc_port >= 65_535:
         return (
             "dwdp ranks meet at the port after --data-parallel-rpc-port, "
             f"{parallel.data_parallel_rpc_port} is the last there is; choose a lower one."
@@ -212,7 +217,7 @@ CHECKS: tuple[Check, ...] = (
     _inner_parallel,
     _model,
     _group_size,
-    _one_host,
+    _hosts,
     _rendezvous,
     _in_process,
     _writers,

@@ -12,7 +12,7 @@ from typing import Any
 from vllm_dwdp.engine.checks import check_config, dwdp_size
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
-from vllm_dwdp.engine.settings import Settings, user_config
+from vllm_dwdp.engine.settings import Settings, is_offline, is_spread, user_config
 
 
 def configure(vllm_config: Any) -> None:
@@ -25,13 +25,12 @@ def configure(vllm_config: Any) -> None:
     config = user_config(vllm_config)
     check_config(vllm_config, config)
     parallel = vllm_config.parallel_config
-    is_offline = parallel.data_parallel_rank_local is not None
-    is_one_rank = is_offline or parallel.data_parallel_external_lb
+    is_one_rank = is_offline(parallel) or parallel.data_parallel_external_lb
     Settings(
         job_size=parallel.data_parallel_size,
         dwdp_size=dwdp_size(vllm_config, config),
         job_rank=parallel.data_parallel_rank if is_one_rank else None,
-        has_own_front_end=parallel.local_engines_only and not is_offline,
+        is_spread=is_spread(parallel),
         local_rank=parallel.data_parallel_rank_local,
     ).store(vllm_config)
     if parallel.data_parallel_backend == "ray":

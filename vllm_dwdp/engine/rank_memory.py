@@ -186,6 +186,11 @@ def _cores_of_the_engine() -> list[int]:
     return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))
 
 
+def memory_kind(device_type: str) -> str:
+    """MemoryDriver.kind of a worker's memory, before there is a worker."""
+    return "cuda" if device_type == "cuda" or CUDA_LIBRARY_VARIABLE in os.environ else "host"
+
+
 def rank_memory(device_type: str, rank: int) -> RankMemory:
     """Of a worker that runs on a device of this type, 'cpu' or 'cuda'."""
     if library := os.environ.get(CUDA_LIBRARY_VARIABLE):

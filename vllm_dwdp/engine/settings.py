@@ -21,13 +21,14 @@ LOOPBACK = "127.0.0.1"
 class Settings:
     """The job as this process sees it. job_rank is None where vLLM numbers the engines itself.
 
-    local_rank: among the job's ranks on this host, as its front-end was told; else None.
+    is_spread: several `vllm serve` commands start the ranks; local_rank: among the job's ranks on
+    this host, as `VLLM_DP_*` told its front-end; else None.
     """
 
     job_size: int
     dwdp_size: int
     job_rank: int | None
-    has_own_front_end: bool
+    is_spread: bool
     local_rank: int | None = None
 
     def gpu(self, num_visible: int) -> int | None:
@@ -60,16 +61,35 @@ def job_rank(vllm_config: Any, settings: Settings) -> int:
     return int(vllm_config.parallel_config.data_parallel_index)
 
 
-def endpoint(vllm_config: Any, settings: Settings) -> Endpoint:
-    """Where the group's store listens: loopback, since host memory means one host.
+def is_offline(parallel_config: Any) -> bool:
+    """Whether `VLLM_DP_*` made this rank, one `vllm.LLM` per process."""
+    return parallel_config.data_parallel_rank_local is not None
 
-    Ranks under one front-end inherit its `data_parallel_master_port`. Ranks with front-ends of
-    their own share only what the user gave them all: the port after
-    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_PORT` where that made the rank.
+
+def is_spread(parallel_config: Any) -> bool:
+    """Whether several `vllm serve` commands start the job's ranks, on this host or on several."""
+    return not is_offline(parallel_config) and (
+        parallel_config.data_parallel_size_local < parallel_config.data_parallel_size
+    )
+
+
+def has_peers_of_other_commands(parallel_config: Any) -> bool:
+    """Whether ranks of the job may be on other hosts, as far as this command knows."""
+    return is_spread(parallel_config) or is_offline(parallel_config)
+
+
+def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoint:
+    """Where the group's store listens: on loopback, unless ranks may be on several hosts.
+
+    Ranks that one command started inherit its `data_parallel_master_port`. Others share only what
+    the user gave them all: `--data-parallel-address` and the port after
+    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`.
     """
     if given := user_config(vllm_config).rendezvous:
         return Endpoint(*parse_endpoint(given))
     parallel = vllm_config.parallel_config
-    if settings.has_own_front_end:
-        return Endpoint(LOOPBACK, parallel.data_parallel_rpc_port + 1)
-    return Endpoint(LOOPBACK, parallel.data_parallel_master_port)
+    is_one_command = not settings.is_spread and settings.local_rank is None
+    host = LOOPBACK if one_host or is_one_command else parallel.data_parallel_master_ip
+    if settings.is_spread:
+        return Endpoint(host, parallel.data_parallel_rpc_port + 1)
+    return Endpoint(host, parallel.data_parallel_master_port)

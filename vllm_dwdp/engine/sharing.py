@@ -33,6 +33,7 @@ from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
+from vllm_dwdp.handle import TYPE_NAMES
 from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
@@ -57,18 +58,21 @@ class ExpertSharing:
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
         )
+        self._memory = rank_memory(vllm_config.device_config.device_type, self.rank)
+        self._driver = self._memory.driver
+        one_host = self._driver.kind == "host"
         self._session = GroupSession(
             Rendezvous(
-                endpoint=job.endpoint(vllm_config, settings),
+                endpoint=job.endpoint(vllm_config, settings, one_host=one_host),
                 job_rank=self.job_rank,
                 job_size=settings.job_size,
                 dwdp_size=settings.dwdp_size,
                 timeout_s=config.timeout_s,
+                one_host=one_host,
             ),
             timeout_s=config.timeout_s,
         )
-        self._memory = rank_memory(vllm_config.device_config.device_type, self.rank)
-        self._driver = self._memory.driver
+        self._handle_type_name = "none"
         self.stats: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
 
@@ -146,20 +150,17 @@ class ExpertSharing:
         return shard
 
     def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
-        """Behind the last layer stands the fringe, behind that the page that ranks try first."""
+        """Behind the last layer stands the fringe."""
+        self._session.meet(manifest)
         probe = PeerProbe(self._driver, job_rank=self.job_rank)
-        probe_idx = num_layers + 1
-
-        def descriptors(layer_idx: int) -> list[tuple[int, int]]:
-            return probe.descriptors() if layer_idx == probe_idx else shard.descriptors(layer_idx)
-
-        self._session.meet(manifest, descriptors, num_layers=probe_idx + 1)
-        self._session.probe(probe, probe_idx)
+        handle_type = self._session.exchange(shard.handles, probe, num_layers=num_layers + 1)
+        if handle_type is None:
+            return
+        self._handle_type_name = TYPE_NAMES[handle_type]
         size = self._settings.dwdp_size
         logger.info(
-            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as file "
-            "descriptors.",
-            *(size * (size - 1), size, self._driver.kind),
+            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
+            *(size * (size - 1), size, self._driver.kind, self._handle_type_name),
         )
 
     def _bind(
@@ -193,6 +194,7 @@ class ExpertSharing:
             "group": self.job_rank // self._settings.dwdp_size,
             "dwdp_size": self._settings.dwdp_size,
             "memory": self._driver.kind,
+            "handles": self._handle_type_name,
             "numa_node": self._memory.numa_node,
             **expert_stats(layers, shard, views),
             "fetch_config": self._config.fetch,

@@ -28,7 +28,7 @@ class PeersUnreachable(GroupError):
 
 
 class ExchangeRefused(GroupError):
-    """A descriptor request was refused, or answered with something else than expected."""
+    """A peer refused to hand over memory, or sent something else than expected."""
 
 
 class PeerBusy(GroupError):

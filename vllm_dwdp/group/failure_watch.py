@@ -3,7 +3,7 @@
 """Looks out for failures while its rank is busy: loading weights takes minutes.
 
 * The first cause of failure that is posted wins: every rank ends with the same sentence.
-* A rank that dies is noticed at once, by its process, not at the time-out.
+* A rank that dies is noticed at once, by its process; on another host, at the time-out.
 * A rank that has posted the last phase needs nobody and is needed by nobody: it may end.
 """
 
@@ -37,10 +37,12 @@ class FailureWatch:
         *,
         job_rank: int,
         peer_ranks: Sequence[int],
+        one_host: bool,
     ) -> None:
         self._store = store
         self._identity = identity
         self._job_rank = job_rank
+        self._one_host = one_host
         self._unknown_ranks = set(peer_ranks) - {job_rank}
         self._peers: dict[int, ProcessIdentity] = {}
         self._is_over = threading.Event()
@@ -93,7 +95,8 @@ class FailureWatch:
                 self._unknown_ranks.remove(rank)
 
     def _cause(self, rank: int, peer: ProcessIdentity) -> str | None:
-        if reason := self._identity.reason_not_reachable(peer):
+        reason = self._identity.reason_not_reachable(peer) if self._one_host else None
+        if reason:
             return f"can't share its experts: {reason}"
         if not peer.has_ended(self._identity):
             return None

@@ -8,7 +8,8 @@ What drivers say of themselves doesn't tell: containers, hidden GPUs and missing
 import ctypes
 import hashlib
 
-from vllm_dwdp._core import DriverError, MemoryDriver
+from vllm_dwdp._core import DriverError, HandleType, MemoryDriver
+from vllm_dwdp.handle import Handle
 
 
 class PeerProbe:
@@ -22,16 +23,21 @@ class PeerProbe:
         self._block.fill(0, ctypes.addressof(mark), len(mark) - 1)
         self._block.seal()
 
-    def descriptors(self) -> list[tuple[int, int]]:
-        """(descriptor, bytes) of the page; the caller closes it."""
-        return [(self._block.export_fd(), self.num_bytes)]
+    @property
+    def obstacles(self) -> dict[HandleType, str]:
+        """See MemoryDriver.obstacles."""
+        return self._driver.obstacles
 
-    def reason(self, fd: int, *, peer_job_rank: int) -> str | None:
-        """Why a peer's page can't be read; None if it can. Takes the descriptor."""
+    def handles(self, handle_type: HandleType) -> list[tuple[Handle, int]]:
+        """(handle, bytes) of the page; the caller owns it."""
+        return [(self._block.export_handle(handle_type), self.num_bytes)]
+
+    def reason(self, page: Handle, *, peer_job_rank: int) -> str | None:
+        """Why a peer's page can't be read; None if it can. Takes the handle."""
         expected = _mark(peer_job_rank)
         found = ctypes.create_string_buffer(len(expected))
         try:
-            block = self._driver.import_block(fd, self.num_bytes)
+            block = self._driver.import_block(page, self.num_bytes)
             view = self._driver.reserve_view(self.num_bytes)
             view.map_block(0, block)
             view.finish()

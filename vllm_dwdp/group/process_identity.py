@@ -41,9 +41,12 @@ class ProcessIdentity:
         return cls(**json.loads(data))
 
     def reason_not_reachable(self, peer: "ProcessIdentity") -> str | None:
-        """Why host memory can't be shared with a peer, or None."""
+        """Why a peer's descriptors can't be had, or None."""
         if peer.boot_id != self.boot_id:
-            return f"it is on host {peer.host}, host memory needs all ranks on {self.host}"
+            return (
+                f"it is on host {peer.host}, this rank on {self.host}, and file descriptors reach "
+                "no other; start all ranks on one host"
+            )
         if peer.namespaces != self.namespaces:
             return (
                 f"it is in another namespace ({peer.namespaces} against {self.namespaces}); "

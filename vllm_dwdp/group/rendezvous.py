@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Where the ranks of a group meet at start-up.
 
-* The first rank of the job hosts a store on loopback; it is used during start-up only.
+* The first rank of the job hosts a store; it is used during start-up only.
 * Each rank says who it is, and watches the others from then on, also while it loads.
 * Whatever fails, on whichever rank, every rank ends with the same sentence.
 """
@@ -23,11 +23,19 @@ LEAVE_S = 1.0
 class Rendezvous:
     """One rank's place at the rendezvous. `timeout_s` covers all of start-up, from `open` on.
 
-    With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread.
+    With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread. `one_host`: ranks
+    on other hosts, or of other users, are refused as soon as they come.
     """
 
     def __init__(
-        self, *, endpoint: Endpoint, job_rank: int, job_size: int, dwdp_size: int, timeout_s: float
+        self,
+        *,
+        endpoint: Endpoint,
+        job_rank: int,
+        job_size: int,
+        dwdp_size: int,
+        timeout_s: float,
+        one_host: bool = True,
     ) -> None:
         if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
             raise ValueError(
@@ -39,6 +47,7 @@ class Rendezvous:
         self._job_size = job_size
         self._dwdp_size = dwdp_size
         self._timeout_s = timeout_s
+        self._one_host = one_host
         self._identity = ProcessIdentity.own()
         self._store: RendezvousStore | None = None
         self._watch: FailureWatch | None = None
@@ -81,7 +90,11 @@ class Rendezvous:
             raise
         self._store = store
         self._watch = FailureWatch(
-            store, self._identity, job_rank=self._job_rank, peer_ranks=self.job_ranks
+            store,
+            self._identity,
+            job_rank=self._job_rank,
+            peer_ranks=self.job_ranks,
+            one_host=self._one_host,
         )
         self._check_job(job)
 

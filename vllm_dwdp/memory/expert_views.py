@@ -3,20 +3,20 @@
 """Views of whole expert tensors, stitched from own blocks, peers' blocks and boundary pages.
 
 * A view shows `[num_experts, ...]` read-only; its address is fixed for the process's life.
-* Peers' descriptors are mapped and closed at once, one layer at a time.
+* Peers' handles are taken, mapped and closed one layer at a time.
 * Boundary pages are filled here, once, from the fringes of all owners.
 """
 
-import os
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
+from vllm_dwdp.handle import Handle, close_handles
 from vllm_dwdp.layout import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
 from vllm_dwdp.memory.slots import Slots
 
-PullDescriptors = Callable[[int, int, Sequence[int]], Sequence[int]]
-"""(peer rank, layer index, expected bytes of each) -> descriptors, owned by the caller."""
+PullHandles = Callable[[int, int, Sequence[int]], Sequence[Handle]]
+"""(peer rank, layer index, expected bytes of each) -> handles, owned by the caller."""
 
 
 class ExpertViews:
@@ -28,7 +28,7 @@ class ExpertViews:
         layers: Sequence[LayerLayout],
         shard: LocalShard,
         rank: int,
-        pull: PullDescriptors,
+        pull: PullHandles,
     ) -> None:
         self._driver = driver
         self._layers = layers
@@ -135,20 +135,19 @@ class ExpertViews:
         sizes = self._sizes[peer][layer_idx]
         if not sizes:
             return []
-        fds = self._pull(peer, layer_idx, sizes)
-        return import_all(self._driver, fds, sizes, starts)
+        handles = self._pull(peer, layer_idx, sizes)
+        return import_all(self._driver, handles, sizes, starts)
 
 
 def import_all(
-    driver: MemoryDriver, fds: Sequence[int], sizes: Sequence[int], starts: Sequence[int]
+    driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
 ) -> list[Block]:
-    """Import descriptors, all of which are owned by the core or closed on return."""
+    """Import handles, all of which are owned by the core or closed on return."""
     blocks: list[Block] = []
-    left = list(fds)
+    left = list(handles)
     try:
         for num_bytes, start in zip(sizes, starts, strict=True):
             blocks.append(driver.import_block(left.pop(0), num_bytes, start))
     finally:
-        for fd in left:
-            os.close(fd)
+        close_handles(left)
     return blocks

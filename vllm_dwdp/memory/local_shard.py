@@ -4,13 +4,13 @@
 
 * Everything is sealed before a peer sees it; nothing can write to it afterwards.
 * Layers are adopted in order, one at a time: peak memory is the shard plus one layer.
-* Descriptors are handed out per layer; the fringe stands behind the last layer.
+* Handles are given out per layer; the fringe stands behind the last layer.
 """
 
-import os
 from collections.abc import Sequence
 
-from vllm_dwdp._core import Block, MemoryDriver
+from vllm_dwdp._core import Block, HandleType, MemoryDriver
+from vllm_dwdp.handle import Handle, close_handles
 from vllm_dwdp.layout import Extent, FringeLayout, LayerLayout, TensorLayout
 
 
@@ -54,22 +54,21 @@ class LocalShard:
         if self._fringe is not None:
             self._fringe.seal()
 
-    def descriptors(self, layer_idx: int) -> list[tuple[int, int]]:
-        """(descriptor, bytes) of each block of a layer; index `num_layers` is the fringe.
+    def handles(self, handle_type: HandleType, layer_idx: int) -> list[tuple[Handle, int]]:
+        """(handle, bytes) of each block of a layer; index `num_layers` is the fringe.
 
-        The caller closes the descriptors.
+        The caller owns them.
         """
         if layer_idx < len(self._blocks):
             blocks = self._blocks[layer_idx]
         else:
             blocks = () if self._fringe is None else (self._fringe,)
-        found: list[tuple[int, int]] = []
+        found: list[tuple[Handle, int]] = []
         try:
             for block in blocks:
-                found.append((block.export_fd(), block.num_bytes))
+                found.append((block.export_handle(handle_type), block.num_bytes))
         except BaseException:
-            for fd, _ in found:
-                os.close(fd)
+            close_handles(handle for handle, _ in found)
             raise
         return found
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "unique_fd.h"
+
+namespace dwdp {
+
+// How one process names memory to another: on one host, and between hosts of one NVLink domain.
+enum class HandleType { kFileDescriptor, kFabric };
+
+// UniqueFd for kFileDescriptor; the bytes of a CUmemFabricHandle, which nobody owns, for kFabric.
+using ShareableHandle = std::variant<UniqueFd, std::string>;
+
+}  // namespace dwdp

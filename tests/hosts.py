@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Processes as on another host, by all that dwdp looks at: processes, name and boot of its own."""
+
+import functools
+import os
+import shlex
+import subprocess
+import uuid
+from collections.abc import Sequence
+
+import pytest
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def on_host(name: str, command: Sequence[str]) -> list[str]:
+    """The command in Linux namespaces of its own. What it starts ends with it."""
+    boot_id = f"/tmp/dwdp-test-boot-{os.getpid()}-{name}"
+    steps = (
+        f"hostname {shlex.quote(name)}",
+        f"echo {uuid.uuid4()} > {boot_id}",
+        f"mount --bind {boot_id} {BOOT_ID}",
+        f"rm {boot_id}",
+        f"exec {shlex.join(command)}",
+    )
+    namespaces = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
+    as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return [*namespaces, *as_root, "sh", "-c", " && ".join(steps)]
+
+
+@functools.cache
+def reason_unavailable() -> str | None:
+    """Why this machine can't make hosts; None if it can."""
+    try:
+        ran = subprocess.run(on_host("try", ["hostname"]), capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return f"no unshare: {error}"
+    return None if ran.stdout == "try\n" else f"no namespaces of its own: {ran.stderr.strip()}"
+
+
+needs_hosts = pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable()))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""File descriptors travel over sockets between the processes of one host, on request."""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from vllm_dwdp._core import HandleType
+from vllm_dwdp.group.descriptor_client import DescriptorClient
+from vllm_dwdp.group.descriptor_server import DescriptorServer, DescriptorSource
+from vllm_dwdp.group.handle_exchange import HandleExchange, HandleSource
+from vllm_dwdp.group.rendezvous import Rendezvous
+
+
+class DescriptorExchange(HandleExchange):
+    """A server for the peers, a client of each. `timeout_s` bounds each answer of a peer."""
+
+    def __init__(
+        self, rendezvous: Rendezvous, source: HandleSource, *, num_layers: int, timeout_s: float
+    ) -> None:
+        self._rendezvous = rendezvous
+        descriptors = functools.partial(source, HandleType.FILE_DESCRIPTOR)
+        self._source = cast(DescriptorSource, descriptors)
+        self._num_layers = num_layers
+        self._timeout_s = timeout_s
+        self._server: DescriptorServer | None = None
+        self._clients: dict[int, DescriptorClient] = {}
+
+    def open(self) -> None:
+        server = self._server = DescriptorServer(self._source, num_layers=self._num_layers)
+        address = {"path": server.path, "token": server.token.hex()}
+        addresses = self._rendezvous.gather("address", json.dumps(address).encode())
+        for rank, data in enumerate(addresses):
+            if rank != self._rendezvous.dwdp_rank:
+                self._clients[rank] = self._connect(rank, json.loads(data))
+        self._rendezvous.gather("connected", b"1")
+        server.remove_directory()
+
+    def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:
+        return self._clients[peer_rank].layer(layer_idx, expected_sizes)
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _connect(self, rank: int, address: dict[str, str]) -> DescriptorClient:
+        return DescriptorClient(
+            address["path"],
+            bytes.fromhex(address["token"]),
+            peer_rank=self._rendezvous.job_ranks[rank],
+            timeout_s=max(1.0, min(self._timeout_s, self._rendezvous.seconds_left)),
+        )

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Fabric handles are bytes, good on every host of the NVLink domain: the store carries them.
+
+Who may use them is the domain's business (nvidia-imex checks the user), not the store's.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from vllm_dwdp._core import DriverError, HandleType
+from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.handle_exchange import HandleExchange, HandleSource
+from vllm_dwdp.group.rendezvous import Rendezvous
+
+
+class FabricExchange(HandleExchange):
+    """Each rank posts the handles of all its layers at once, or why it can't."""
+
+    def __init__(self, rendezvous: Rendezvous, source: HandleSource, *, num_layers: int) -> None:
+        self._rendezvous = rendezvous
+        self._source = source
+        self._num_layers = num_layers
+        self._offers: list[bytes] = []
+
+    def open(self) -> None:
+        self._offers = self._rendezvous.gather("fabric handles", json.dumps(self._offer()).encode())
+
+    def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[bytes]:
+        offer = json.loads(self._offers[peer_rank])
+        if offer["refusal"] is not None:
+            raise self._error(peer_rank, f"the peer refused: {offer['refusal']}")
+        blocks = offer["layers"][layer_idx]
+        if (sizes := [size for _, size in blocks]) != list(expected_sizes):
+            reason = f"expected blocks of {list(expected_sizes)} bytes, got {sizes}"
+            raise self._error(peer_rank, reason)
+        return [bytes.fromhex(handle) for handle, _ in blocks]
+
+    def close(self) -> None:
+        self._offers.clear()
+
+    def _offer(self) -> dict[str, object]:
+        try:
+            layers = [self._export(layer_idx) for layer_idx in range(self._num_layers)]
+        except DriverError as error:
+            return {"refusal": str(error)}
+        return {"refusal": None, "layers": layers}
+
+    def _export(self, layer_idx: int) -> list[tuple[str, int]]:
+        blocks = self._source(HandleType.FABRIC, layer_idx)
+        return [(cast(bytes, handle).hex(), num_bytes) for handle, num_bytes in blocks]
+
+    def _error(self, peer_rank: int, reason: str) -> ExchangeRefused:
+        rank = self._rendezvous.job_ranks[peer_rank]
+        return ExchangeRefused(f"taking the experts of dwdp rank {rank}: {reason}")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What a rank says of its memory before any is shared: types that can't work aren't tried."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vllm_dwdp._core import HandleType
+from vllm_dwdp.group.process_identity import ProcessIdentity
+
+
+@dataclass(frozen=True)
+class Offer:
+    """obstacles: see MemoryDriver.obstacles."""
+
+    identity: ProcessIdentity
+    obstacles: Mapping[HandleType, str]
+
+    def to_bytes(self) -> bytes:
+        obstacles = {handle_type.name: text for handle_type, text in self.obstacles.items()}
+        identity = self.identity.to_bytes().decode()
+        return json.dumps({"identity": identity, "obstacles": obstacles}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Offer":
+        fields = json.loads(data)
+        obstacles = {HandleType[name]: text for name, text in fields["obstacles"].items()}
+        return cls(ProcessIdentity.from_bytes(fields["identity"].encode()), obstacles)
+
+    def obstacle(self, peer: "Offer", handle_type: HandleType) -> str | None:
+        """Why this rank can't read a peer's memory by this type of handle; None: try."""
+        for offer in (self, peer):
+            if obstacle := offer.obstacles[handle_type]:
+                return f"{obstacle} (host {offer.identity.host})"
+        if handle_type is HandleType.FILE_DESCRIPTOR:
+            return self.identity.reason_not_reachable(peer.identity)
+        return None
