@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rank import CONTEXT, MANIFEST
@@ -14,7 +15,7 @@ from vllm_dwdp.group.errors import ManifestMismatch
 from vllm_dwdp.group.manifest import Manifest
 from vllm_dwdp.group.process_identity import ProcessIdentity
 from vllm_dwdp.group.rendezvous import Rendezvous
-from vllm_dwdp.group.store import Endpoint
+from vllm_dwdp.group.store import Endpoint, RendezvousStore, is_listened_to
 
 
 @pytest.fixture
@@ -24,6 +25,19 @@ def service(port):
         made.bind(("127.0.0.1", port))
         made.listen()
         yield made
+
+
+def a_port_of_the_kernels():
+    """Even: connections get such ports, programs that ask for any port get odd ones."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1] + 1
+
+
+def has_met_itself(port):
+    """Whether a connection had this port at both ends, up to a minute ago."""
+    address = f"0100007F:{port:04X}"
+    return f" {address} {address} " in Path("/proc/net/tcp").read_text()
 
 
 def greet(service, greeting):
@@ -48,6 +62,16 @@ def host_plain_store(port, ready):
 
 def test_taken_port_is_named_by_the_host(start, service):
     assert "can't host the rendezvous at 127.0.0.1:" in start(0, timeout_s=3).ending()
+
+
+def test_waiting_rank_whose_connections_meet_themselves_leaves_rank_0_its_port():
+    endpoint = Endpoint("127.0.0.1", a_port_of_the_kernels())
+    while not has_met_itself(endpoint.port):
+        assert not any(is_listened_to(endpoint) for _ in range(1000))
+    store = RendezvousStore(endpoint, timeout_s=10)
+    store.host(b"{}")
+    assert is_listened_to(endpoint)
+    store.close()
 
 
 def test_silent_service_on_the_port_is_named(start, service):

@@ -106,8 +106,7 @@ class RendezvousStore:
         return StoreLost(f"{self._host_name}, which hosts the rendezvous, {what}.")
 
     def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_INET6 if ":" in self._endpoint.host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = _socket(self._endpoint)
         try:
             listener.bind(self._endpoint)
             listener.listen(1024)
@@ -122,18 +121,30 @@ class RendezvousStore:
     def _wait_for_listener(self) -> None:
         """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
         while self.seconds_left > 0:
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(self._endpoint, timeout=1) as probe,
-            ):
-                # On a free local port a connection may meet itself.
-                if probe.getsockname() != probe.getpeername():
-                    return
+            if is_listened_to(self._endpoint):
+                return
             time.sleep(POLL_S)
         raise StoreLost(
             f"dwdp rank 0 did not open the rendezvous at {self._endpoint} within "
             f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."
         )
+
+
+def is_listened_to(endpoint: Endpoint) -> bool:
+    """Whether something accepts connections there."""
+    with _socket(endpoint) as probe, contextlib.suppress(OSError):
+        probe.settimeout(1)
+        probe.connect(endpoint)
+        # On a free local port a connection may meet itself.
+        return bool(probe.getsockname() != probe.getpeername())
+    return False
+
+
+def _socket(endpoint: Endpoint) -> socket.socket:
+    """It leaves the address to whoever comes next, also for the minute after it closed."""
+    made = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made
 
 
 def _host(endpoint: Endpoint, listener: socket.socket) -> Any:
