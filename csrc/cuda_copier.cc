@@ -18,7 +18,7 @@ CudaCopier::CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptio
       api_(device_->api()),
       use_batches_(options.use_batches && api_.cuMemcpyBatchAsync != nullptr),
       prefer_overlap_(options.prefer_overlap) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   try {
     int lowest = 0;
     int highest = 0;
@@ -43,7 +43,7 @@ CudaCopier::~CudaCopier() {
 }
 
 Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream stream) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const auto computing = reinterpret_cast<CUstream>(stream);
   RequireUncaptured(computing);
   api_.Check(api_.cuEventRecord(gate_, computing), "cuEventRecord before copies");
@@ -58,7 +58,7 @@ Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream s
 
 void CudaCopier::Wait(Ticket ticket, Stream stream) {
   RequireSubmitted(ticket);
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const auto computing = reinterpret_cast<CUstream>(stream);
   RequireUncaptured(computing);
   api_.Check(api_.cuStreamWaitEvent(computing, done_[ticket % kNumEvents], CU_EVENT_WAIT_DEFAULT),
@@ -67,7 +67,7 @@ void CudaCopier::Wait(Ticket ticket, Stream stream) {
 
 bool CudaCopier::IsDone(Ticket ticket) const {
   RequireSubmitted(ticket);
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const CUresult result = api_.cuEventQuery(done_[ticket % kNumEvents]);
   if (result == CUDA_ERROR_NOT_READY) return false;
   api_.Check(result, "cuEventQuery");
@@ -75,7 +75,7 @@ bool CudaCopier::IsDone(Ticket ticket) const {
 }
 
 void CudaCopier::Drain() {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   api_.Check(api_.cuStreamSynchronize(copy_stream_), "cuStreamSynchronize of the copy stream");
 }
 

@@ -18,7 +18,7 @@ class CudaDriver : public MemoryDriver {
   std::string kind() const override { return "cuda"; }
   int gpu() const override { return is_stand_in_ ? kNoGpu : device_->ordinal(); }
   std::size_t granularity() const override { return device_->granularity(); }
-  std::map<HandleType, std::string> obstacles() const override { return device_->obstacles(); }
+  HandleObstacles obstacles() const override { return device_->obstacles(); }
   std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;

@@ -27,7 +27,7 @@ std::string FabricAdvice(CUresult result) {
 
 CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
     : device_(std::move(device)) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const CUmemAllocationProp wanted = device_->properties();
   const CudaApi& api = device_->api();
   api.Check(api.cuMemCreate(&handle_, num_bytes, &wanted, 0),
@@ -36,7 +36,7 @@ CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num
 
 CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle handle)
     : device_(std::move(device)) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   if (const auto* fd = std::get_if<UniqueFd>(&handle)) {
     ImportFd(*fd);
   } else {
@@ -67,7 +67,7 @@ void CudaHandle::ImportFabric(const std::string& bytes) {
 }
 
 ShareableHandle CudaHandle::Export(HandleType type) const {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   if (type == HandleType::kFileDescriptor) return ExportFd();
   return ExportFabric();
 }

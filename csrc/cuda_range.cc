@@ -6,7 +6,7 @@ namespace dwdp {
 
 CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
     : device_(std::move(device)), num_bytes_(num_bytes) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const CudaApi& api = device_->api();
   api.Check(api.cuMemAddressReserve(&start_, num_bytes_, 0, 0, 0),
             "cuMemAddressReserve of " + std::to_string(num_bytes_) + " bytes");
@@ -15,7 +15,7 @@ CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_b
 CudaRange::~CudaRange() {
   const CudaApi& api = device_->api();
   CUcontext popped = nullptr;
-  if (api.cuCtxPushCurrent(device_->context()) == CUDA_SUCCESS) {
+  if (api.cuCtxPushCurrent(device_->context().get()) == CUDA_SUCCESS) {
     api.cuCtxSynchronize();
     api.cuCtxPopCurrent(&popped);
   }
@@ -25,7 +25,7 @@ CudaRange::~CudaRange() {
 
 void CudaRange::Map(std::size_t offset, CUmemGenericAllocationHandle handle,
                     std::size_t num_bytes) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const CudaApi& api = device_->api();
   const auto place = mappings_.emplace(offset, num_bytes).first;
   const CUresult result = api.cuMemMap(start_ + offset, num_bytes, 0, handle, 0);
@@ -34,7 +34,7 @@ void CudaRange::Map(std::size_t offset, CUmemGenericAllocationHandle handle,
 }
 
 void CudaRange::SetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags) {
-  const CudaScope scope(*device_);
+  const CudaScope scope(device_->context());
   const CudaApi& api = device_->api();
   const CUmemAccessDesc access = {
       .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_->ordinal()}, .flags = flags};

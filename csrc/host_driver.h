@@ -17,8 +17,8 @@ class HostDriver : public MemoryDriver {
   std::string kind() const override { return "host"; }
   int gpu() const override { return kNoGpu; }
   std::size_t granularity() const override { return PageBytes(); }
-  std::map<HandleType, std::string> obstacles() const override {
-    return {{HandleType::kFileDescriptor, ""}};
+  HandleObstacles obstacles() const override {
+    return {{HandleType::kFileDescriptor, std::nullopt}};
   }
   std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,

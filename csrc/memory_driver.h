@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <string>
 
@@ -55,9 +54,7 @@ class MemoryDriver : public std::enable_shared_from_this<MemoryDriver> {
   // The ordinal of the GPU whose memory it is, or kNoGpu for memory that the CPU reads.
   virtual int gpu() const = 0;
   virtual std::size_t granularity() const = 0;
-  // Why memory can't be shared by each type of handle that this kind of memory knows; empty if it
-  // can.
-  virtual std::map<HandleType, std::string> obstacles() const = 0;
+  virtual HandleObstacles obstacles() const = 0;
   // `view_offset` is where views will map the allocation.
   virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
   // Takes the handle; refusing closes it.

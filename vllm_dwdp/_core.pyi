@@ -35,8 +35,8 @@ class MemoryDriver:
     def gpu(self) -> int | None:
         """The ordinal of the GPU whose memory it is; None: the CPU reads it."""
     @property
-    def obstacles(self) -> dict[HandleType, str]:
-        """Why memory can't be shared by each type that this kind knows; empty if it can."""
+    def obstacles(self) -> dict[HandleType, str | None]:
+        """Why memory can't be shared by each type that this kind knows; None: it can."""
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
         """Done when it returns; for start-up. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:

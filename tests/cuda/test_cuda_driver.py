@@ -143,7 +143,7 @@ class TestFabricHandles:
 
     def test_memory_is_shared_by_both_types(self, fake, domain):
         driver, peer, source = fake.driver(), fake.driver(1), pattern(PAGE)
-        assert peer.obstacles == {FD: "", HandleType.FABRIC: ""}
+        assert peer.obstacles == {FD: None, HandleType.FABRIC: None}
         exported = sealed_block(peer, source)
         for handle_type in HandleType:
             view = driver.reserve_view(PAGE)
@@ -168,7 +168,7 @@ class TestFabricHandles:
         fake.set_attribute(FABRIC, 0)
         driver = fake.driver()
         obstacles = driver.obstacles
-        assert obstacles[FD] == ""
+        assert obstacles[FD] is None
         assert "CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED" in obstacles[HandleType.FABRIC]
         fd = sealed_block(driver, pattern(PAGE)).export_handle(FD)
         assert driver.import_block(fd, PAGE).num_bytes == PAGE

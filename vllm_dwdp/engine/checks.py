@@ -97,23 +97,33 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     return None
 
 
-def _hosts(vllm_config: Any, config: DwdpConfig) -> str | None:
-    parallel = vllm_config.parallel_config
-    if parallel.nnodes > 1:
+def _hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
+    num_hosts = vllm_config.parallel_config.nnodes
+    if num_hosts > 1:
         return (
-            f"a dwdp rank is one worker on one host, got nnodes={parallel.nnodes}; start ranks on "
+            f"a dwdp rank is one worker on one host, got nnodes={num_hosts}; start ranks on "
             "other hosts with --headless --data-parallel-start-rank."
         )
-    has_peers = has_peers_of_other_commands(parallel)
-    if parallel.data_parallel_backend == "ray" and has_peers:
+    return None
+
+
+def _hosts_of_ray(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_backend == "ray" and has_peers_of_other_commands(parallel):
         return (
             "dwdp lets Ray place engines on one host only, this job has "
             f"{parallel.data_parallel_size_local} of {parallel.data_parallel_size} ranks here; "
             "start ranks on other hosts with --headless --data-parallel-start-rank."
         )
+    return None
+
+
+def _hosts_of_host_memory(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
     address = parallel.data_parallel_master_ip
-    is_host_memory = memory_kind(vllm_config.device_config.device_type) == "host"
-    if is_host_memory and has_peers and not is_local(address):
+    if memory_kind(vllm_config.device_config.device_type) != "host" or is_local(address):
+        return None
+    if has_peers_of_other_commands(parallel):
         return (
             "dwdp ranks that share host memory must be on one host, expected a data-parallel "
             f"address of this host, got {address}; start one job per host."
@@ -217,7 +227,9 @@ CHECKS: tuple[Check, ...] = (
     _inner_parallel,
     _model,
     _group_size,
-    _hosts,
+    _hosts_of_a_rank,
+    _hosts_of_ray,
+    _hosts_of_host_memory,
     _rendezvous,
     _in_process,
     _writers,

@@ -15,7 +15,7 @@ class Offer:
     """obstacles: see MemoryDriver.obstacles."""
 
     identity: ProcessIdentity
-    obstacles: Mapping[HandleType, str]
+    obstacles: Mapping[HandleType, str | None]
 
     def to_bytes(self) -> bytes:
         obstacles = {handle_type.name: text for handle_type, text in self.obstacles.items()}

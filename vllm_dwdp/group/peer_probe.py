@@ -24,7 +24,7 @@ class PeerProbe:
         self._block.seal()
 
     @property
-    def obstacles(self) -> dict[HandleType, str]:
+    def obstacles(self) -> dict[HandleType, str | None]:
         """See MemoryDriver.obstacles."""
         return self._driver.obstacles
 

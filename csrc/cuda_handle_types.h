@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include "cuda_context.h"
+#include "shareable_handle.h"
+
+namespace dwdp {
+
+// By attribute, and fabric handles also on a page: a GPU may have the attribute and still be
+// refused.
+HandleObstacles FindHandleObstacles(const CudaContext& context);
+
+// Nothing if the GPU has the attribute, else that it lacks it.
+std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
+                                                 CUdevice_attribute attribute,
+                                                 const std::string& name);
+
+// Memory pinned to this GPU, exportable by every type of handle without an obstacle.
+CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles);
+
+}  // namespace dwdp
