@@ -45,6 +45,9 @@ def distributed_by_one(store):
         init_distributed_environment(1, 0, f"file://{store}", 0, "gloo")
         initialize_model_parallel()
         register_op()
+        # vLLM's kernel takes AMX's registers as given. In a model a product comes before it, and
+        # PyTorch asks Linux for them then.
+        torch.ones(32, 32, dtype=torch.bfloat16) @ torch.ones(32, 32, dtype=torch.bfloat16)
         yield
         cleanup_dist_env_and_memory()
 
