@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Processes as on another host, by all that dwdp looks at: processes, name and boot of its own."""
+"""Processes as on another host, by all that dwdp looks at: processes, name and boot of its own.
+
+Shared memory, too: what vLLM leaves there when its first process ends goes with the host.
+"""
 
 import functools
 import os
@@ -22,6 +25,7 @@ def on_host(name: str, command: Sequence[str]) -> list[str]:
         f"echo {uuid.uuid4()} > {boot_id}",
         f"mount --bind {boot_id} {BOOT_ID}",
         f"rm {boot_id}",
+        "mount -t tmpfs tmpfs /dev/shm",
         f"exec {shlex.join(command)}",
     )
     namespaces = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
