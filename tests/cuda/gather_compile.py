@@ -11,36 +11,30 @@ from triton.compiler import ASTSource
 from vllm_dwdp.fetch import gather
 
 CAPABILITIES = (80, 90, 100)
-TYPES = {"ids_address": "i64", "num_ids": "i32", "num_peers": "i32"} | dict.fromkeys(
-    ("held", "held_next"), "*i32"
-)
+TYPES = {
+    "ids_address": "i64",
+    "num_ids": "i32",
+    "table": "*i64",
+    "held": "*i32",
+    "turn": "i32",
+    "holds_any": "i32",
+    "totals": "*i64",
+}
 
 
-def compile_for(capability, id_type, word_bytes, word_type, is_aligned):
-    """is_aligned: as Triton finds its arguments where all tables begin at 16 bytes, or none."""
-    constants = {
-        "PARTS": gather.PARTS,
-        "ID_TYPE": id_type,
-        "WORD_TYPE": word_type,
-        "WORD_BYTES": word_bytes,
-        "ID_BLOCK": gather.ID_BLOCK,
-        "WORD_BLOCK": gather.WORD_BLOCK,
-    }
+def compile_for(capability, id_type, word_bytes, word_type):
     kernel = gather._gather
-    signature = {
-        name: "constexpr" if name in constants else TYPES.get(name, "*i64")
-        for name in kernel.arg_names
-    }
-    tables = [(i,) for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
-    aligned = {table: [["tt.divisibility", 16]] for table in tables} if is_aligned else {}
+    constants = {"ID_TYPE": id_type, "WORD_TYPE": word_type, "WORD_BYTES": word_bytes}
+    signature = {name: TYPES.get(name, "constexpr") for name in kernel.arg_names}
+    assert signature.keys() == TYPES.keys() | constants.keys()
+    pointers = [(i,) for i, name in enumerate(signature) if signature[name][0] == "*"]
+    aligned = {pointer: [["tt.divisibility", 16]] for pointer in pointers}  # as PyTorch allocates
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))
 
 
 for capability in CAPABILITIES:
-    for id_type, word, is_aligned in itertools.product(
-        gather.ID_TYPES.values(), gather.WORD_TYPES.items(), (False, True)
-    ):
-        compiled = compile_for(capability, id_type, *word, is_aligned)
+    for id_type, word in itertools.product(gather.ID_TYPES.values(), gather.WORD_TYPES.items()):
+        compiled = compile_for(capability, id_type, *word)
         assert compiled.asm["cubin"]
     print(f"sm_{capability}", compiled.metadata.name)

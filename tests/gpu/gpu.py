@@ -7,7 +7,7 @@ import statistics
 import torch
 
 from vllm_dwdp._core import CudaDriver
-from vllm_dwdp.fetch.gather import GatheredExperts
+from vllm_dwdp.fetch.gather import GatheredExperts, make_totals
 
 
 class Gpu:
@@ -26,7 +26,7 @@ class Gpu:
         return CudaDriver(gpu)
 
     def make_chosen(self, copier, num_peers):
-        totals = torch.zeros(num_peers + 2, dtype=torch.int64, device="cuda")
+        totals = make_totals(num_peers, "cuda")
         return lambda experts, _: GatheredExperts(experts, totals)
 
     def make_stream(self):

@@ -124,7 +124,7 @@ class Fetching:
         """What was counted, here and by kernels that choose on a GPU."""
         counts = self.counters.snapshot()
         if gathered := self._memory.gathered():
-            *by_peer, num_copies, num_hits = gathered
+            num_copies, num_hits, *by_peer = gathered
             counts["bytes_fetched"][FetchMode.SELECTIVE.value] = by_peer
             counts["copies"] += num_copies
             counts["selective_hits"] += num_hits

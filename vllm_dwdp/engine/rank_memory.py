@@ -59,7 +59,7 @@ class RankMemory(ABC):
         """For all layers of this rank."""
 
     def gathered(self) -> list[int] | None:
-        """What was copied of chosen experts where only the GPU knows: see GatheredExperts.totals.
+        """What was copied of chosen experts where only the GPU knows: see fetch.gather.make_totals.
 
         Waits for the GPU.
         """
@@ -137,10 +137,10 @@ class GpuMemory(RankMemory):
         return CudaCopier(self._driver, use_batches=config.batched_copies)
 
     def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
-        from vllm_dwdp.fetch.gather import GatheredExperts  # Triton comes with vLLM for GPUs
+        from vllm_dwdp.fetch import gather  # Triton comes with vLLM for GPUs
 
-        totals = self._totals = torch.zeros(num_peers + 2, dtype=torch.int64, device="cuda")
-        return lambda experts, _: GatheredExperts(experts, totals)
+        totals = self._totals = gather.make_totals(num_peers, "cuda")
+        return lambda experts, _: gather.GatheredExperts(experts, totals)
 
     def bandwidths(
         self, copier: Copier, own: Sequence[torch.Tensor], peers: Sequence[torch.Tensor]

@@ -4,14 +4,17 @@
 
 * The host never learns the choice, so a captured graph replays it for any tokens.
 * A program per missing expert and part of it: it looks for its expert among the ids, and copies.
-* What a slot holds is noted on the device, in two arrays that take turns: programs of one launch
+* What a slot holds is noted on the device, in two rows that take turns: programs of one launch
   read the one and write the other.
+* A launch has few arguments, of few kinds: each costs the host time at every layer, and a value
+  that Triton specialises on is a kernel to compile, which a capture doesn't allow.
 * `vllm_dwdp._core.ChosenExperts` does the same on host memory, and is its reference.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -20,46 +23,44 @@ import triton.language as tl
 from vllm_dwdp.memory.slots import PeerCopy
 
 CHUNK_BYTES = 1 << 18
-PARTS = 8
+PARTS = tl.constexpr(8)
 """Programs that share the copies of one expert."""
 
-WORDS_ALIGNED = 4
-"""Triton looks at multiples of 16 bytes."""
+CHUNK_FIELDS = tl.constexpr(4)
+NUM_COUNTS = tl.constexpr(2)
+"""Of `totals`, before the bytes of each peer."""
 
-ID_BLOCK = 1024
-WORD_BLOCK = 4096
+ID_BLOCK = tl.constexpr(1024)
+WORD_BLOCK = tl.constexpr(2048)
 
 WORD_TYPES = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.uint8}
 ID_TYPES = {4: tl.int32, 8: tl.int64}
+
+
+def make_totals(num_peers: int, device: str) -> torch.Tensor:
+    """int64 [2 + num_peers]: copies, chosen experts that a slot held already, bytes by peer."""
+    return torch.zeros(NUM_COUNTS.value + num_peers, dtype=torch.int64, device=device)
 
 
 class GatheredExperts:
     """The missing experts of one layer, in one slot; stands for ChosenExperts on a GPU.
 
     experts: by index, the copies of each; none: this rank has the expert.
-    totals: int64 [num_peers + 2] on the GPU, shared by all layers: bytes by peer, copies, and
-        chosen experts that the slot held already.
+    totals: see make_totals; shared by all layers.
     """
 
     def __init__(self, experts: Sequence[Sequence[PeerCopy]], totals: torch.Tensor) -> None:
         missing = [index for index, copies in enumerate(experts) if copies]
         chunks = [list(_chunks(experts[index])) for index in missing]
-        flat = list(itertools.chain.from_iterable(chunks))
-        device = totals.device
-        self._word = _word_bytes(flat)
+        self._word = _word_bytes(itertools.chain.from_iterable(chunks))
+        self._table = torch.tensor(
+            [*missing, *_rows(chunks, self._word)], dtype=torch.int64, device=totals.device
+        )
+        self._held = torch.zeros(2, max(1, len(missing)), dtype=torch.int32, device=totals.device)
         self._totals = totals
-        self._num_missing = len(missing)
-        self._experts = _table(missing, device)
-        self._first = _table([0, *itertools.accumulate(len(c) for c in chunks)], device)
-        self._peers = _table([peer for peer, _, _, _ in flat], device)
-        self._destinations = _table([destination for _, destination, _, _ in flat], device)
-        self._sources = _table([source for _, _, source, _ in flat], device)
-        self._num_words = _table([num_bytes // self._word for *_, num_bytes in flat], device)
-        # Rows of equal alignment: Triton compiles a kernel for each alignment that it meets.
-        held_per_row = -(-max(1, len(missing)) // WORDS_ALIGNED) * WORDS_ALIGNED
-        self._held = torch.zeros(2, held_per_row, dtype=torch.int32, device=device)
         self._turn = 0
-        self._compile()
+        self._holds_any = False
+        self._launches = self._compile((len(missing), PARTS.value, 1)) if missing else {}
 
     def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
         """Launch the gather on the current stream.
@@ -67,39 +68,34 @@ class GatheredExperts:
         Ids are dense int32 or int64 on the GPU; below 0: padding. What it copied is found in
         `totals`, not in what it returns.
         """
-        if self._num_missing and num_ids:
-            _gather[(self._num_missing, PARTS)](
-                address,
-                num_ids,
-                self._experts,
-                self._first,
-                self._peers,
-                self._destinations,
-                self._sources,
-                self._num_words,
-                self._held[self._turn],
-                self._held[1 - self._turn],
-                self._totals,
-                len(self._totals) - 2,
-                PARTS=PARTS,
-                ID_TYPE=ID_TYPES[id_bytes],
-                WORD_TYPE=WORD_TYPES[self._word],
-                WORD_BYTES=self._word,
-                ID_BLOCK=ID_BLOCK,
-                WORD_BLOCK=WORD_BLOCK,
-            )
+        if self._launches and num_ids:
+            self._launches[id_bytes](*self._arguments(address, num_ids, id_bytes))
             self._turn = 1 - self._turn
+            self._holds_any = True
         return [], 0, 0
 
-    def _compile(self) -> None:
-        """Run once for ids of each width, choosing nothing: a capture allows no compilation."""
+    def forget(self) -> None:
+        """The slot holds something else now; the next launch takes it from there."""
+        self._holds_any = False
+
+    def _arguments(self, address: int, num_ids: int, id_bytes: int) -> tuple[Any, ...]:
+        return (
+            *(address, num_ids, self._table, self._held, self._turn, int(self._holds_any)),
+            *(self._totals, ID_TYPES[id_bytes], WORD_TYPES[self._word], self._word),
+        )
+
+    def _compile(self, grid: tuple[int, int, int]) -> dict[int, Callable[..., Any]]:
+        """By bytes of an id: the kernel, run once on ids that choose nothing.
+
+        A capture allows no compilation, and Triton's own look-up costs the host as much as the
+        launch. Its interpreter has nothing compiled.
+        """
+        found = {}
         for dtype in (torch.int32, torch.int64):
             ids = torch.full((1,), -1, dtype=dtype, device=self._held.device)
-            self.fetch(ids.data_ptr(), 1, ids.element_size())
-
-    def forget(self) -> None:
-        """The slot holds something else now. Ordered with the current stream."""
-        self._held.zero_()
+            compiled = _gather[grid](*self._arguments(ids.data_ptr(), 1, ids.element_size()))
+            found[ids.element_size()] = (_gather if compiled is None else compiled)[grid]
+        return found
 
 
 def _chunks(copies: Sequence[PeerCopy]) -> Iterator[PeerCopy]:
@@ -114,55 +110,56 @@ def _word_bytes(copies: Iterable[PeerCopy]) -> int:
     return math.gcd(max(WORD_TYPES), *bounds)
 
 
-def _table(values: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=device)
+def _rows(chunks: Sequence[Sequence[PeerCopy]], word: int) -> Iterator[int]:
+    """Where each expert's chunks begin, and end; then of each its CHUNK_FIELDS."""
+    yield from itertools.accumulate((len(of_one) for of_one in chunks), initial=0)
+    for peer, destination, source, num_bytes in itertools.chain.from_iterable(chunks):
+        yield from (peer, destination, source, num_bytes // word)
 
 
-@triton.jit(do_not_specialize=["ids_address", "num_ids"])
+@triton.jit(do_not_specialize=["ids_address", "num_ids", "turn", "holds_any"])
 def _gather(
     ids_address,
     num_ids,
-    experts,
-    first,
-    peers,
-    destinations,
-    sources,
-    num_words,
+    table,
     held,
-    held_next,
+    turn,
+    holds_any,
     totals,
-    num_peers,
-    PARTS: tl.constexpr,
     ID_TYPE: tl.constexpr,
     WORD_TYPE: tl.constexpr,
     WORD_BYTES: tl.constexpr,
-    ID_BLOCK: tl.constexpr,
-    WORD_BLOCK: tl.constexpr,
 ):
-    """A program of (missing expert, part): arrays are by missing expert, or by chunk."""
+    """A program of (missing expert, part)."""
     index = tl.program_id(0)
+    num_missing = tl.num_programs(0)
     part = tl.program_id(1)
-    expert = tl.load(experts + index)
+    expert = tl.load(table + index)
     ids = ids_address.to(tl.pointer_type(ID_TYPE))
     is_chosen = 0
     for at in range(0, num_ids, ID_BLOCK):
         places = at + tl.arange(0, ID_BLOCK)
         chosen = tl.load(ids + places, mask=places < num_ids, other=-1)
         is_chosen = tl.maximum(is_chosen, tl.max((chosen == expert).to(tl.int32), axis=0))
-    was_held = tl.load(held + index)
+    was_held = tl.load(held + turn * num_missing + index) * holds_any
     if part == 0:
-        tl.store(held_next + index, tl.maximum(was_held, is_chosen))
-        tl.atomic_add(totals + num_peers + 1, (is_chosen * was_held).to(tl.int64))
+        is_held = held + (1 - turn) * num_missing + index
+        tl.store(is_held, tl.maximum(was_held, is_chosen))
+        if is_chosen * was_held:
+            tl.atomic_add(totals + 1, 1, sem="relaxed")
     if is_chosen > was_held:
+        first = table + num_missing
         start = tl.load(first + index)
         end = tl.load(first + index + 1)
         if part == 0:
-            tl.atomic_add(totals + num_peers, end - start)
+            tl.atomic_add(totals, end - start, sem="relaxed")
         for chunk in range(start + part, end, PARTS):
-            source = tl.load(sources + chunk).to(tl.pointer_type(WORD_TYPE))
-            destination = tl.load(destinations + chunk).to(tl.pointer_type(WORD_TYPE))
-            words = tl.load(num_words + chunk)
-            tl.atomic_add(totals + tl.load(peers + chunk), words * WORD_BYTES)
+            fields = first + num_missing + 1 + chunk * CHUNK_FIELDS
+            destination = tl.load(fields + 1).to(tl.pointer_type(WORD_TYPE))
+            source = tl.load(fields + 2).to(tl.pointer_type(WORD_TYPE))
+            words = tl.load(fields + 3)
+            by_peer = totals + NUM_COUNTS + tl.load(fields)
+            tl.atomic_add(by_peer, words * WORD_BYTES, sem="relaxed")
             for word in range(0, words, WORD_BLOCK):
                 spots = word + tl.arange(0, WORD_BLOCK)
                 copied = tl.load(source + spots, mask=spots < words)
