@@ -52,6 +52,16 @@ class SlotLayout:
         return sum(page.num_bytes for page in self.pages)
 
 
+def missing_bytes(layer: LayerLayout, layer_idx: int, *, rank: int) -> int:
+    """What copies bring for a layer: all that peers have, without boundary pages."""
+    return sum(
+        extent.num_bytes
+        for tensor_idx, layout in enumerate(layer)
+        for extent in layout.blocks
+        if layout.source(extent.segment, rank, layer_idx, tensor_idx) != rank
+    )
+
+
 def _lay_out(
     layer: LayerLayout, layer_idx: int, rank: int, pages: list[PageSpec]
 ) -> Iterator[SlotPiece]:

@@ -166,7 +166,7 @@ def main() -> int:
     num_products = products_in(args.ratio * copy_s)
     exposed = exposed_share(rank, num_products, args.steps, copy_s)
     hooks = {mode.value: round(hook_microseconds(mode), 2) for mode in FetchMode}
-    missing = rank.slots.missing_bytes(0)
+    missing = sum(rank.copies[0].bytes_by_peer)
     print(f"configuration: {vars(args)}, compute on core {cores[0]}, copier on core {cores[1]}")
     print(f"a layer's copy: {missing / 2**20:.1f} MiB in {copy_s * 1e3:.2f} ms")
     print(f"hidden: {1 - exposed:.1%} of the copy time; hooks, us per layer: {hooks}")

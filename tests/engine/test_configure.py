@@ -8,13 +8,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import vllm
 from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
+from vllm_dwdp.engine.configure import choose_kernel
+from vllm_dwdp.engine.executor import DwdpExecutor
 from vllm_dwdp.engine.settings import Settings, endpoint
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
@@ -93,6 +98,33 @@ def test_gpu_is_the_local_rank_or_taken_in_turn(local_rank, job_rank, expected):
     assert settings.gpu(4) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "asked", "taken"),
+    [("cuda", "auto", "triton"), ("cuda", "deep_gemm", "deep_gemm"), ("cpu", "auto", "auto")],
+)
+def test_kernels_on_gpus_are_those_that_take_weights_as_loaded(device, asked, taken):
+    config = SimpleNamespace(
+        device_config=SimpleNamespace(device_type=device),
+        kernel_config=SimpleNamespace(moe_backend=asked),
+    )
+    choose_kernel(config)
+    assert config.kernel_config.moe_backend == taken
+
+
+@pytest.mark.parametrize(
+    ("device_ids", "told", "expected"), [(None, None, 1), ([6, 7, 5], None, 2), (None, 3, 3)]
+)
+def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told, expected):
+    """Rank 5 of 8 has a front-end of its own, on a host of four GPUs, or of those named."""
+    parallel = SimpleNamespace(assigned_physical_gpu_ids=device_ids, data_parallel_rank_local=told)
+    executor = DwdpExecutor.__new__(DwdpExecutor)
+    executor.parallel_config = parallel
+    monkeypatch.setattr(current_platform, "device_count", lambda: 4, raising=False)
+    monkeypatch.setattr(MultiprocExecutor, "_init_executor", lambda self: None)
+    executor._start_on_gpu(Settings(8, 8, 5, is_spread=True))
+    assert parallel.data_parallel_rank_local == expected
+
+
 def test_other_backends_are_left_alone(monkeypatch):
     config = create(monkeypatch, backend="mp", data_parallel_size=1)
     assert config.model_config.is_moe
@@ -144,6 +176,13 @@ def test_other_backends_are_left_alone(monkeypatch):
 def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
     with pytest.raises(Exception, match=word):
         create(monkeypatch, **options)
+
+
+def test_allocator_that_keeps_loaded_weights_is_refused(monkeypatch):
+    """CPUs have none: vLLM is told that this one does."""
+    monkeypatch.setattr(current_platform, "is_cumem_allocator_available", lambda: True)
+    with pytest.raises(Exception, match=r"drop --enable-cumem-allocator"):
+        create(monkeypatch, enable_cumem_allocator=True)
 
 
 def demo_config_with(tmp_path, **changes):

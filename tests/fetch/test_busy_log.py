@@ -6,6 +6,7 @@ import logging
 import random
 import time
 
+import pytest
 from simulation import Simulation
 
 from vllm_dwdp.config import FetchMode
@@ -27,16 +28,39 @@ def test_line_says_what_grew_since_the_last():
     assert log.line().startswith("1 prefetch steps, 1 tokens; ")
 
 
-def test_thread_logs_while_steps_run(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="vllm.dwdp")
+class Lines(logging.Handler):
+    """What a logger says, whatever its parents do with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def emit(self, record):
+        self.found.append(record.getMessage())
+
+
+@pytest.fixture
+def lines():
+    handler = Lines()
+    logger = logging.getLogger("vllm.dwdp")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler.found
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def test_thread_logs_while_steps_run(lines):
     simulated = Simulation(4, 2, random.Random(0))
     BusyLog(simulated.counters).start(interval_s=0.01)
     time.sleep(0.1)
-    assert caplog.text == ""
+    assert lines == []
     simulated.step(FetchMode.DIRECT)
     deadline = time.monotonic() + 10
-    while "1 direct steps, 1 tokens" not in caplog.text:
-        assert time.monotonic() < deadline, caplog.text
+    while not lines:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert caplog.text.count("DWDP, last") == 1
+    time.sleep(0.1)
+    (line,) = lines
+    assert line.startswith("DWDP, last 0 s: 1 direct steps, 1 tokens")

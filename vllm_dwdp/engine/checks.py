@@ -53,6 +53,11 @@ def _model(vllm_config: Any, config: DwdpConfig) -> str | None:
         )
     if model.enable_sleep_mode:
         return "dwdp can't sleep: peers read the experts of this rank; drop --enable-sleep-mode."
+    if model.enable_cumem_allocator:
+        return (
+            "dwdp gives the memory that weights were loaded to back to the GPU, vLLM's own "
+            "allocator would keep it; drop --enable-cumem-allocator."
+        )
     return None
 
 

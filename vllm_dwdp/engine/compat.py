@@ -3,7 +3,10 @@
 """The only file that knows vLLM versions: which are supported, and what is used of them."""
 
 import importlib.metadata
+import inspect
 import re
+from collections.abc import Callable
+from typing import Any
 
 OLDEST = (0, 30)
 NEWEST = (0, 33)
@@ -41,6 +44,12 @@ def installed_version() -> str:
 def external_request_id(request_id: str) -> str:
     """The id that outputs carry: since 0.31 `LLM.enqueue` returns it with a random part added."""
     return request_id.partition("-")[0]
+
+
+def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
+    """Those of the keyword arguments that this vLLM's function has."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in wanted.items() if name in parameters}
 
 
 def _text(version: tuple[int, int]) -> str:

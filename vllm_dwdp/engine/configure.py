@@ -9,10 +9,17 @@ is how later calls know that there is nothing left to do.
 
 from typing import Any
 
+from vllm.logger import init_logger
+
 from vllm_dwdp.engine.checks import check_config, dwdp_size
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
 from vllm_dwdp.engine.settings import Settings, is_offline, is_spread, user_config
+
+logger = init_logger("vllm.dwdp")
+
+GPU_MOE_BACKEND = "triton"
+"""Of vLLM's kernels on GPUs the one that takes weights as loaded, a row for each expert."""
 
 
 def configure(vllm_config: Any) -> None:
@@ -24,6 +31,7 @@ def configure(vllm_config: Any) -> None:
         return
     config = user_config(vllm_config)
     check_config(vllm_config, config)
+    choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config
     is_one_rank = is_offline(parallel) or parallel.data_parallel_external_lb
     Settings(
@@ -39,3 +47,14 @@ def configure(vllm_config: Any) -> None:
         collapse_data_parallel(parallel)
     elif parallel.data_parallel_size > 1:
         hide_moe(vllm_config)
+
+
+def choose_kernel(vllm_config: Any) -> None:
+    """What `--moe-backend auto` means here: many of its choices on GPUs repack weights.
+
+    A backend that the user names is taken at its word, and refused when the layers are built.
+    """
+    kernels = vllm_config.kernel_config
+    if vllm_config.device_config.device_type == "cuda" and kernels.moe_backend == "auto":
+        kernels.moe_backend = GPU_MOE_BACKEND
+        logger.info("dwdp takes vLLM's MoE kernels of the '%s' backend.", GPU_MOE_BACKEND)

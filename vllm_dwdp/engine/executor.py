@@ -3,6 +3,7 @@
 """The executor: vLLM's multiprocess executor with a dwdp worker and a host made ready for it."""
 
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
@@ -29,7 +30,7 @@ class DwdpExecutor(MultiprocExecutor):
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:
-            self._start_on_gpu()
+            self._start_on_gpu(settings)
 
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)
@@ -40,10 +41,14 @@ class DwdpExecutor(MultiprocExecutor):
         with cpu_host.own_cores(self.parallel_config, rank, settings.job_size):
             super()._init_executor()
 
-    def _start_on_gpu(self) -> None:
+    def _start_on_gpu(self, settings: Settings) -> None:
         logger.warning(
             "dwdp on CUDA is experimental: it was tested over a stand-in for the driver, on no GPU "
             "yet. Compare outputs with vLLM's own before you rely on it."
         )
         self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
+        if self.parallel_config.data_parallel_rank_local is None:
+            gpus = self.parallel_config.assigned_physical_gpu_ids
+            num_gpus = current_platform.device_count() if gpus is None else len(gpus)
+            self.parallel_config.data_parallel_rank_local = settings.gpu(num_gpus)
         super()._init_executor()

@@ -7,7 +7,6 @@ All that differs between the two above the driver seam is here.
 
 import ctypes
 import functools
-import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -81,7 +80,7 @@ class RankMemory(ABC):
 
     @abstractmethod
     def seconds(self) -> float:
-        """A clock that has waited for all work before it; NaN where nothing runs now."""
+        """A clock that has waited for all work before it."""
 
     @abstractmethod
     def give_back(self) -> None:
@@ -157,8 +156,6 @@ class GpuMemory(RankMemory):
         return int(torch.cuda.current_stream().cuda_stream)
 
     def seconds(self) -> float:
-        if torch.cuda.is_current_stream_capturing():
-            return math.nan  # nothing runs
         torch.cuda.synchronize()
         return time.perf_counter()
 

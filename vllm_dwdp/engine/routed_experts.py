@@ -3,6 +3,7 @@
 """The MoE layer of dwdp: vLLM's own, loading a share of the experts and running on all of them."""
 
 import copy
+import types
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ class DwdpRoutedExperts(RoutedExperts):
             }
             reader = self._reader(on_slot)
             reader._modules = dict(self._modules)
-            reader.quant_method = copy.copy(self.quant_method)
+            reader.quant_method = _copy_method(self.quant_method)
             _rebuild_kernel(reader)  # kernels keep biases and scales
             self._readers |= dict.fromkeys((FetchMode.PREFETCH, FetchMode.SELECTIVE), reader)
         for name, parameter in parameters.items():
@@ -227,6 +228,14 @@ class DwdpRoutedExperts(RoutedExperts):
                     f"{tuple(parameter.shape)} of {type(self.quant_method).__name__}; "
                     "serve this model without dwdp."
                 )
+
+
+def _copy_method(method: Any) -> Any:
+    """To have a kernel of its own: vLLM's CustomOp keeps a method bound to the one it was."""
+    made = copy.copy(method)
+    if bound := getattr(method, "_forward_method", None):
+        made._forward_method = types.MethodType(bound.__func__, made)
+    return made
 
 
 def _rebuild_kernel(layer: DwdpRoutedExperts) -> None:

@@ -31,14 +31,14 @@ class Settings:
     is_spread: bool
     local_rank: int | None = None
 
-    def gpu(self, num_visible: int) -> int | None:
-        """Which of the visible GPUs is this rank's; None where vLLM's own numbering stands.
+    def gpu(self, num_gpus: int) -> int | None:
+        """Which of this host's GPUs is this rank's; None where vLLM's own numbering stands.
 
         A rank that was only told its place in the job takes the GPUs in turn.
         """
         if self.local_rank is not None or self.job_rank is None:
             return self.local_rank
-        return self.job_rank % num_visible
+        return self.job_rank % num_gpus
 
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)

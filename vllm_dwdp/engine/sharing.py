@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ from vllm.logger import init_logger
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import register_op
+from vllm_dwdp.engine.fetch_costs import RunStep
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.graph_fence import captured_tokens
 from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
-from vllm_dwdp.engine.rank_memory import rank_memory
+from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
 from vllm_dwdp.group.errors import RankFailed
@@ -58,9 +59,8 @@ class ExpertSharing:
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
         )
-        self._memory = rank_memory(vllm_config.device_config.device_type, self.rank)
-        self._driver = self._memory.driver
-        one_host = self._driver.kind == "host"
+        self._device_type = vllm_config.device_config.device_type
+        one_host = memory_kind(self._device_type) == "host"
         self._session = GroupSession(
             Rendezvous(
                 endpoint=job.endpoint(vllm_config, settings, one_host=one_host),
@@ -82,6 +82,8 @@ class ExpertSharing:
         try:
             self._session.open()
             register_op()
+            self._memory = rank_memory(self._device_type, self.rank)
+            self._driver = self._memory.driver
             self._memory.give_back()
             with collecting(self.registry):
                 yield
@@ -109,9 +111,9 @@ class ExpertSharing:
         self._session.finish()
         self._report(layers, shard, views)
 
-    def settle(self, profile: Callable[[], Any]) -> None:
-        """Fix how steps fetch, once vLLM has profiled; `profile` runs the largest step."""
-        self._fetching.settle(profile)
+    def settle(self, run_step: RunStep) -> None:
+        """Fix how steps fetch, once there is a KV cache for the steps that this takes."""
+        self._fetching.settle(run_step)
 
     def stop(self) -> None:
         """Before the process ends: memory must not go while it is copied to."""
@@ -170,6 +172,7 @@ class ExpertSharing:
         direct = [views.build(layer_idx) for layer_idx in range(len(layers))]
         self._fetching = Fetching(
             self._config,
+            layers,
             layouts,
             rank=self.rank,
             memory=self._memory,
@@ -182,7 +185,7 @@ class ExpertSharing:
         for layer_idx, layer in enumerate(layers):
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None
             bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)
-        self._fetching.start(layers, direct)
+        self._fetching.start(direct)
         return views
 
     def _report(

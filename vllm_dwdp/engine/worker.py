@@ -8,6 +8,7 @@ from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.worker_base import WorkerBase
 
+from vllm_dwdp.engine.compat import known_arguments
 from vllm_dwdp.engine.loader import use_dwdp_loader
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
@@ -40,15 +41,25 @@ class DwdpWorker(WorkerBase):
             self._sharing.share(self.get_model())
 
     def compile_or_warm_up_model(self) -> Any:
-        """Called once, last of all, by every engine; vLLM has profiled by then, if it does."""
-        self._sharing.settle(self.model_runner.profile_run)
+        """Called once, last of all, by every engine; there is a KV cache by then."""
+        self._sharing.settle(self.run_largest_step)
         return super().compile_or_warm_up_model()
+
+    def run_largest_step(self) -> None:
+        """Run the model on as many made-up tokens as a step can have.
+
+        On random ones: zeros would all choose the same experts.
+        """
+        run = self.model_runner.profile_run
+        run(**known_arguments(run, randomize_inputs=True))
 
     def shutdown(self) -> None:
         """Stop copying first."""
-        if sharing := getattr(self, "_sharing", None):
-            sharing.stop()
-        super().shutdown()
+        try:
+            if sharing := getattr(self, "_sharing", None):
+                sharing.stop()
+        finally:
+            super().shutdown()
 
     def dwdp_stats(self) -> dict[str, Any]:
         """What this rank owns, maps and has run; sizes in bytes."""

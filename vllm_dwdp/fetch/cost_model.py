@@ -26,7 +26,8 @@ class Seconds(NamedTuple):
 class CostModel:
     """missing_bytes: of the experts of one layer that a rank lacks.
 
-    compute_s_per_token: of one layer.
+    compute_s_per_token: of one layer. direct_s_per_token: what it takes longer in the largest step
+        when it reads peers' memory in place; kernels read a weight once for each block of tokens.
     """
 
     missing_bytes: int
@@ -34,12 +35,14 @@ class CostModel:
     top_k: int
     bandwidths: Bandwidths
     compute_s_per_token: float
+    direct_s_per_token: float = 0.0
 
     def seconds(self, num_tokens: int) -> Seconds:
         compute = num_tokens * self.compute_s_per_token
         chosen = self.missing_bytes * self._share_chosen(num_tokens)
         selective = chosen / self.bandwidths.peers
-        direct = max(0.0, selective - chosen / self.bandwidths.own)
+        read_once = selective - chosen / self.bandwidths.own
+        direct = max(0.0, read_once, num_tokens * self.direct_s_per_token)
         return Seconds(compute, direct, selective, max(0.0, self._copy_all - compute))
 
     def describe(self) -> str:
@@ -49,7 +52,8 @@ class CostModel:
             f"{self.missing_bytes / 2**20:.1f} MiB of experts, which take "
             f"{self._copy_all * 1e3:.2f} ms to copy at {self.bandwidths.copies / 1e9:.1f} GB/s; a "
             f"kernel reads them at {self.bandwidths.peers / 1e9:.1f} GB/s, own memory at "
-            f"{self.bandwidths.own / 1e9:.1f} GB/s"
+            f"{self.bandwidths.own / 1e9:.1f} GB/s, and in the largest step takes "
+            f"{self.direct_s_per_token * 1e6:.2f} us longer for a token"
         )
 
     @property

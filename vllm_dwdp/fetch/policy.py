@@ -56,6 +56,11 @@ class Policy:
         return self.modes[bisect.bisect_right(self.starts, num_tokens) - 1]
 
     @property
+    def is_direct(self) -> bool:
+        """Whether no step copies anything."""
+        return set(self.modes) == {FetchMode.DIRECT}
+
+    @property
     def graphs_write_slots(self) -> bool:
         """Whether a captured step may run in a mode that copies."""
         num_ranges = bisect.bisect_right(self.starts, self.captured_tokens)

@@ -75,10 +75,6 @@ class Slots:
             for layer_idx, layer in enumerate(self._layers)
         )
 
-    def missing_bytes(self, layer_idx: int) -> int:
-        """What copies bring for a layer: all that peers have, without boundary pages."""
-        return sum(piece.num_bytes for piece in self._pieces(layer_idx))
-
     def pages(self, layer_idx: int, tensor_idx: int) -> list[tuple[int, SlotPage]]:
         """(offset in the view, page) of what a tensor of a layer shows of its slot."""
         pages = self._pages[layer_idx % self.num_slots]

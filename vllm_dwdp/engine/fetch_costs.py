@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What fetching costs on this rank: links are measured once views exist, compute on steps.
+
+vLLM's profiling run would not do: it may leave attention out, and lets all tokens choose the same
+experts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from vllm_dwdp._core import Copier, View
+from vllm_dwdp.config import DwdpConfig, FetchMode
+from vllm_dwdp.engine.experts_op import install
+from vllm_dwdp.engine.rank_memory import RankMemory
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.fetch.compute_probe import ComputeProbe
+from vllm_dwdp.fetch.cost_model import CostModel
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.slot_layout import missing_bytes
+
+RunStep = Callable[[], Any]
+"""Runs the model's largest step, on made-up tokens."""
+
+
+class FetchCosts:
+    """Figures for the cost model; what the user gives is not measured."""
+
+    def __init__(
+        self,
+        config: DwdpConfig,
+        layers: Sequence[DwdpRoutedExperts],
+        layouts: Sequence[LayerLayout],
+        *,
+        rank: int,
+        memory: RankMemory,
+    ) -> None:
+        self._config = config
+        self._layers = layers
+        self._layouts = layouts
+        self._rank = rank
+        self._memory = memory
+        self.bandwidths = Bandwidths(0.0, 0.0, 0.0)
+
+    def measure_links(self, copier: Copier, direct: Sequence[Sequence[View]]) -> bool:
+        """From the first layer that lacks something; False where none does."""
+        for layer_idx, views in enumerate(direct):
+            own, peers = self._places(layer_idx, views)
+            if peers:
+                self.bandwidths = self._given(self._memory.bandwidths(copier, own, peers))
+                return True
+        return False
+
+    def model_as_given(self) -> CostModel | None:
+        """Before any step has run, where the user says what a layer computes."""
+        given = self._config.compute_us_per_token
+        return None if given is None else self._model(given / 1e6, 0.0)
+
+    def model(self, run_step: RunStep) -> CostModel:
+        """With a rank's layers on slots and in place, one after the other."""
+        if (given := self.model_as_given()) is not None:
+            return given
+        on_slots = self._seconds_per_token(run_step, FetchMode.PREFETCH)
+        in_place = self._seconds_per_token(run_step, FetchMode.DIRECT)
+        return self._model(on_slots, max(0.0, in_place - on_slots))
+
+    def _seconds_per_token(self, run_step: RunStep, mode: FetchMode) -> float:
+        """Of one layer, in the second of two steps: the first one still compiles and allocates."""
+        for _ in range(2):
+            probe = ComputeProbe(self._memory.seconds, mode)
+            install(self._layers, probe)
+            run_step()
+        return probe.seconds_per_token
+
+    def _model(self, compute_s_per_token: float, direct_s_per_token: float) -> CostModel:
+        layer = self._layers[0]
+        return CostModel(
+            missing_bytes=max(
+                missing_bytes(layout, idx, rank=self._rank)
+                for idx, layout in enumerate(self._layouts)
+            ),
+            num_experts=layer.global_num_experts,
+            top_k=layer.moe_config.experts_per_token,
+            bandwidths=self.bandwidths,
+            compute_s_per_token=compute_s_per_token,
+            direct_s_per_token=direct_s_per_token,
+        )
+
+    def _places(
+        self, layer_idx: int, views: Sequence[View]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """A layer's own blocks and its peers', as bytes, where its views show them."""
+        own: list[torch.Tensor] = []
+        peers: list[torch.Tensor] = []
+        for tensor_idx, layout in enumerate(self._layouts[layer_idx]):
+            shown = torch.from_dlpack(views[tensor_idx].bytes_tensor())
+            for extent in layout.blocks:
+                source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
+                place = shown[extent.start : extent.start + extent.num_bytes]
+                (own if source == self._rank else peers).append(place)
+        return own, peers
+
+    def _given(self, measured: Bandwidths) -> Bandwidths:
+        if (gb_per_s := self._config.link_gb_per_s) is None:
+            return measured
+        return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
