@@ -3,8 +3,8 @@
 """Which bytes to copy into a slot, from whom, in which order: pure arithmetic, made once a layer.
 
 * A plan covers every byte of the slot's pieces once.
-* It runs in rounds of at most one slice per peer: the order inside one batched copy is not defined,
-  so a round is the unit.
+* It runs in rounds of at most `slice_bytes` per peer: the order inside one batched copy is not
+  defined, so a round is the unit.
 * Peers take turns from the rank's right neighbour on: ranks in step don't all pull from one source.
 """
 
@@ -43,8 +43,8 @@ class CopyPlan:
         for piece in pieces:
             queues[piece.peer].extend(_cut(piece, slice_bytes))
         turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size)]
-        rounds = itertools.zip_longest(*turn)
-        return cls(tuple(tuple(s for s in one if s is not None) for one in rounds))
+        rounds = itertools.zip_longest(*(_gather(q, slice_bytes) for q in turn), fillvalue=())
+        return cls(tuple(tuple(itertools.chain(*one)) for one in rounds))
 
     @property
     def slices(self) -> Iterator[Slice]:
@@ -83,6 +83,18 @@ def _cross(piece: SlotPiece, row: int, expert: int) -> Slice | None:
         return None
     page_offset = start - piece.view_offset
     return Slice(piece.peer, piece.tensor_idx, start, piece.page_idx, page_offset, end - start)
+
+
+def _gather(slices: Iterable[Slice], slice_bytes: int) -> Iterator[list[Slice]]:
+    """In order, as many at a time as have `slice_bytes` together."""
+    group: list[Slice] = []
+    for s in slices:
+        if group and sum(g.num_bytes for g in group) + s.num_bytes > slice_bytes:
+            yield group
+            group = []
+        group.append(s)
+    if group:
+        yield group
 
 
 def _cut(piece: SlotPiece, slice_bytes: int) -> Iterator[Slice]:

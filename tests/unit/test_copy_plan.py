@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Copy plans: every missing byte once, from an owner, inside the slot, whatever the sizes."""
 
+import itertools
 from collections import Counter
 
 from hypothesis import given, settings
@@ -99,7 +100,7 @@ def test_slot_of_equal_layers_is_as_large_as_one_of_them_needs(model):
 
 @settings(max_examples=200, deadline=None)
 @given(models(), st.integers(1, 300))
-def test_rounds_hold_one_slice_per_peer_and_start_at_the_right_neighbour(model, slice_bytes):
+def test_rounds_are_even_between_peers_and_start_at_the_right_neighbour(model, slice_bytes):
     layers, rank, dwdp_size = model
     slot = SlotLayout.make(layers, range(len(layers)), rank=rank)
     for layer_idx in range(len(layers)):
@@ -108,7 +109,13 @@ def test_rounds_hold_one_slice_per_peer_and_start_at_the_right_neighbour(model, 
         )
         for one in plan.rounds:
             distances = [(s.peer - rank) % dwdp_size for s in one]
-            assert distances == sorted(set(distances)) and 0 not in distances
+            assert distances == sorted(distances) and 0 not in distances
+            by_peer = CopyPlan((one,)).bytes_by_peer(dwdp_size)
+            assert all(num_bytes <= slice_bytes for num_bytes in by_peer)
+        for one, after in itertools.pairwise(plan.rounds):
+            for peer in {s.peer for s in after}:
+                together = [s.num_bytes for s in (*one, *after) if s.peer == peer]
+                assert sum(together) > slice_bytes, "a round is as full as it can be"
 
 
 @settings(max_examples=200, deadline=None)
