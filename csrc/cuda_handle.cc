@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "cuda_handle.h"
 
+#include <fcntl.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -74,11 +76,13 @@ ShareableHandle CudaHandle::Export(HandleType type) const {
 
 UniqueFd CudaHandle::ExportFd() const {
   const CudaApi& api = device_->api();
-  int fd = -1;
-  api.Check(
-      api.cuMemExportToShareableHandle(&fd, handle_, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
-      kExport);
-  return UniqueFd(fd);
+  int exported = -1;
+  api.Check(api.cuMemExportToShareableHandle(&exported, handle_,
+                                             CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+            kExport);
+  UniqueFd fd(exported);
+  if (::fcntl(fd.get(), F_SETFD, FD_CLOEXEC) != 0) ThrowErrno("fcntl of an exported block");
+  return fd;
 }
 
 std::string CudaHandle::ExportFabric() const {

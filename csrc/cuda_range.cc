@@ -3,6 +3,15 @@
 #include "cuda_range.h"
 
 namespace dwdp {
+namespace {
+
+// The driver didn't wait, as some stream of the context is under graph capture.
+bool IsOfCapture(CUresult result) {
+  return result >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
+         result <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+}
+
+}  // namespace
 
 CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
     : device_(std::move(device)), num_bytes_(num_bytes) {
@@ -15,10 +24,14 @@ CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_b
 CudaRange::~CudaRange() {
   const CudaApi& api = device_->api();
   CUcontext popped = nullptr;
-  if (api.cuCtxPushCurrent(device_->context().get()) == CUDA_SUCCESS) {
-    api.cuCtxSynchronize();
-    api.cuCtxPopCurrent(&popped);
-  }
+  const bool is_current = api.cuCtxPushCurrent(device_->context().get()) == CUDA_SUCCESS;
+  const CUresult idle = is_current ? api.cuCtxSynchronize() : CUDA_SUCCESS;
+  if (!IsOfCapture(idle)) Unmap();
+  if (is_current) api.cuCtxPopCurrent(&popped);
+}
+
+void CudaRange::Unmap() {
+  const CudaApi& api = device_->api();
   for (const auto& [offset, mapped] : mappings_) api.cuMemUnmap(start_ + offset, mapped);
   api.cuMemAddressFree(start_, num_bytes_);
 }

@@ -16,7 +16,8 @@ class CudaRange {
   CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes);
   CudaRange(const CudaRange&) = delete;
   CudaRange& operator=(const CudaRange&) = delete;
-  // Waits for the GPU: kernels and copies may still be using the range.
+  // Waits for the GPU: kernels and copies may still be using the range. During a graph capture
+  // nobody can wait, and it stays mapped for good.
   ~CudaRange();
 
   std::byte* address() const { return reinterpret_cast<std::byte*>(start_); }
@@ -26,6 +27,8 @@ class CudaRange {
   void SetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags);
 
  private:
+  void Unmap();
+
   std::shared_ptr<const CudaDevice> device_;
   std::size_t num_bytes_;
   CUdeviceptr start_ = 0;

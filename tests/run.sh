@@ -6,6 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source examples/setup_env.sh
+export SKBUILD_CMAKE_DEFINE=CMAKE_COMPILE_WARNING_AS_ERROR=ON
 setup_env "$root"
 export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
 

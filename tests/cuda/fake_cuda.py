@@ -33,9 +33,9 @@ class FakeCuda:
         self._library.fake_cuda_reset(ctypes.c_uint64(seed))
         self._library.fake_cuda_set_granularity(ctypes.c_size_t(granularity))
 
-    def driver(self, rank=0):
-        """Two ranks of a group are on two GPUs."""
-        return CudaDriver(rank % 2, library=str(LIBRARY))
+    def driver(self, gpu=0):
+        """There are two: ranks take them in turn."""
+        return CudaDriver(gpu % 2, library=str(LIBRARY))
 
     def make_chosen(self, copier, num_peers):
         return functools.partial(ChosenExperts, copier)
@@ -63,8 +63,9 @@ class FakeCuda:
     def leaks(self):
         return self._library.fake_cuda_leaks().decode().splitlines()
 
-    def make_stream(self):
-        return self._library.fake_cuda_make_stream()
+    def make_stream(self, gpu=0):
+        """On the GPU of `driver(gpu)`."""
+        return self._library.fake_cuda_make_stream(gpu % 2)
 
     def destroy_stream(self, stream):
         self._library.fake_cuda_destroy_stream(ctypes.c_void_p(stream))

@@ -79,14 +79,16 @@ def bind(device, session):
     probe = PeerProbe(driver, job_rank=job["rank"])
     handle_type = session.exchange(shard.handles, probe, num_layers=NUM_LAYERS + 1)
     outcome["handles"] = TYPE_NAMES[handle_type]
-    return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, num_slots=2)
+    options = {"gpu": job["gpu"], "num_slots": 2}
+    return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, **options)
 
 
 def make_device():
     if job.get("device") == "gpu":
+        import torch
         from gpu import Gpu
 
-        return Gpu()
+        return Gpu(torch.cuda.device_count())
     fake = FakeCuda()
     fake.reset(seed=job["rank"])
     for attribute in job.get("lacks", ()):

@@ -59,12 +59,14 @@ def adopt(driver, layouts, layers, rank):
 
 
 class GpuRank:
-    """One rank that has met its peers. pull: see ExpertViews."""
+    """One rank that has met its peers. gpu: that of its driver; pull: see ExpertViews."""
 
-    def __init__(self, device, driver, layouts, layers, shard, rank, pull, *, num_slots, **options):
+    def __init__(
+        self, device, driver, layouts, layers, shard, rank, pull, *, gpu, num_slots, **options
+    ):
         self._device = device
         self._layers = layers
-        self.stream = device.make_stream()
+        self.stream = device.make_stream(gpu)
         weakref.finalize(self, device.destroy_stream, self.stream)
         views = ExpertViews(driver, layouts, shard, rank, pull)
         indices = range(len(layers))
@@ -165,6 +167,7 @@ def make_ranks(
             shards[rank],
             rank,
             pull,
+            gpu=rank,
             num_slots=num_slots,
             **options,
         )

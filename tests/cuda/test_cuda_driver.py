@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,37 @@ def test_a_descriptor_of_another_kind_is_refused_and_closed(fake):
         fake.driver().import_block(fd, PAGE)
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+def test_exported_descriptors_are_closed_on_exec(fake):
+    fd = sealed_block(fake.driver(), pattern(PAGE)).export_handle(FD)
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_memory_that_goes_during_a_capture_stays_mapped(fake):
+    """Nobody can wait for the kernels that may read it. It stays for good, so: another process."""
+    body = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+from fake_cuda import FakeCuda
+fake = FakeCuda()
+fake.reset()
+stream, driver = fake.make_stream(), fake.driver()
+view = driver.reserve_view({PAGE})
+view.map_private(0, {PAGE})
+view.finish()
+address, found = view.address, torch.ones({PAGE}, dtype=torch.uint8)
+assert fake.read_address(stream, address, found) == 0
+assert fake.begin_capture(stream) == 0
+del view
+assert fake.end_capture(stream) is None, "waiting broke the capture"
+fake.synchronize(stream)
+assert not found.any() and fake.violations == []
+"""
+    ran = subprocess.run([sys.executable, "-c", body], capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr.decode()
 
 
 def test_memory_of_a_hidden_gpu_is_refused_with_that_reason(fake, monkeypatch):

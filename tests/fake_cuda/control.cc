@@ -91,10 +91,10 @@ int fake_cuda_fill(void* stream, std::uint64_t address, std::size_t num_bytes,
                                              }});
 }
 
-void* fake_cuda_make_stream() {
+void* fake_cuda_make_stream(int gpu) {
   LOCKED;
   CUstream made = nullptr;
-  timeline().Create(&made);
+  timeline().Create(&made, gpu);
   return made;
 }
 

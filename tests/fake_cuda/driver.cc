@@ -5,6 +5,7 @@
 #include <cudaTypedefs.h>
 
 #include <cstring>
+#include <vector>
 
 #include "device.h"
 #include "findings.h"
@@ -21,28 +22,7 @@
   if (const CUresult refused = RequireContext(name)) return refused
 
 namespace fake_cuda {
-
-std::string Device::leaks() const {
-  std::string text;
-  if (num_retained != 0) text += std::to_string(num_retained) + " retained contexts\n";
-  if (num_pushed != 0) text += std::to_string(num_pushed) + " pushed contexts\n";
-  return text;
-}
-
-Device& device() {
-  static Device one;
-  return one;
-}
-
-std::recursive_mutex& lock() {
-  static std::recursive_mutex one;
-  return one;
-}
-
 namespace {
-
-const CUcontext kContext = reinterpret_cast<CUcontext>(0xc0);
-thread_local int num_pushed_here = 0;
 
 CUresult Refuse(const std::string& text) {
   findings().Violate(text);
@@ -50,7 +30,12 @@ CUresult Refuse(const std::string& text) {
 }
 
 CUresult RequireContext(const char* what) {
-  return num_pushed_here > 0 ? CUDA_SUCCESS : Refuse(std::string(what) + " without a context");
+  return CurrentGpu() >= 0 ? CUDA_SUCCESS : Refuse(std::string(what) + " without a context");
+}
+
+// The null stream is that of the current context.
+CUstream Named(CUstream stream) {
+  return stream != nullptr ? stream : Timeline::NullStream(CurrentGpu());
 }
 
 std::string Bytes(const char* what, std::size_t num_bytes) {
@@ -122,36 +107,40 @@ CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) 
   return CUDA_SUCCESS;
 }
 
-CUresult DevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+CUresult DevicePrimaryCtxRetain(CUcontext* context, CUdevice gpu) {
   ENTER("cuDevicePrimaryCtxRetain");
-  ++device().num_retained;
-  *context = kContext;
+  ++device().num_retained[gpu];
+  *context = ContextOf(gpu);
   return CUDA_SUCCESS;
 }
 
-CUresult DevicePrimaryCtxRelease(CUdevice) {
+CUresult DevicePrimaryCtxRelease(CUdevice gpu) {
   ENTER("cuDevicePrimaryCtxRelease");
-  return --device().num_retained < 0 ? Refuse("a context released too often") : CUDA_SUCCESS;
+  const int left = --device().num_retained[gpu];
+  if (left < 0) return Refuse("a context released too often");
+  return left == 0 && timeline().Uses(gpu) ? Refuse("a context released before its events")
+                                           : CUDA_SUCCESS;
 }
 
 CUresult CtxPushCurrent(CUcontext context) {
   ENTER("cuCtxPushCurrent");
-  if (context != kContext) return Refuse("cuCtxPushCurrent of none");
-  ++device().num_pushed;
-  ++num_pushed_here;
+  const int gpu = GpuOf(context);
+  if (gpu < 0 || device().num_retained[gpu] == 0) return Refuse("cuCtxPushCurrent of none");
+  Push(gpu);
   return CUDA_SUCCESS;
 }
 
 CUresult CtxPopCurrent(CUcontext* context) {
   ENTER("cuCtxPopCurrent");
-  *context = kContext;
-  --device().num_pushed;
-  return --num_pushed_here < 0 ? Refuse("a context popped too often") : CUDA_SUCCESS;
+  const int gpu = Pop();
+  if (gpu < 0) return Refuse("a context popped too often");
+  *context = ContextOf(gpu);
+  return CUDA_SUCCESS;
 }
 
 CUresult CtxSynchronize() {
   ENTER_IN_CONTEXT("cuCtxSynchronize");
-  return timeline().SynchronizeAll();
+  return timeline().SynchronizeAll(CurrentGpu());
 }
 
 CUresult CtxGetStreamPriorityRange(int* lowest, int* highest) {
@@ -184,9 +173,12 @@ CUresult MemRelease(CUmemGenericAllocationHandle handle) {
   return memory().Release(handle);
 }
 
-CUresult MemAddressReserve(CUdeviceptr* start, std::size_t num_bytes, std::size_t, CUdeviceptr,
-                           unsigned long long) {
+CUresult MemAddressReserve(CUdeviceptr* start, std::size_t num_bytes, std::size_t alignment,
+                           CUdeviceptr, unsigned long long flags) {
   ENTER_IN_CONTEXT("cuMemAddressReserve");
+  if (flags != 0 || (alignment & (alignment - 1)) != 0) {
+    return Refuse("cuMemAddressReserve with flags, or aligned to no power of two");
+  }
   return memory().Reserve(start, num_bytes);
 }
 
@@ -211,13 +203,18 @@ CUresult MemUnmap(CUdeviceptr start, std::size_t num_bytes) {
 CUresult MemSetAccess(CUdeviceptr start, std::size_t num_bytes, const CUmemAccessDesc* access,
                       std::size_t num_access) {
   ENTER_IN_CONTEXT("cuMemSetAccess");
-  if (num_access != 1) return Refuse("cuMemSetAccess for several devices");
-  return memory().SetAccess(start, num_bytes, access->flags);
+  const CUmemLocation& location = access->location;
+  if (num_access != 1 || location.type != CU_MEM_LOCATION_TYPE_DEVICE || location.id < 0 ||
+      location.id >= Device::kNumGpus) {
+    return Refuse("cuMemSetAccess for something else than one GPU");
+  }
+  return memory().SetAccess(start, num_bytes, location.id, access->flags);
 }
 
 CUresult MemExportToShareableHandle(void* exported, CUmemGenericAllocationHandle handle,
-                                    CUmemAllocationHandleType type, unsigned long long) {
+                                    CUmemAllocationHandleType type, unsigned long long flags) {
   ENTER_IN_CONTEXT("cuMemExportToShareableHandle");
+  if (flags != 0) return Refuse("cuMemExportToShareableHandle with flags");
   if (type == CU_MEM_HANDLE_TYPE_FABRIC) {
     return memory().Export(static_cast<CUmemFabricHandle*>(exported), handle);
   }
@@ -237,17 +234,17 @@ CUresult MemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void
 
 CUresult MemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {
   ENTER_IN_CONTEXT("cuMemcpyAsync");
-  return timeline().Enqueue(stream, CopyOf("cuMemcpyAsync", to, from, num_bytes, true));
+  return timeline().Enqueue(Named(stream), CopyOf("cuMemcpyAsync", to, from, num_bytes, true));
 }
 
 CUresult MemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {
   ENTER_IN_CONTEXT("cuMemcpyDtoDAsync");
-  return timeline().Enqueue(stream, CopyOf("cuMemcpyDtoDAsync", to, from, num_bytes, false));
+  return timeline().Enqueue(Named(stream), CopyOf("cuMemcpyDtoDAsync", to, from, num_bytes, false));
 }
 
 // As real drivers do: under capture an error that leaves the capture whole, without the copies.
 CUresult MemcpyBatchAsync(CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, std::size_t count,
-                          CUmemcpyAttributes*, std::size_t* attribute_of,
+                          CUmemcpyAttributes* attributes, std::size_t* attribute_of,
                           std::size_t num_attributes, std::size_t*, CUstream stream) {
   ENTER_IN_CONTEXT("cuMemcpyBatchAsync");
   if (timeline().IsCapturing(stream)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -255,19 +252,24 @@ CUresult MemcpyBatchAsync(CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes
   if (count == 0 || count > 1024 || num_attributes != 1 || attribute_of[0] != 0) {
     return Refuse("cuMemcpyBatchAsync of " + std::to_string(count) + " copies");
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto work = CopyOf("cuMemcpyBatchAsync", to[i], from[i], sizes[i], false);
-    if (const CUresult refused = timeline().Enqueue(stream, work)) return refused;
+  if (attributes->srcAccessOrder != CU_MEMCPY_SRC_ACCESS_ORDER_STREAM ||
+      (attributes->flags & ~CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE) != 0) {
+    return Refuse("cuMemcpyBatchAsync that reads sources out of order, or with other flags");
   }
-  return CUDA_SUCCESS;
+  std::vector<Work> batch;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (sizes[i] == 0) return Refuse("cuMemcpyBatchAsync of nothing");
+    batch.push_back(CopyOf("cuMemcpyBatchAsync", to[i], from[i], sizes[i], false));
+  }
+  return timeline().EnqueueBatch(stream, std::move(batch));
 }
 
 CUresult MemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t num_bytes,
                        CUstream stream) {
   ENTER_IN_CONTEXT("cuMemsetD8Async");
-  return timeline().Enqueue(stream, {Bytes("cuMemsetD8Async", num_bytes),
-                                     {{to, num_bytes, true}},
-                                     [=] { std::memset(Host(to), value, num_bytes); }});
+  return timeline().Enqueue(Named(stream), {Bytes("cuMemsetD8Async", num_bytes),
+                                            {{to, num_bytes, true}},
+                                            [=] { std::memset(Host(to), value, num_bytes); }});
 }
 
 CUresult StreamCreateWithPriority(CUstream* stream, unsigned flags, int priority) {
@@ -275,7 +277,7 @@ CUresult StreamCreateWithPriority(CUstream* stream, unsigned flags, int priority
   if (flags != CU_STREAM_NON_BLOCKING || priority > 0 || priority < -5) {
     return Refuse("cuStreamCreateWithPriority that blocks, or out of range");
   }
-  return timeline().Create(stream);
+  return timeline().Create(stream, CurrentGpu());
 }
 
 CUresult StreamDestroy(CUstream stream) {
@@ -285,16 +287,18 @@ CUresult StreamDestroy(CUstream stream) {
 
 CUresult StreamSynchronize(CUstream stream) {
   ENTER("cuStreamSynchronize");
+  if (stream == nullptr) return Refuse("cuStreamSynchronize of the null stream");
   return timeline().Synchronize(stream);
 }
 
 CUresult StreamWaitEvent(CUstream stream, CUevent event, unsigned) {
   ENTER_IN_CONTEXT("cuStreamWaitEvent");
-  return timeline().Wait(stream, event);
+  return timeline().Wait(Named(stream), event);
 }
 
 CUresult StreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
-  ENTER("cuStreamIsCapturing");
+  ENTER_IN_CONTEXT("cuStreamIsCapturing");
+  if (timeline().IsBarred(Named(stream))) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   *status = timeline().IsCapturing(stream) ? CU_STREAM_CAPTURE_STATUS_ACTIVE
                                            : CU_STREAM_CAPTURE_STATUS_NONE;
   return CUDA_SUCCESS;
@@ -303,12 +307,12 @@ CUresult StreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
 CUresult EventCreate(CUevent* event, unsigned flags) {
   ENTER_IN_CONTEXT("cuEventCreate");
   if (flags != CU_EVENT_DISABLE_TIMING) return Refuse("cuEventCreate with timing");
-  return timeline().Create(event);
+  return timeline().Create(event, CurrentGpu());
 }
 
 CUresult EventRecord(CUevent event, CUstream stream) {
   ENTER_IN_CONTEXT("cuEventRecord");
-  return timeline().Record(event, stream);
+  return timeline().Record(event, Named(stream));
 }
 
 CUresult EventQuery(CUevent event) {

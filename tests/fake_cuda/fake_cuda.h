@@ -38,7 +38,7 @@ const char* fake_cuda_leaks();
 int fake_cuda_read(void* stream, std::uint64_t address, std::size_t num_bytes, void* into);
 int fake_cuda_fill(void* stream, std::uint64_t address, std::size_t num_bytes, unsigned char value);
 
-void* fake_cuda_make_stream();
+void* fake_cuda_make_stream(int gpu);
 void fake_cuda_destroy_stream(void* stream);
 int fake_cuda_synchronize(void* stream);
 int fake_cuda_begin_capture(void* stream);

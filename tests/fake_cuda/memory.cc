@@ -147,9 +147,13 @@ CUresult Memory::Release(CUmemGenericAllocationHandle handle) {
 
 CUresult Memory::Reserve(CUdeviceptr* start, std::size_t num_bytes) {
   if (num_bytes == 0 || num_bytes % granularity != 0) return Refuse("cuMemAddressReserve of part");
-  void* base = mmap(nullptr, num_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* base =
+      mmap(nullptr, num_bytes + granularity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-  *start = reinterpret_cast<CUdeviceptr>(base);
+  const auto got = reinterpret_cast<CUdeviceptr>(base);
+  *start = (got + granularity - 1) / granularity * granularity;
+  if (*start > got) munmap(base, *start - got);
+  munmap(Pointer(*start + num_bytes), got + granularity - *start);
   ranges_[*start] = num_bytes;
   return CUDA_SUCCESS;
 }
@@ -174,7 +178,7 @@ CUresult Memory::Map(CUdeviceptr start, std::size_t num_bytes, std::size_t offse
   if (found == handles_.end()) return Refuse("cuMemMap of a handle that isn't there");
   if (offset != 0) return Refuse("cuMemMap at an offset of the allocation");
   if (num_bytes != found->second->num_bytes) return Refuse("cuMemMap of part of an allocation");
-  if (start % granularity != 0 && granularity < 4096) return Refuse("cuMemMap beside a page");
+  if (start % granularity != 0) return Refuse("cuMemMap beside a page");
   if (!IsReserved(start) || !IsReserved(start + num_bytes - 1)) {
     return Refuse("cuMemMap outside of a reserved range");
   }
@@ -200,15 +204,21 @@ CUresult Memory::Unmap(CUdeviceptr start, std::size_t num_bytes) {
   return CUDA_SUCCESS;
 }
 
-CUresult Memory::SetAccess(CUdeviceptr start, std::size_t num_bytes, CUmemAccess_flags flags) {
+CUresult Memory::SetAccess(CUdeviceptr start, std::size_t num_bytes, int gpu,
+                           CUmemAccess_flags flags) {
   const auto whole = WholeMappings(start, num_bytes);
   if (whole.empty()) return Refuse("cuMemSetAccess of what is not whole mappings");
-  for (const auto mapping : whole) mapping->second.access = flags;
+  for (const auto mapping : whole) mapping->second.access[gpu] = flags;
   mprotect(Pointer(start), num_bytes, Protection(flags));
   return CUDA_SUCCESS;
 }
 
-bool Memory::Resolve(CUdeviceptr start, std::size_t num_bytes, bool writes,
+bool Memory::Mapping::Allows(int gpu, CUmemAccess_flags wanted) const {
+  const auto found = access.find(gpu);
+  return found != access.end() && found->second >= wanted;
+}
+
+bool Memory::Resolve(CUdeviceptr start, std::size_t num_bytes, int gpu, bool writes,
                      std::vector<Segment>* segments) const {
   const auto wanted = writes ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ;
   while (num_bytes > 0) {
@@ -216,7 +226,7 @@ bool Memory::Resolve(CUdeviceptr start, std::size_t num_bytes, bool writes,
     if (mapping == mappings_.begin()) return false;
     --mapping;
     const std::size_t at = start - mapping->first;
-    if (at >= mapping->second.num_bytes || mapping->second.access < wanted) return false;
+    if (at >= mapping->second.num_bytes || !mapping->second.Allows(gpu, wanted)) return false;
     const std::size_t part = std::min(num_bytes, mapping->second.num_bytes - at);
     segments->push_back({mapping->second.physical->id, at, part});
     start += part;

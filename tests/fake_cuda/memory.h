@@ -43,10 +43,10 @@ class Memory {
   CUresult Map(CUdeviceptr start, std::size_t num_bytes, std::size_t offset,
                CUmemGenericAllocationHandle handle);
   CUresult Unmap(CUdeviceptr start, std::size_t num_bytes);
-  CUresult SetAccess(CUdeviceptr start, std::size_t num_bytes, CUmemAccess_flags flags);
+  CUresult SetAccess(CUdeviceptr start, std::size_t num_bytes, int gpu, CUmemAccess_flags flags);
 
-  // The memory behind addresses; a violation unless all of it is mapped with that access.
-  bool Resolve(CUdeviceptr start, std::size_t num_bytes, bool writes,
+  // The memory behind addresses; false unless a GPU has that access to all of it.
+  bool Resolve(CUdeviceptr start, std::size_t num_bytes, int gpu, bool writes,
                std::vector<Segment>* segments) const;
   bool IsReserved(CUdeviceptr address) const;
   std::string leaks() const;
@@ -57,7 +57,9 @@ class Memory {
   struct Mapping {
     std::size_t num_bytes;
     std::shared_ptr<Physical> physical;
-    CUmemAccess_flags access = CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    std::map<int, CUmemAccess_flags> access{};  // by GPU; others have none
+
+    bool Allows(int gpu, CUmemAccess_flags wanted) const;
   };
   using Mappings = std::map<CUdeviceptr, Mapping>;
 

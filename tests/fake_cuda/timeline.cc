@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "device.h"
 #include "findings.h"
 #include "memory.h"
 
@@ -24,16 +25,44 @@ CUresult Refuse(const std::string& text) {
   return CUDA_ERROR_INVALID_VALUE;
 }
 
+constexpr std::uintptr_t kFirstNullStream = 0x100;
+
 }  // namespace
 
-CUresult Timeline::Create(CUstream* stream) {
+bool Access::Conflicts(const Access& other, int gpu) const {
+  if (!writes && !other.writes) return false;
+  std::vector<Segment> mine, theirs;
+  memory().Resolve(start, num_bytes, gpu, writes, &mine);
+  memory().Resolve(other.start, other.num_bytes, gpu, other.writes, &theirs);
+  for (const Segment& a : mine) {
+    for (const Segment& b : theirs) {
+      if (a.physical == b.physical && a.start < b.start + b.num_bytes &&
+          b.start < a.start + a.num_bytes) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+CUstream Timeline::NullStream(int gpu) {
+  return reinterpret_cast<CUstream>(kFirstNullStream + gpu);
+}
+
+std::map<CUstream, Timeline::Stream> Timeline::NullStreams() {
+  std::map<CUstream, Stream> made;
+  for (int gpu = 0; gpu < Device::kNumGpus; ++gpu) made[NullStream(gpu)].gpu = gpu;
+  return made;
+}
+
+CUresult Timeline::Create(CUstream* stream, int gpu) {
   *stream = reinterpret_cast<CUstream>(++last_name_);
-  streams_[*stream] = {};
+  streams_[*stream].gpu = gpu;
   return CUDA_SUCCESS;
 }
 
 CUresult Timeline::Destroy(CUstream stream) {
-  if (stream == nullptr || !streams_.contains(stream)) return Refuse("cuStreamDestroy of none");
+  if (IsNull(stream) || !streams_.contains(stream)) return Refuse("cuStreamDestroy of none");
   RunUntil({{stream, streams_[stream].num_enqueued}});
   streams_.erase(stream);
   for (auto& [id, accesses] : past_) {
@@ -42,9 +71,9 @@ CUresult Timeline::Destroy(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult Timeline::Create(CUevent* event) {
+CUresult Timeline::Create(CUevent* event, int gpu) {
   *event = reinterpret_cast<CUevent>(++last_name_);
-  events_[*event] = {};
+  events_.insert_or_assign(*event, Event{.gpu = gpu});
   return CUDA_SUCCESS;
 }
 
@@ -59,12 +88,12 @@ CUresult Timeline::Enqueue(CUstream stream, Work work) {
     capture_->graph.work.push_back(std::move(work));
     return CUDA_SUCCESS;
   }
-  if (stream == nullptr && capture_) {
+  if (IsBarred(stream)) {
     capture_->is_broken = true;
     return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   }
-  if (!CheckAccess(work)) return CUDA_ERROR_INVALID_VALUE;
   Stream& on = streams_[stream];
+  if (!CheckAccess(on.gpu, work)) return CUDA_ERROR_INVALID_VALUE;
   Join(on.clock, host_);
   Item item{++on.num_enqueued, on.clock, std::move(work)};
   on.clock[stream] = item.number;
@@ -74,18 +103,49 @@ CUresult Timeline::Enqueue(CUstream stream, Work work) {
   return CUDA_SUCCESS;
 }
 
+CUresult Timeline::EnqueueBatch(CUstream stream, std::vector<Work> batch) {
+  if (!streams_.contains(stream)) return Refuse("a batch on a stream that isn't there");
+  for (auto one = batch.begin(); one != batch.end(); ++one) {
+    for (auto other = std::next(one); other != batch.end(); ++other) {
+      for (const Access& a : one->accesses) {
+        for (const Access& b : other->accesses) {
+          if (a.Conflicts(b, streams_[stream].gpu)) return Refuse("a batch whose order matters");
+        }
+      }
+    }
+  }
+  std::ranges::shuffle(batch, random_);
+  for (Work& work : batch) {
+    if (const CUresult refused = Enqueue(stream, std::move(work))) return refused;
+  }
+  return CUDA_SUCCESS;
+}
+
 CUresult Timeline::Record(CUevent event, CUstream stream) {
-  if (!events_.contains(event) || !streams_.contains(stream))
-    return Refuse("cuEventRecord of none");
+  const auto found = events_.find(event);
+  if (found == events_.end() || !streams_.contains(stream)) return Refuse("cuEventRecord of none");
+  const Stream& on = streams_[stream];
+  if (found->second.gpu != on.gpu) {
+    findings().Violate("cuEventRecord of another context's event");
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
   Join(streams_[stream].clock, host_);
-  events_[event] = {streams_[stream].clock, IsCapturing(stream) ? stream : nullptr};
+  Event recorded{.gpu = on.gpu, .is_recorded = true, .clock = on.clock};
+  if (IsCapturing(stream)) {
+    recorded.captured_in = stream;
+    recorded.capture = capture_->number;
+  }
+  found->second = recorded;
   return CUDA_SUCCESS;
 }
 
 CUresult Timeline::Wait(CUstream stream, CUevent event) {
-  if (!events_.contains(event) || !streams_.contains(stream)) return Refuse("wait for none");
-  const Event& recorded = events_[event];
-  if (recorded.captured_in != nullptr && capture_) {
+  const auto found = events_.find(event);
+  if (found == events_.end() || !streams_.contains(stream)) return Refuse("wait for none");
+  const Event& recorded = found->second;
+  if (!recorded.is_recorded) return Refuse("wait for an event that was never recorded");
+  if (IsOfAnEndedCapture(recorded)) return CUDA_ERROR_CAPTURED_EVENT;
+  if (recorded.captured_in != nullptr) {
     if (stream == capture_->origin) {
       capture_->is_joined[recorded.captured_in] = true;
     } else {
@@ -109,27 +169,30 @@ CUresult Timeline::Synchronize(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult Timeline::SynchronizeAll() {
-  if (const CUresult refused = RefuseWhileCapturing(nullptr)) return refused;
-  const Clock target = Everything();
+CUresult Timeline::SynchronizeAll(int gpu) {
+  if (const CUresult refused = RefuseWhileCapturing(NullStream(gpu))) return refused;
+  const Clock target = EverythingOf(gpu);
   RunUntil(target);
   Join(host_, target);
-  past_.clear();
   return CUDA_SUCCESS;
 }
 
 CUresult Timeline::Query(CUevent event) {
-  if (!events_.contains(event)) return Refuse("cuEventQuery of none");
-  if (const CUresult refused = RefuseWhileCapturing(events_[event].captured_in)) return refused;
-  if (random_() % 2 == 0) RunUntil(events_[event].clock);  // time passes
-  if (!HasRun(events_[event].clock)) return CUDA_ERROR_NOT_READY;
-  Join(host_, events_[event].clock);
+  const auto found = events_.find(event);
+  if (found == events_.end()) return Refuse("cuEventQuery of none");
+  const Event& recorded = found->second;
+  if (IsOfAnEndedCapture(recorded)) return CUDA_ERROR_CAPTURED_EVENT;
+  if (recorded.captured_in != nullptr) return RefuseWhileCapturing(recorded.captured_in);
+  if (random_() % 2 == 0) RunUntil(recorded.clock);  // time passes
+  if (!HasRun(recorded.clock)) return CUDA_ERROR_NOT_READY;
+  Join(host_, recorded.clock);
   return CUDA_SUCCESS;
 }
 
 CUresult Timeline::BeginCapture(CUstream stream) {
-  if (stream == nullptr || capture_) return Refuse("a capture on the null stream, or a second one");
-  capture_ = std::make_unique<Capture>(Capture{.origin = stream, .is_joined = {}, .graph = {}});
+  if (IsNull(stream) || capture_) return Refuse("a capture on the null stream, or a second one");
+  capture_ = std::make_unique<Capture>(
+      Capture{.number = ++num_captures_, .origin = stream, .is_joined = {}, .graph = {}});
   return CUDA_SUCCESS;
 }
 
@@ -146,6 +209,10 @@ CUresult Timeline::EndCapture(CUstream stream, std::unique_ptr<Graph>* graph) {
 
 bool Timeline::IsCapturing(CUstream stream) const {
   return capture_ && (stream == capture_->origin || capture_->is_joined.contains(stream));
+}
+
+bool Timeline::IsBarred(CUstream stream) const {
+  return capture_ && IsNull(stream) && streams_.at(stream).gpu == streams_.at(capture_->origin).gpu;
 }
 
 CUresult Timeline::Launch(const Graph& graph, CUstream stream) {
@@ -169,22 +236,36 @@ void Timeline::CheckUnused(CUdeviceptr start, std::size_t num_bytes, const std::
 
 std::string Timeline::leaks() const {
   std::string text;
-  if (streams_.size() > 1) text += std::to_string(streams_.size() - 1) + " streams\n";
+  const std::size_t num_streams = streams_.size() - Device::kNumGpus;
+  if (num_streams > 0) text += std::to_string(num_streams) + " streams\n";
   if (!events_.empty()) text += std::to_string(events_.size()) + " events\n";
   return text;
 }
 
+bool Timeline::Uses(int gpu) const {
+  return std::ranges::any_of(events_, [&](const auto& event) { return event.second.gpu == gpu; });
+}
+
+bool Timeline::IsNull(CUstream stream) {
+  const auto name = reinterpret_cast<std::uintptr_t>(stream);
+  return name >= kFirstNullStream && name < kFirstNullStream + Device::kNumGpus;
+}
+
+bool Timeline::IsOfAnEndedCapture(const Event& event) const {
+  return event.capture != 0 && (!capture_ || capture_->number != event.capture);
+}
+
 // The host may not wait for work that a capture only writes down; trying breaks the capture.
 CUresult Timeline::RefuseWhileCapturing(CUstream stream) {
-  if (!capture_ || (stream != nullptr && !IsCapturing(stream))) return CUDA_SUCCESS;
+  if (!IsBarred(stream) && !IsCapturing(stream)) return CUDA_SUCCESS;
   capture_->is_broken = true;
   return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
-bool Timeline::CheckAccess(const Work& work) const {
+bool Timeline::CheckAccess(int gpu, const Work& work) const {
   std::vector<Segment> segments;
   for (const Access& access : work.accesses) {
-    if (memory().Resolve(access.start, access.num_bytes, access.writes, &segments)) continue;
+    if (memory().Resolve(access.start, access.num_bytes, gpu, access.writes, &segments)) continue;
     findings().Violate(work.what + (access.writes ? " writes" : " reads") +
                        " memory without that access");
     return false;
@@ -195,7 +276,8 @@ bool Timeline::CheckAccess(const Work& work) const {
 void Timeline::CheckRaces(CUstream stream, const Item& item) {
   for (const Access& access : item.work.accesses) {
     std::vector<Segment> segments;
-    memory().Resolve(access.start, access.num_bytes, access.writes, &segments);
+    memory().Resolve(access.start, access.num_bytes, streams_.at(stream).gpu, access.writes,
+                     &segments);
     for (const auto& [physical, start, num_bytes] : segments) {
       auto& accesses = past_[physical];
       std::erase_if(accesses, [&](const Past& p) { return Covers(host_, p.stream, p.number); });
@@ -220,7 +302,7 @@ void Timeline::RunUntil(const Clock& target) {
     Stream& stream = streams_[PickReady(order)];
     const Item item = std::move(stream.waiting.front());
     stream.waiting.pop_front();
-    if (CheckAccess(item.work)) item.work.run();
+    if (CheckAccess(stream.gpu, item.work)) item.work.run();
     stream.num_run = item.number;
   }
 }
@@ -243,6 +325,14 @@ bool Timeline::HasRun(const Clock& clock) const {
 Clock Timeline::Everything() const {
   Clock all;
   for (const auto& [name, stream] : streams_) all[name] = stream.num_enqueued;
+  return all;
+}
+
+Clock Timeline::EverythingOf(int gpu) const {
+  Clock all;
+  for (const auto& [name, stream] : streams_) {
+    if (stream.gpu == gpu) all[name] = stream.num_enqueued;
+  }
   return all;
 }
 

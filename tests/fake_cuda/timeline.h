@@ -24,6 +24,9 @@ struct Access {
   CUdeviceptr start;
   std::size_t num_bytes;
   bool writes;
+
+  // Whether the two touch a byte of physical memory that one of them writes.
+  bool Conflicts(const Access& other, int gpu) const;
 };
 
 struct Work {
@@ -38,6 +41,7 @@ struct Graph {
 
 // One at a time.
 struct Capture {
+  std::uint64_t number;
   CUstream origin;
   bool is_broken = false;
   std::map<CUstream, bool> is_joined;  // streams that events drew into it
@@ -46,21 +50,28 @@ struct Capture {
 
 class Timeline {
  public:
-  CUresult Create(CUstream* stream);
+  // What stands for the null stream, of the context of a GPU.
+  static CUstream NullStream(int gpu);
+  CUresult Create(CUstream* stream, int gpu);
   CUresult Destroy(CUstream stream);
-  CUresult Create(CUevent* event);
+  CUresult Create(CUevent* event, int gpu);
   CUresult Destroy(CUevent event);
 
   CUresult Enqueue(CUstream stream, Work work);
+  // In any order; a violation if that matters.
+  CUresult EnqueueBatch(CUstream stream, std::vector<Work> batch);
   CUresult Record(CUevent event, CUstream stream);
   CUresult Wait(CUstream stream, CUevent event);
   CUresult Synchronize(CUstream stream);
-  CUresult SynchronizeAll();
+  // All streams of a GPU.
+  CUresult SynchronizeAll(int gpu);
   CUresult Query(CUevent event);
 
   CUresult BeginCapture(CUstream stream);
   CUresult EndCapture(CUstream stream, std::unique_ptr<Graph>* graph);
   bool IsCapturing(CUstream stream) const;
+  // Whether it is a null stream that a capture of its context forbids to use.
+  bool IsBarred(CUstream stream) const;
   CUresult Launch(const Graph& graph, CUstream stream);
 
   // Memory goes: a violation when work that waits still uses it.
@@ -68,6 +79,8 @@ class Timeline {
   void Reset(std::uint64_t seed) { random_.seed(seed); }
   void RunAtOnce(bool at_once) { runs_at_once_ = at_once; }
   std::string leaks() const;
+  // Streams and events that live in the context of a GPU.
+  bool Uses(int gpu) const;
 
  private:
   struct Item {
@@ -76,15 +89,20 @@ class Timeline {
     Work work;
   };
   struct Stream {
-    Clock clock;  // what comes before the next item
+    int gpu = 0;
+    Clock clock{};  // what comes before the next item
     std::uint64_t num_enqueued = 0;
     std::uint64_t num_run = 0;
-    std::deque<Item> waiting;
+    std::deque<Item> waiting{};
   };
   struct Event {
-    Clock clock;
+    int gpu;
+    bool is_recorded = false;
+    Clock clock{};
     CUstream captured_in = nullptr;
+    std::uint64_t capture = 0;  // its number
   };
+  static std::map<CUstream, Stream> NullStreams();
   struct Past {
     std::size_t start, end;
     CUstream stream;
@@ -93,20 +111,25 @@ class Timeline {
     std::string what;
   };
 
+  static bool IsNull(CUstream stream);
   CUresult RefuseWhileCapturing(CUstream stream);
-  bool CheckAccess(const Work& work) const;
+  // Whether an event was last recorded in a capture that is over.
+  bool IsOfAnEndedCapture(const Event& event) const;
+  bool CheckAccess(int gpu, const Work& work) const;
   void CheckRaces(CUstream stream, const Item& item);
   void RunUntil(const Clock& target);
   CUstream PickReady(const std::vector<CUstream>& order);
   bool IsReady(const Stream& stream) const;
   bool HasRun(const Clock& clock) const;
   Clock Everything() const;
+  Clock EverythingOf(int gpu) const;
 
-  std::map<CUstream, Stream> streams_{{nullptr, {}}};
+  std::map<CUstream, Stream> streams_ = NullStreams();
   std::map<CUevent, Event> events_;
   std::map<std::uint64_t, std::vector<Past>> past_;  // by physical memory
   Clock host_;                                       // what the host has waited for
   std::unique_ptr<Capture> capture_;
+  std::uint64_t num_captures_ = 0;
   std::mt19937_64 random_;
   std::uintptr_t last_name_ = 0x1000;
   bool runs_at_once_ = std::getenv("FAKE_CUDA_RUN_AT_ONCE") != nullptr;

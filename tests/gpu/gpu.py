@@ -11,16 +11,17 @@ from vllm_dwdp.fetch.gather import GatheredExperts, make_totals
 
 
 class Gpu:
-    """All ranks are on GPU 0, or on a GPU each where there are enough."""
+    """num_gpus: that ranks take in turn. A process has one current: its ranks share GPU 0."""
 
     violations = ()
     leaks = ()
 
-    def __init__(self):
+    def __init__(self, num_gpus=1):
+        self._num_gpus = num_gpus
         self._streams = {}
 
-    def driver(self, rank=0):
-        gpu = rank % torch.cuda.device_count()
+    def driver(self, gpu=0):
+        gpu %= self._num_gpus
         torch.cuda.set_device(gpu)
         torch.cuda.init()
         return CudaDriver(gpu)
@@ -29,7 +30,8 @@ class Gpu:
         totals = make_totals(num_peers, "cuda")
         return lambda experts, _: GatheredExperts(experts, totals)
 
-    def make_stream(self):
+    def make_stream(self, gpu=0):
+        """On the GPU that is current: that of the driver made last."""
         stream = torch.cuda.Stream()
         self._streams[stream.cuda_stream] = stream
         return stream.cuda_stream

@@ -15,7 +15,7 @@ if ! "$python" -c "import torch; assert torch.cuda.is_available()" 2>/dev/null; 
   exit 0
 fi
 cmake -S "$root/csrc" -B "$root/build/gpu" -DPython_EXECUTABLE="$python" >/dev/null
-cmake --build "$root/build/gpu" -j"$(nproc)" -- --no-print-directory >/dev/null
+cmake --build "$root/build/gpu" -j"$(nproc)" >/dev/null
 cp "$root"/build/gpu/_core*.so "$root/vllm_dwdp/"
 export PYTHONPATH=$root:$root/tests:$root/tests/gpu:$root/tests/cuda
 "$python" "$root/tests/gpu/suite.py" "$results"

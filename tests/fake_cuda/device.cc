@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "device.h"
+
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace fake_cuda {
+namespace {
+
+constexpr std::uintptr_t kFirstContext = 0xc0;
+thread_local std::vector<int> current;
+
+}  // namespace
+
+std::string Device::leaks() const {
+  std::string text;
+  const int all = std::accumulate(num_retained.begin(), num_retained.end(), 0);
+  if (all != 0) text += std::to_string(all) + " retained contexts\n";
+  if (num_pushed != 0) text += std::to_string(num_pushed) + " pushed contexts\n";
+  return text;
+}
+
+Device& device() {
+  static Device one;
+  return one;
+}
+
+CUcontext ContextOf(int gpu) { return reinterpret_cast<CUcontext>(kFirstContext + gpu); }
+
+int GpuOf(CUcontext context) {
+  const auto gpu = reinterpret_cast<std::uintptr_t>(context) - kFirstContext;
+  return gpu < Device::kNumGpus ? static_cast<int>(gpu) : -1;
+}
+
+int CurrentGpu() { return current.empty() ? -1 : current.back(); }
+
+void Push(int gpu) {
+  current.push_back(gpu);
+  ++device().num_pushed;
+}
+
+int Pop() {
+  const int gpu = CurrentGpu();
+  if (gpu < 0) return gpu;
+  current.pop_back();
+  --device().num_pushed;
+  return gpu;
+}
+
+std::recursive_mutex& lock() {
+  static std::recursive_mutex one;
+  return one;
+}
+
+}  // namespace fake_cuda
