@@ -2,10 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The gather kernel against ChosenExperts, its reference: random experts, copies and ids.
 
-Ends with an error at the first byte, total or hit that differs.
+Ends with an error at the first byte, total or hit that differs. Runs on the device named, or on the
+CPU, by Triton's interpreter.
 """
 
 import random
+import sys
 
 import torch
 
@@ -14,10 +16,11 @@ from vllm_dwdp.fetch.gather import CHUNK_BYTES, GatheredExperts, make_totals
 
 NUM_PEERS = 3
 NUM_CASES = 60
+DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cpu"
 
 
 class Case:
-    """Experts of random sizes in one source and two destinations, as copies would have them."""
+    """Experts of random sizes, as copies would have them: the reference's and the kernel's."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -29,8 +32,9 @@ class Case:
             for pieces in (self.random.randint(0, 3) for _ in range(self.num_experts))
         ]
         num_bytes = sum(map(sum, self.sizes)) + 1
-        self.source = torch.randint(1, 256, (num_bytes,), dtype=torch.uint8)
-        self.destinations = [torch.zeros_like(self.source) for _ in range(2)]
+        source = torch.randint(1, 256, (num_bytes,), dtype=torch.uint8)
+        self.sources = [source, source.to(DEVICE)]
+        self.destinations = [torch.zeros_like(source) for source in self.sources]
 
     def experts(self, which):
         """By expert: copies of several peers."""
@@ -39,7 +43,8 @@ class Case:
             copies = []
             for num_bytes in sizes:
                 to = self.destinations[which].data_ptr() + at
-                copies.append((at % NUM_PEERS, to, self.source.data_ptr() + at, num_bytes))
+                from_ = self.sources[which].data_ptr() + at
+                copies.append((at % NUM_PEERS, to, from_, num_bytes))
                 at += num_bytes
             found.append(copies)
         return found
@@ -50,28 +55,37 @@ class Case:
         chosen = self.random.sample(range(-1, self.num_experts), k=self.random.randint(1, 2))
         return torch.tensor(self.random.choices(chosen, k=count), dtype=dtype)
 
+    def are_equal(self):
+        reference, gathered = self.destinations
+        return torch.equal(reference, gathered.cpu())
+
+
+def address_of(ids):
+    return ids.data_ptr(), ids.numel(), ids.element_size()
+
 
 def check(seed):
     case = Case(seed)
-    totals = make_totals(NUM_PEERS, "cpu")
+    totals = make_totals(NUM_PEERS, DEVICE)
     reference = ChosenExperts(HostCopier(), case.experts(0), NUM_PEERS)
     gathered = GatheredExperts(case.experts(1), totals)
     expected_bytes, copies, hits = [0] * NUM_PEERS, 0, 0
     assert not totals.any(), "what it ran to be compiled copied something"
     for _ in range(4):
         ids = case.ids()
-        of_ids = ids.data_ptr(), ids.numel(), ids.element_size()
-        by_peer, num_copies, num_hits = reference.fetch(*of_ids)
-        gathered.fetch(*of_ids)
+        by_peer, num_copies, num_hits = reference.fetch(*address_of(ids))
+        on_device = ids.to(DEVICE)
+        gathered.fetch(*address_of(on_device))
         expected_bytes = [a + b for a, b in zip(expected_bytes, by_peer, strict=True)]
         copies += num_copies
         hits += num_hits
-        assert torch.equal(*case.destinations), seed
-        assert totals[2:].tolist() == expected_bytes, seed
-        assert totals[0] >= copies, "large copies are cut into several"
+        assert case.are_equal(), seed
+        found_copies, found_hits, *found_bytes = totals.tolist()
+        assert found_bytes == expected_bytes, seed
+        assert found_copies >= copies, "large copies are cut into several"
         if max(map(max, filter(None, case.sizes)), default=0) <= CHUNK_BYTES:
-            assert totals[0] == copies, seed
-        assert totals[1] == hits, seed
+            assert found_copies == copies, seed
+        assert found_hits == hits, seed
         if case.random.random() < 0.3:
             reference.forget()
             gathered.forget()
@@ -82,20 +96,21 @@ def check(seed):
 def check_replays(seed):
     """As a captured graph runs it: forgets, then the same launch on what the ids are by then."""
     case = Case(seed)
-    totals = make_totals(NUM_PEERS, "cpu")
-    gathered = GatheredExperts(case.experts(1), totals)
+    gathered = GatheredExperts(case.experts(1), make_totals(NUM_PEERS, DEVICE))
     ids = torch.zeros(4, dtype=torch.int32)
+    on_device = ids.to(DEVICE)
     turn = gathered._turn
     for _ in range(4):
         ids.copy_(torch.randint(0, case.num_experts, (4,)))
+        on_device.copy_(ids)
         reference = ChosenExperts(HostCopier(), case.experts(0), NUM_PEERS)
         for destination in case.destinations:
             destination.fill_(0xFF)
-        reference.fetch(ids.data_ptr(), ids.numel(), ids.element_size())
-        gathered._turn = turn  # the arrays of a launch are fixed when it is captured
+        reference.fetch(*address_of(ids))
+        gathered._turn = turn  # the rows of a launch are fixed when it is captured
         gathered.forget()
-        gathered.fetch(ids.data_ptr(), ids.numel(), ids.element_size())
-        assert torch.equal(*case.destinations), seed
+        gathered.fetch(*address_of(on_device))
+        assert case.are_equal(), seed
 
 
 for seed in range(NUM_CASES):

@@ -5,6 +5,9 @@
 The gather kernel reads other ids at each replay: experts are chosen on the GPU alone.
 """
 
+import contextlib
+import gc
+import sys
 import time
 
 import torch
@@ -15,7 +18,7 @@ from gpu_ranks import make_ranks
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy
 
-NUM_REPLAYS = 100
+NUM_REPLAYS = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 NUM_EXPERTS = 7
 
 
@@ -36,12 +39,21 @@ def fence(rank, mode):
         rank.scheduler.fence_graph()
 
 
+@contextlib.contextmanager
+def no_garbage():
+    """Memory that went during a capture would break it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def capture(rank, mode, ids):
     rank.step(mode, ids)  # compiles, outside of the capture
     assert rank.num_wrong_reads() == 0
     fence(rank, mode)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=gpu.stream(rank.stream)):
+    with no_garbage(), torch.cuda.graph(graph, stream=gpu.stream(rank.stream)):
         rank.step(mode, ids)
     fence(rank, mode)
     return graph

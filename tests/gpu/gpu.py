@@ -5,9 +5,13 @@
 import statistics
 
 import torch
+import triton
+import triton.language as tl
 
 from vllm_dwdp._core import CudaDriver
 from vllm_dwdp.fetch.gather import GatheredExperts, make_totals
+
+READ_BLOCK = tl.constexpr(4096)
 
 
 class Gpu:
@@ -49,11 +53,20 @@ class Gpu:
         return torch.cuda.stream(self._streams[handle])
 
     def read(self, handle, view, num_bytes):
-        """A kernel that copies the start of a view, in the current stream."""
-        return bytes_of(view)[:num_bytes].clone()
+        """What a kernel reads at the start of a view, in the current stream."""
+        found = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
+        _read[(triton.cdiv(num_bytes, READ_BLOCK.value),)](bytes_of(view), found, num_bytes)
+        return found
 
     def calls(self, symbol):
         return 0
+
+
+@triton.jit
+def _read(source, found, num_bytes):
+    """Of Triton, as vLLM's are: it looks at the address of what it is given."""
+    places = tl.program_id(0) * READ_BLOCK + tl.arange(0, READ_BLOCK)
+    tl.store(found + places, tl.load(source + places, mask=places < num_bytes), places < num_bytes)
 
 
 def bytes_of(view):

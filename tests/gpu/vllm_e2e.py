@@ -23,7 +23,8 @@ from random_moe import DEMO_MODEL, RandomMoe  # noqa: E402
 
 PROMPTS = ("It is a truth", "And the LORD said unto", "Emma was", "In the beginning", "My dear")
 KV_CACHE_BYTES = 1 << 30
-"""Two ranks of one GPU would each take what the other has left free."""
+MEMORY_SHARE = 0.4
+"""Two ranks of one GPU would each take what the other has left free, and ask for nearly all."""
 
 CAPTURED = [1, 2]
 US_PER_TOKEN = 500.0
@@ -53,6 +54,7 @@ def generate(args):
         "enforce_eager": args.eager,
         "compilation_config": {"cudagraph_capture_sizes": CAPTURED},
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "gpu_memory_utilization": MEMORY_SHARE,
         "moe_backend": "triton",
         "seed": 0,
     }
