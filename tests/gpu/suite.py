@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import triton
 
-CHECKS = ("sharing", "gather", "moe", "graphs", "copies", "attach", "questions")
+CHECKS = ("sharing", "gather", "adopt", "moe", "graphs", "copies", "attach", "questions")
 FOLDER = Path(__file__).parent
 LIMIT_S = 180
 SANITIZER = (

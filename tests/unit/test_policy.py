@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The policy is a pure function of the token count, and the cheapest mode the model knows of."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,20 @@ def test_prefetch_hides_its_copies_from_break_even_on(model):
     assert model.seconds(tokens).prefetch == pytest.approx(0, abs=1e-12)
     if tokens > 2:  # one less may be equal but for rounding
         assert model.seconds(tokens - 2).prefetch > 0
+
+
+def test_slow_reads_in_place_make_copies_pay_in_smaller_steps():
+    """As kernels read a weight once for each block of tokens."""
+    slow = dataclasses.replace(DEEPSEEK_R1_ON_NVLINK, direct_s_per_token=20e-6)
+    for num_tokens in (1, 16):
+        assert slow.seconds(num_tokens) == DEEPSEEK_R1_ON_NVLINK.seconds(num_tokens)
+    for num_tokens in (1000, 16384):
+        assert slow.seconds(num_tokens).direct == pytest.approx(num_tokens * 20e-6)
+    usual, found = (
+        Policy.cheapest(model, max_tokens=16384) for model in (DEEPSEEK_R1_ON_NVLINK, slow)
+    )
+    assert usual.mode(1000) is FetchMode.DIRECT
+    assert found.mode(1000) is not FetchMode.DIRECT
 
 
 def test_small_steps_do_not_prefetch_and_large_ones_do():
