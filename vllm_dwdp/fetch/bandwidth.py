@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bandwidth of copies, by the copier that prefetches, and of reads by a kernel.
+"""Bandwidth of copies, by the copier that prefetches, and of reads by a kernel: the best of some.
+
+Whatever else the machine does only adds to a time.
 
 A GPU does the two by different engines: between two addresses of one GPU its copy engine takes
 twenty times as long as a kernel, so that the one says nothing about the other.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class Bandwidths(NamedTuple):
 def copy_bytes_per_s(
     driver: MemoryDriver, copier: Copier, sources: Sequence[torch.Tensor]
 ) -> float | None:
-    """Median bandwidth of copying some of the sources, tensors of bytes; None where none are."""
+    """Bandwidth of copying some of the sources, tensors of bytes; None where none are."""
     room = SCRATCH_BYTES if driver.gpu is None else GPU_SCRATCH_BYTES
     parts = _first_bytes(sources, room)
     if not parts:
@@ -51,13 +52,15 @@ def copy_bytes_per_s(
     for part in parts:
         copies.append((at, part.data_ptr(), part.nbytes))
         at += part.nbytes
-    copy_list = CopyList([copies], [scratch])
+    num_bytes = at - scratch.address
+    num_rounds = room // num_bytes  # few bytes alone would time the copier's threads
+    copy_list = CopyList([copies] * num_rounds, [scratch])
     seconds = [_copy_seconds(copier, copy_list) for _ in range(NUM_REPEATS + 1)][1:]
-    return (at - scratch.address) / statistics.median(seconds)
+    return num_rounds * num_bytes / min(seconds)
 
 
 def read_bytes_per_s(sources: Sequence[torch.Tensor], seconds: Callable[[], float]) -> float | None:
-    """Median bandwidth of a kernel that reads some of the sources; None where there are none.
+    """Bandwidth of a kernel that reads some of the sources; None where there are none.
 
     seconds: a clock that has waited for all work before it.
     """
@@ -66,7 +69,7 @@ def read_bytes_per_s(sources: Sequence[torch.Tensor], seconds: Callable[[], floa
         return None
     times = [_read_seconds(parts, seconds) for _ in range(NUM_REPEATS + 1)][1:]
     num_bytes: int = NUM_READS * sum(part.nbytes for part in parts)
-    return num_bytes / statistics.median(times)
+    return num_bytes / min(times)
 
 
 def _first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.Tensor]:
