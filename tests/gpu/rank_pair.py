@@ -13,6 +13,7 @@ from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.fetch.waits import GpuWaits
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -72,6 +73,7 @@ class RankPair:
             policy=Policy.always(FetchMode.PREFETCH),
             counters=self.counters,
             current_stream=lambda: torch.cuda.current_stream().cuda_stream,
+            make_waits=GpuWaits,
         )
 
     @property

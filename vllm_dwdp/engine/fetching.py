@@ -89,6 +89,7 @@ class Fetching:
             policy=Policy.always(FetchMode.DIRECT),
             counters=self.counters,
             current_stream=self._memory.current_stream,
+            make_waits=self._memory.make_waits,
         )
         install(self._layers, InPlace())
 

@@ -27,6 +27,7 @@ from vllm_dwdp._core import (
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
 from vllm_dwdp.fetch.bandwidth import Bandwidths, copy_bytes_per_s, read_bytes_per_s
+from vllm_dwdp.fetch.waits import GpuWaits, HostWaits, Waits
 from vllm_dwdp.memory.slots import MakeChosen
 
 CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
@@ -73,6 +74,10 @@ class RankMemory(ABC):
         return Bandwidths(
             copies, peers=copies, own=copy_bytes_per_s(self.slot_driver, copier, own) or copies
         )
+
+    def make_waits(self, seconds: list[float]) -> Waits:
+        """What times how long layers wait, by layer."""
+        return HostWaits(seconds)
 
     @abstractmethod
     def current_stream(self) -> int:
@@ -148,6 +153,9 @@ class GpuMemory(RankMemory):
         read = read_bytes_per_s(peers, self.seconds)
         assert copies is not None and read is not None, "peers' blocks are pages"
         return Bandwidths(copies, peers=read, own=read_bytes_per_s(own, self.seconds) or read)
+
+    def make_waits(self, seconds: list[float]) -> Waits:
+        return GpuWaits(seconds)
 
     def gathered(self) -> list[int] | None:
         return None if self._totals is None else self._totals.tolist()

@@ -9,7 +9,6 @@
 * Called by one thread, the one that runs the model.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.layer_uses import LayerUses
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.slot import Slot, SlotState
+from vllm_dwdp.fetch.waits import HostWaits, Waits
 
 
 class ChosenIds(NamedTuple):
@@ -67,7 +67,7 @@ class FetchScheduler:
     """layers: what each layer copies; none at all where a rank runs on direct views only.
 
     current_stream: the handle of the stream that kernels are given to now; copies are ordered with
-    its work.
+    its work. make_waits: what times its waits, from the list of seconds by layer.
     """
 
     def __init__(
@@ -79,10 +79,12 @@ class FetchScheduler:
         policy: Policy,
         counters: FetchCounters,
         current_stream: Callable[[], int] = cpu_stream,
+        make_waits: Callable[[list[float]], Waits] = HostWaits,
     ) -> None:
         self.policy = policy
         self._current_stream = current_stream
         self.counters = counters
+        self._waits = make_waits(counters.exposed_seconds)
         self._layers = layers
         self._copier = copier
         self._slots = [Slot(index) for index in range(num_slots)]
@@ -191,14 +193,14 @@ class FetchScheduler:
         else:
             slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
         slot.begin_fill(layer, self._step, is_whole=False)
-        start = time.perf_counter()
+        self._waits.begin(self._step)
         try:
             bytes_by_peer, num_copies, num_hits = self._layers[layer].chosen.fetch(*chosen)
         except BaseException:
             slot.end_fill(self._step)
             slot.discard(self._step)
             raise
-        self.counters.exposed_seconds[layer] += time.perf_counter() - start
+        self._waits.end(layer)
         slot.end_fill(self._step)
         self.counters.selective_hits += num_hits
         if num_copies:
@@ -218,9 +220,9 @@ class FetchScheduler:
         self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
 
     def _expose(self, slot: Slot, layer: int) -> None:
-        start = time.perf_counter()
+        self._waits.begin(self._step)
         self._end_fill(slot)
-        self.counters.exposed_seconds[layer] += time.perf_counter() - start
+        self._waits.end(layer)
 
     def _end_fill(self, slot: Slot) -> None:
         assert self._copier is not None, "a slot fills by a copier"
