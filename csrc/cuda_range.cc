@@ -6,7 +6,7 @@ namespace dwdp {
 namespace {
 
 // The driver didn't wait, as some stream of the context is under graph capture.
-bool IsOfCapture(CUresult result) {
+bool IsRefusedByCapture(CUresult result) {
   return result >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
          result <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
 }
@@ -25,8 +25,8 @@ CudaRange::~CudaRange() {
   const CudaApi& api = device_->api();
   CUcontext popped = nullptr;
   const bool is_current = api.cuCtxPushCurrent(device_->context().get()) == CUDA_SUCCESS;
-  const CUresult idle = is_current ? api.cuCtxSynchronize() : CUDA_SUCCESS;
-  if (!IsOfCapture(idle)) Unmap();
+  const CUresult waited = is_current ? api.cuCtxSynchronize() : CUDA_SUCCESS;
+  if (!IsRefusedByCapture(waited)) Unmap();
   if (is_current) api.cuCtxPopCurrent(&popped);
 }
 

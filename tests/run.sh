@@ -6,14 +6,15 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source examples/setup_env.sh
-export SKBUILD_CMAKE_DEFINE=CMAKE_COMPILE_WARNING_AS_ERROR=ON
+warnings_are_errors=CMAKE_COMPILE_WARNING_AS_ERROR=ON
+export SKBUILD_CMAKE_DEFINE=$warnings_are_errors
 setup_env "$root"
 export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
 
 if [ ! -f /usr/include/gtest/gtest.h ]; then
   apt-get update -q >/dev/null && apt-get install -y -q libgtest-dev >/dev/null
 fi
-cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON -DPython_EXECUTABLE="$root/.venv/bin/python" \
+cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON -D$warnings_are_errors -DPython_EXECUTABLE="$root/.venv/bin/python" \
   >/dev/null
 cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
 ctest --test-dir build/csrc-tests --output-on-failure

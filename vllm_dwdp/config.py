@@ -41,8 +41,8 @@ class DwdpConfig:
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
-    slice_bytes: copies are cut into slices of at most this, and a round has as many bytes of each
-        peer; default: 1 MiB on host memory, 1 GiB on a GPU.
+    slice_bytes: of the largest slice of a copy, and the most that a round reads from one peer;
+        default: 1 MiB on host memory, 1 GiB on a GPU.
     copy_threads: threads that copy, on host memory.
     batched_copies: on a GPU, give the driver a round of copies in one call, where it can.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.

@@ -43,7 +43,7 @@ class CopyPlan:
         for piece in pieces:
             queues[piece.peer].extend(_cut(piece, slice_bytes))
         turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size)]
-        rounds = itertools.zip_longest(*(_gather(q, slice_bytes) for q in turn), fillvalue=())
+        rounds = itertools.zip_longest(*(_fill_rounds(q, slice_bytes) for q in turn), fillvalue=())
         return cls(tuple(tuple(itertools.chain(*one)) for one in rounds))
 
     @property
@@ -85,14 +85,16 @@ def _cross(piece: SlotPiece, row: int, expert: int) -> Slice | None:
     return Slice(piece.peer, piece.tensor_idx, start, piece.page_idx, page_offset, end - start)
 
 
-def _gather(slices: Iterable[Slice], slice_bytes: int) -> Iterator[list[Slice]]:
+def _fill_rounds(slices: Iterable[Slice], slice_bytes: int) -> Iterator[list[Slice]]:
     """In order, as many at a time as have `slice_bytes` together."""
     group: list[Slice] = []
+    num_bytes = 0
     for s in slices:
-        if group and sum(g.num_bytes for g in group) + s.num_bytes > slice_bytes:
+        if group and num_bytes + s.num_bytes > slice_bytes:
             yield group
-            group = []
+            group, num_bytes = [], 0
         group.append(s)
+        num_bytes += s.num_bytes
     if group:
         yield group
 

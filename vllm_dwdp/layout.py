@@ -128,6 +128,22 @@ class TensorLayout:
 LayerLayout = tuple[TensorLayout, ...]
 
 
+class SourcedBlock(NamedTuple):
+    """A block of a layer, and the rank out of whose memory it is read."""
+
+    tensor_idx: int
+    extent: Extent
+    source: int
+
+
+def sourced_blocks(layer: LayerLayout, layer_idx: int, *, rank: int) -> Iterator[SourcedBlock]:
+    """All blocks of a layer, as `rank` reads them."""
+    for tensor_idx, layout in enumerate(layer):
+        for extent in layout.blocks:
+            source = layout.source(extent.segment, rank, layer_idx, tensor_idx)
+            yield SourcedBlock(tensor_idx, extent, source)
+
+
 class FringePiece(NamedTuple):
     """One fragment and its place in a rank's fringe."""
 

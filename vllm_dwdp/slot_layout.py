@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout import LayerLayout, sourced_blocks
 
 
 class SlotPiece(NamedTuple):
@@ -55,10 +55,9 @@ class SlotLayout:
 def missing_bytes(layer: LayerLayout, layer_idx: int, *, rank: int) -> int:
     """What copies bring for a layer: all that peers have, without boundary pages."""
     return sum(
-        extent.num_bytes
-        for tensor_idx, layout in enumerate(layer)
-        for extent in layout.blocks
-        if layout.source(extent.segment, rank, layer_idx, tensor_idx) != rank
+        block.extent.num_bytes
+        for block in sourced_blocks(layer, layer_idx, rank=rank)
+        if block.source != rank
     )
 
 
@@ -66,16 +65,14 @@ def _lay_out(
     layer: LayerLayout, layer_idx: int, rank: int, pages: list[PageSpec]
 ) -> Iterator[SlotPiece]:
     free = _by_size(pages)
-    for tensor_idx, layout in enumerate(layer):
-        for extent in layout.blocks:
-            peer = layout.source(extent.segment, rank, layer_idx, tensor_idx)
-            if peer == rank:
-                continue
-            at = extent.start
-            for num_bytes in _powers(extent.num_bytes, layout.granularity):
-                page_idx = _take(num_bytes, at, free, pages)
-                yield SlotPiece(peer, tensor_idx, at, page_idx, num_bytes)
-                at += num_bytes
+    for tensor_idx, extent, peer in sourced_blocks(layer, layer_idx, rank=rank):
+        if peer == rank:
+            continue
+        at = extent.start
+        for num_bytes in _powers(extent.num_bytes, layer[tensor_idx].granularity):
+            page_idx = _take(num_bytes, at, free, pages)
+            yield SlotPiece(peer, tensor_idx, at, page_idx, num_bytes)
+            at += num_bytes
 
 
 def _by_size(pages: Sequence[PageSpec]) -> dict[int, list[int]]:

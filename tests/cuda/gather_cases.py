@@ -60,7 +60,7 @@ class Case:
         return torch.equal(reference, gathered.cpu())
 
 
-def address_of(ids):
+def arguments_of(ids):
     return ids.data_ptr(), ids.numel(), ids.element_size()
 
 
@@ -73,9 +73,9 @@ def check(seed):
     assert not totals.any(), "what it ran to be compiled copied something"
     for _ in range(4):
         ids = case.ids()
-        by_peer, num_copies, num_hits = reference.fetch(*address_of(ids))
+        by_peer, num_copies, num_hits = reference.fetch(*arguments_of(ids))
         on_device = ids.to(DEVICE)
-        gathered.fetch(*address_of(on_device))
+        gathered.fetch(*arguments_of(on_device))
         expected_bytes = [a + b for a, b in zip(expected_bytes, by_peer, strict=True)]
         copies += num_copies
         hits += num_hits
@@ -106,10 +106,10 @@ def check_replays(seed):
         reference = ChosenExperts(HostCopier(), case.experts(0), NUM_PEERS)
         for destination in case.destinations:
             destination.fill_(0xFF)
-        reference.fetch(*address_of(ids))
+        reference.fetch(*arguments_of(ids))
         gathered._turn = turn  # the rows of a launch are fixed when it is captured
         gathered.forget()
-        gathered.fetch(*address_of(on_device))
+        gathered.fetch(*arguments_of(on_device))
         assert case.are_equal(), seed
 
 

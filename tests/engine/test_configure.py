@@ -179,7 +179,7 @@ def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
 
 
 def test_allocator_that_keeps_loaded_weights_is_refused(monkeypatch):
-    """CPUs have none: vLLM is told that this one does."""
+    """CPUs have none: vLLM is told that this one has."""
     monkeypatch.setattr(current_platform, "is_cumem_allocator_available", lambda: True)
     with pytest.raises(Exception, match=r"drop --enable-cumem-allocator"):
         create(monkeypatch, enable_cumem_allocator=True)

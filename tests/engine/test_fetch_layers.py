@@ -105,7 +105,7 @@ def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
         case.check(mode)
 
 
-def test_profiling_runs_between_steps():
+def test_measured_steps_between_others_leave_slots_right():
     """On whatever the slots hold, even while they fill."""
     case = Case(5, poison=POISON["real"])
     probe = ComputeProbe(time.perf_counter, FetchMode.PREFETCH)
@@ -132,9 +132,13 @@ def test_biases_are_read_from_slots_too(mode):
         found = [getattr(kernel, kept).data_ptr() for kernel in kernels]
         assert found == [on_slot._parameters[name].data_ptr(), direct._parameters[name].data_ptr()]
         assert found[0] != found[1]
-    for reader in (on_slot, direct):
-        assert reader.quant_method._forward_method.__self__ is reader.quant_method
     assert case.model.slots.pages(0, 2), "the bias has pages in a slot"
+
+
+def test_each_reader_runs_a_kernel_of_its_own():
+    case = Case(1)
+    for reader in case.model.experts[0]._readers.values():
+        assert reader.quant_method._forward_method.__self__ is reader.quant_method
 
 
 @pytest.mark.parametrize("after", MODES)

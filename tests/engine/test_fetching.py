@@ -7,12 +7,14 @@ import logging
 import pytest
 import torch
 from layer_group import HIDDEN, NUM_LAYERS, Group, Model, make_checkpoint
+from log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.engine.adoption import bind_layer
 from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.fetching import Fetching
+from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.memory.expert_views import ExpertViews
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "stock_offloader")
@@ -26,16 +28,6 @@ def stock_offloader():
     before = get_offloader()
     yield
     set_offloader(before)
-
-
-@pytest.fixture
-def warnings():
-    found = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())
-    logging.getLogger("vllm.dwdp").addHandler(handler)
-    yield found
-    logging.getLogger("vllm.dwdp").removeHandler(handler)
 
 
 class Rank:
@@ -52,8 +44,7 @@ class Rank:
             layouts,
             rank=0,
             memory=self._group.memory,
-            max_tokens=MAX_TOKENS,
-            captured_tokens=CAPTURED_TOKENS,
+            sizes=StepSizes(MAX_TOKENS, CAPTURED_TOKENS),
         )
         views = ExpertViews(
             self._group.driver, layouts, self._group.shards[0], 0, self._group._pull
@@ -115,12 +106,13 @@ def test_copies_that_pay_are_made_without_measuring_what_is_given(make_rank):
     assert rank.fetching.counters.steps["prefetch"] == 1
 
 
-def test_idle_slots_are_warned_of(make_rank, warnings):
+def test_idle_slots_are_warned_of(make_rank):
     rank = make_rank(link_gb_per_s=SLOW_LINK)
     assert rank.slots is not None
-    assert rank.settle().is_direct
-    assert any("No step of this engine copies experts" in line for line in warnings)
-    assert any("too few to hide a prefetch" in line for line in warnings)
+    with log_lines(logging.WARNING) as lines:
+        assert rank.settle().is_direct
+    assert any("No step of this engine copies experts" in line for line in lines)
+    assert any("too few to hide a prefetch" in line for line in lines)
 
 
 def test_measured_steps_run_on_slots_then_in_place_and_are_not_counted(make_rank, monkeypatch):
@@ -136,17 +128,17 @@ def test_measured_steps_run_on_slots_then_in_place_and_are_not_counted(make_rank
     monkeypatch.setattr(type(experts), "run", note)
     rank.run_step()
     rank.settle()
-    of_a_step = NUM_LAYERS
-    in_place = [FetchMode.DIRECT] * of_a_step
-    assert modes == in_place + [FetchMode.PREFETCH] * 2 * of_a_step + in_place * 2
+    in_place, on_slots = [FetchMode.DIRECT] * NUM_LAYERS, [FetchMode.PREFETCH] * NUM_LAYERS
+    assert modes == in_place + on_slots * 2 + in_place * 2
     assert sum(rank.fetching.counters.steps.values()) == 0
 
 
-def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, monkeypatch):
+@pytest.mark.parametrize(("in_place", "extra"), [(5e-6, 2e-6), (2e-6, 0.0)])
+def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, monkeypatch, in_place, extra):
     rank = make_rank(link_gb_per_s=SLOW_LINK)
     costs = rank.fetching._costs
-    measured = iter([3e-6, 5e-6])
-    monkeypatch.setattr(costs, "_seconds_per_token", lambda run, mode: next(measured))
-    model = costs.model(rank.run_step)
+    measured = {FetchMode.PREFETCH: 3e-6, FetchMode.DIRECT: in_place}
+    monkeypatch.setattr(costs, "_seconds_per_token", lambda run, mode: measured[mode])
+    model = costs.measured(rank.run_step)
     assert model.compute_s_per_token == 3e-6
-    assert model.direct_s_per_token == pytest.approx(2e-6)
+    assert model.direct_extra_s_per_token == pytest.approx(extra)

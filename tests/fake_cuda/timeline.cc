@@ -242,7 +242,7 @@ std::string Timeline::leaks() const {
   return text;
 }
 
-bool Timeline::Uses(int gpu) const {
+bool Timeline::HasEvents(int gpu) const {
   return std::ranges::any_of(events_, [&](const auto& event) { return event.second.gpu == gpu; });
 }
 

@@ -79,8 +79,8 @@ class Timeline {
   void Reset(std::uint64_t seed) { random_.seed(seed); }
   void RunAtOnce(bool at_once) { runs_at_once_ = at_once; }
   std::string leaks() const;
-  // Streams and events that live in the context of a GPU.
-  bool Uses(int gpu) const;
+  // Whether events live in the context of a GPU.
+  bool HasEvents(int gpu) const;
 
  private:
   struct Item {

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 
-import pytest
+from log_lines import log_lines
 from simulation import Simulation
 
 from vllm_dwdp.config import FetchMode
@@ -28,39 +28,17 @@ def test_line_says_what_grew_since_the_last():
     assert log.line().startswith("1 prefetch steps, 1 tokens; ")
 
 
-class Lines(logging.Handler):
-    """What a logger says, whatever its parents do with it."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def emit(self, record):
-        self.found.append(record.getMessage())
-
-
-@pytest.fixture
-def lines():
-    handler = Lines()
-    logger = logging.getLogger("vllm.dwdp")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield handler.found
-    logger.setLevel(level)
-    logger.removeHandler(handler)
-
-
-def test_thread_logs_while_steps_run(lines):
+def test_thread_logs_while_steps_run():
     simulated = Simulation(4, 2, random.Random(0))
-    BusyLog(simulated.counters).start(interval_s=0.01)
-    time.sleep(0.1)
-    assert lines == []
-    simulated.step(FetchMode.DIRECT)
-    deadline = time.monotonic() + 10
-    while not lines:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.1)
+    with log_lines(logging.INFO) as lines:
+        BusyLog(simulated.counters).start(interval_s=0.01)
+        time.sleep(0.1)
+        assert lines == []
+        simulated.step(FetchMode.DIRECT)
+        deadline = time.monotonic() + 10
+        while not lines:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.1)
     (line,) = lines
     assert line.startswith("DWDP, last 0 s: 1 direct steps, 1 tokens")

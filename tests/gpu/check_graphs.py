@@ -44,8 +44,10 @@ def no_garbage():
     """Memory that went during a capture would break it."""
     gc.collect()
     gc.disable()
-    yield
-    gc.enable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def capture(rank, mode, ids):

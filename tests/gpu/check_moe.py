@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A MoE layer's forward over private memory, direct views and slots: equal bits, times as ratios.
 
-Kernels: PyTorch's grouped matrix products, which on this GPU may read weights by TMA. Reference:
+Kernels: PyTorch's grouped matrix products, which may read weights by TMA. Reference:
 the same layer in float32, an expert at a time.
 """
 

@@ -15,7 +15,7 @@ READ_BLOCK = tl.constexpr(4096)
 
 
 class Gpu:
-    """num_gpus: that ranks take in turn. A process has one current: its ranks share GPU 0."""
+    """num_gpus: how many ranks take in turn; 1 where all ranks are of one process."""
 
     violations = ()
     leaks = ()
@@ -35,8 +35,7 @@ class Gpu:
         return lambda experts, _: GatheredExperts(experts, totals)
 
     def make_stream(self, gpu=0):
-        """On the GPU that is current: that of the driver made last."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(gpu % self._num_gpus)
         self._streams[stream.cuda_stream] = stream
         return stream.cuda_stream
 

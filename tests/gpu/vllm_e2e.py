@@ -55,10 +55,11 @@ def generate(args):
         "compilation_config": {"cudagraph_capture_sizes": CAPTURED},
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
         "gpu_memory_utilization": MEMORY_SHARE,
-        "moe_backend": "triton",
         "seed": 0,
     }
-    if args.fetch is not None:
+    if args.fetch is None:
+        options["moe_backend"] = "triton"  # as dwdp chooses by itself
+    else:
         options["distributed_executor_backend"] = "dwdp"
         options["additional_config"] = {"dwdp": {"fetch": args.fetch, **figures(args.model)}}
     llm = LLM(**options)

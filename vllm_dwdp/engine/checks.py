@@ -55,8 +55,8 @@ def _model(vllm_config: Any, config: DwdpConfig) -> str | None:
         return "dwdp can't sleep: peers read the experts of this rank; drop --enable-sleep-mode."
     if model.enable_cumem_allocator:
         return (
-            "dwdp gives the memory that weights were loaded to back to the GPU, vLLM's own "
-            "allocator would keep it; drop --enable-cumem-allocator."
+            "dwdp frees loaded weights once they are shared, vLLM's own allocator would keep their "
+            "memory; drop --enable-cumem-allocator."
         )
     return None
 

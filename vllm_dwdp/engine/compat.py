@@ -47,7 +47,12 @@ def external_request_id(request_id: str) -> str:
 
 
 def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
-    """Those of the keyword arguments that this vLLM's function has."""
+    """Those of the keyword arguments that this vLLM's function has.
+
+    For `_dummy_run` and `profile_run`: `force_attention` is of the older runner, the newer one runs
+    attention unless told not to; `randomize_inputs` came with 0.31, before which `_dummy_run` took
+    random tokens in ranks of several.
+    """
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in parameters}
 

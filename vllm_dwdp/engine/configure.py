@@ -23,7 +23,7 @@ GPU_MOE_BACKEND = "triton"
 
 
 def configure(vllm_config: Any) -> None:
-    """Check the config, resolve the job's shape and make its engines independent.
+    """Check the config, choose kernels, resolve the job's shape, make its engines independent.
 
     Raises ConfigError with what to change.
     """
@@ -52,7 +52,7 @@ def configure(vllm_config: Any) -> None:
 def choose_kernel(vllm_config: Any) -> None:
     """What `--moe-backend auto` means here: many of its choices on GPUs repack weights.
 
-    A backend that the user names is taken at its word, and refused when the layers are built.
+    One that the user names is kept, and refused when layers are built if it repacks weights.
     """
     kernels = vllm_config.kernel_config
     if vllm_config.device_config.device_type == "cuda" and kernels.moe_backend == "auto":

@@ -47,6 +47,7 @@ class DwdpExecutor(MultiprocExecutor):
             "yet. Compare outputs with vLLM's own before you rely on it."
         )
         self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
+        # vLLM picks the GPU by the local rank, which a job of one engine has lost.
         if self.parallel_config.data_parallel_rank_local is None:
             gpus = self.parallel_config.assigned_physical_gpu_ids
             num_gpus = current_platform.device_count() if gpus is None else len(gpus)

@@ -19,7 +19,7 @@ from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout import LayerLayout, sourced_blocks
 from vllm_dwdp.slot_layout import missing_bytes
 
 RunStep = Callable[[], Any]
@@ -43,29 +43,27 @@ class FetchCosts:
         self._layouts = layouts
         self._rank = rank
         self._memory = memory
-        self.bandwidths = Bandwidths(0.0, 0.0, 0.0)
+        self._links: Bandwidths | None = None
 
-    def measure_links(self, copier: Copier, direct: Sequence[Sequence[View]]) -> bool:
-        """From the first layer that lacks something; False where none does."""
+    def measure_links(self, copier: Copier, direct: Sequence[Sequence[View]]) -> Bandwidths | None:
+        """From the first layer that lacks something; None where none does. Comes first."""
         for layer_idx, views in enumerate(direct):
             own, peers = self._places(layer_idx, views)
             if peers:
-                self.bandwidths = self._given(self._memory.bandwidths(copier, own, peers))
-                return True
-        return False
+                self._links = self._with_given_link(self._memory.bandwidths(copier, own, peers))
+                break
+        return self._links
 
-    def model_as_given(self) -> CostModel | None:
-        """Before any step has run, where the user says what a layer computes."""
+    def given(self) -> CostModel | None:
+        """Without a step, where the user says what a layer computes."""
         given = self._config.compute_us_per_token
-        return None if given is None else self._model(given / 1e6, 0.0)
+        return None if given is None else self._cost_model(given / 1e6, 0.0)
 
-    def model(self, run_step: RunStep) -> CostModel:
-        """With a rank's layers on slots and in place, one after the other."""
-        if (given := self.model_as_given()) is not None:
-            return given
+    def measured(self, run_step: RunStep) -> CostModel:
+        """From steps on slots, whatever they hold, then in place."""
         on_slots = self._seconds_per_token(run_step, FetchMode.PREFETCH)
         in_place = self._seconds_per_token(run_step, FetchMode.DIRECT)
-        return self._model(on_slots, max(0.0, in_place - on_slots))
+        return self._cost_model(on_slots, max(0.0, in_place - on_slots))
 
     def _seconds_per_token(self, run_step: RunStep, mode: FetchMode) -> float:
         """Of one layer, in the second of two steps: the first one still compiles and allocates."""
@@ -75,7 +73,9 @@ class FetchCosts:
             run_step()
         return probe.seconds_per_token
 
-    def _model(self, compute_s_per_token: float, direct_s_per_token: float) -> CostModel:
+    def _cost_model(self, compute_s: float, direct_extra_s: float) -> CostModel:
+        """Both for a token."""
+        assert self._links is not None, "links are measured first"
         layer = self._layers[0]
         return CostModel(
             missing_bytes=max(
@@ -84,26 +84,25 @@ class FetchCosts:
             ),
             num_experts=layer.global_num_experts,
             top_k=layer.moe_config.experts_per_token,
-            bandwidths=self.bandwidths,
-            compute_s_per_token=compute_s_per_token,
-            direct_s_per_token=direct_s_per_token,
+            bandwidths=self._links,
+            compute_s_per_token=compute_s,
+            direct_extra_s_per_token=direct_extra_s,
         )
 
     def _places(
         self, layer_idx: int, views: Sequence[View]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """A layer's own blocks and its peers', as bytes, where its views show them."""
+        shown = [torch.from_dlpack(view.bytes_tensor()) for view in views]
         own: list[torch.Tensor] = []
         peers: list[torch.Tensor] = []
-        for tensor_idx, layout in enumerate(self._layouts[layer_idx]):
-            shown = torch.from_dlpack(views[tensor_idx].bytes_tensor())
-            for extent in layout.blocks:
-                source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
-                place = shown[extent.start : extent.start + extent.num_bytes]
-                (own if source == self._rank else peers).append(place)
+        blocks = sourced_blocks(self._layouts[layer_idx], layer_idx, rank=self._rank)
+        for tensor_idx, extent, source in blocks:
+            place = shown[tensor_idx][extent.start : extent.start + extent.num_bytes]
+            (own if source == self._rank else peers).append(place)
         return own, peers
 
-    def _given(self, measured: Bandwidths) -> Bandwidths:
+    def _with_given_link(self, measured: Bandwidths) -> Bandwidths:
         if (gb_per_s := self._config.link_gb_per_s) is None:
             return measured
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)

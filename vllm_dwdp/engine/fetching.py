@@ -3,8 +3,8 @@
 """How a rank fetches: its copier, its slots, and the policy, settled when there is a KV cache.
 
 * Slots and their views exist before vLLM profiles memory, or not at all.
-* 'auto' measures what peers' memory costs to read where it lies; where that is next to nothing it
-  is 'direct' and takes no slots.
+* 'auto' measures what peers' memory costs to read where it lies. Where that is next to nothing, and
+  where it is known before any step that no copy pays, it is 'direct' and takes no slots.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ from vllm_dwdp.engine.fetch_costs import FetchCosts, RunStep
 from vllm_dwdp.engine.graph_fence import GraphFence
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.busy_log import BusyLog
-from vllm_dwdp.fetch.choice import choose
+from vllm_dwdp.fetch.choice import StepSizes, choose, report
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
@@ -41,14 +42,13 @@ class Fetching:
         *,
         rank: int,
         memory: RankMemory,
-        max_tokens: int,
-        captured_tokens: int,
+        sizes: StepSizes,
     ) -> None:
         self._config = config
         self._layers = layers
         self._layouts = layouts
         self._rank = rank
-        self._limits = {"max_tokens": max_tokens, "captured_tokens": captured_tokens}
+        self._sizes = sizes
         self._memory = memory
         self._copier = memory.make_copier(config)
         self._costs = FetchCosts(config, layers, layouts, rank=rank, memory=memory)
@@ -61,10 +61,11 @@ class Fetching:
         """Slots if any step may need them; `direct` are all views of peers' memory."""
         if self._config.fetch == FetchMode.DIRECT:
             return None
-        if not self._costs.measure_links(self._copier, direct):
+        links = self._costs.measure_links(self._copier, direct)
+        if links is None:
             logger.info("fetch=%s has nothing to fetch: this rank has all", self._config.fetch)
             return None
-        if self._config.fetch == AUTO and self._copies_never_pay():
+        if self._config.fetch == AUTO and self._needs_no_slots(links):
             return None
         self.slots = Slots(
             self._memory.slot_driver,
@@ -101,10 +102,6 @@ class Fetching:
             self._warn_of_idle(self.slots)
             if FetchMode.PREFETCH in self._scheduler.policy.modes:
                 self._scheduler.start()
-        if self._config.fetch != AUTO:
-            logger.info(
-                "fetch=%s, by tokens in a step: %s", self._config.fetch, self.policy.table()
-            )
         GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
         BusyLog(self.counters).start()
@@ -129,28 +126,31 @@ class Fetching:
         assert self._scheduler is not None, "asked for after it was started"
         return self._scheduler.policy
 
-    def _copies_never_pay(self) -> bool:
-        """As far as is known before any step has run."""
-        found = self._costs.bandwidths
-        if found.reads_peers_as_own:
+    def _needs_no_slots(self, links: Bandwidths) -> bool:
+        """As far as is known before any step has run; says why."""
+        if links.reads_peers_as_own:
             logger.info(
                 "fetch=auto: every step reads peers' memory where it lies, at %.1f GB/s, own "
                 "memory at %.1f GB/s",
-                found.peers / 1e9,
-                found.own / 1e9,
+                links.peers / 1e9,
+                links.own / 1e9,
             )
             return True
-        model = self._costs.model_as_given()
-        if model is None or not Policy.cheapest(model, **self._limits).is_direct:
+        if (model := self._costs.given()) is None:
             return False
-        choose(self._config, model, **self._limits)  # says why
-        return True
+        policy = choose(self._config, model, self._sizes)
+        if policy.is_direct:
+            report(self._config, policy, model, self._sizes)
+        return policy.is_direct
 
     def _policy(self, run_step: RunStep) -> Policy:
         if self._config.fetch == FetchMode.SELECTIVE:
-            captured = self._limits["captured_tokens"]
+            captured = self._sizes.captured_tokens
             return Policy.always(FetchMode.SELECTIVE, captured_tokens=captured)
-        return choose(self._config, self._costs.model(run_step), **self._limits)
+        model = self._costs.given() or self._costs.measured(run_step)
+        policy = choose(self._config, model, self._sizes)
+        report(self._config, policy, model, self._sizes)
+        return policy
 
     def _warn_of_idle(self, slots: Slots) -> None:
         if self.policy.is_direct:

@@ -231,7 +231,7 @@ class DwdpRoutedExperts(RoutedExperts):
 
 
 def _copy_method(method: Any) -> Any:
-    """To have a kernel of its own: vLLM's CustomOp keeps a method bound to the one it was."""
+    """With a kernel of its own: vLLM's CustomOp keeps `_forward_method` bound to the original."""
     made = copy.copy(method)
     if bound := getattr(method, "_forward_method", None):
         made._forward_method = types.MethodType(bound.__func__, made)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The life of one rank's experts: load, adopt, meet, bind. Runs inside the worker's load_model.
+"""The life of one rank's experts: load, adopt, meet, bind, all in the worker's load_model; settle.
 
 * Peers learn of a failure wherever it happens, and end with the same sentence.
 * Views are bound before vLLM profiles, compiles or sizes the KV cache; they never change again.
@@ -29,6 +29,7 @@ from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
+from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
@@ -60,7 +61,7 @@ class ExpertSharing:
             num_experts_per_worker=config.num_experts_per_worker,
         )
         self._device_type = vllm_config.device_config.device_type
-        one_host = memory_kind(self._device_type) == "host"
+        self._is_on_host = one_host = memory_kind(self._device_type) == "host"
         self._session = GroupSession(
             Rendezvous(
                 endpoint=job.endpoint(vllm_config, settings, one_host=one_host),
@@ -82,6 +83,7 @@ class ExpertSharing:
         try:
             self._session.open()
             register_op()
+            # Not earlier: of a GPU that can't share memory the peers should hear.
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
             self._memory.give_back()
@@ -125,7 +127,7 @@ class ExpertSharing:
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
-        if self._driver.kind == "host":
+        if self._is_on_host:
             num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
             check_map_budget(num_maps)
         ensure_descriptors(num_descriptors_needed(layouts, self.rank))
@@ -176,11 +178,13 @@ class ExpertSharing:
             layouts,
             rank=self.rank,
             memory=self._memory,
-            max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
-            captured_tokens=captured_tokens(self._vllm_config),
+            sizes=StepSizes(
+                max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
+                captured_tokens=captured_tokens(self._vllm_config),
+            ),
         )
         slots = self._fetching.make_slots(direct)
-        if slots and self._driver.kind == "host":
+        if slots and self._is_on_host:
             check_map_budget(slots.num_maps)
         for layer_idx, layer in enumerate(layers):
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bandwidth of copies, by the copier that prefetches, and of reads by a kernel: the best of some.
+"""Bandwidth of copies, by the copier that prefetches, and of reads by a kernel.
 
-Whatever else the machine does only adds to a time.
+The best of NUM_REPEATS: whatever else the machine does only adds to a time.
 
 A GPU does the two by different engines: between two addresses of one GPU its copy engine takes
 twenty times as long as a kernel, so that the one says nothing about the other.

@@ -26,8 +26,9 @@ class Seconds(NamedTuple):
 class CostModel:
     """missing_bytes: of the experts of one layer that a rank lacks.
 
-    compute_s_per_token: of one layer. direct_s_per_token: what it takes longer in the largest step
-        when it reads peers' memory in place; kernels read a weight once for each block of tokens.
+    compute_s_per_token: of one layer.
+    direct_extra_s_per_token: how much longer a token takes in the largest step when it reads peers'
+        memory in place; 0: not measured. Kernels read a weight once for each block of tokens.
     """
 
     missing_bytes: int
@@ -35,25 +36,26 @@ class CostModel:
     top_k: int
     bandwidths: Bandwidths
     compute_s_per_token: float
-    direct_s_per_token: float = 0.0
+    direct_extra_s_per_token: float = 0.0
 
     def seconds(self, num_tokens: int) -> Seconds:
         compute = num_tokens * self.compute_s_per_token
         chosen = self.missing_bytes * self._share_chosen(num_tokens)
         selective = chosen / self.bandwidths.peers
         read_once = selective - chosen / self.bandwidths.own
-        direct = max(0.0, read_once, num_tokens * self.direct_s_per_token)
+        direct = max(0.0, read_once, num_tokens * self.direct_extra_s_per_token)
         return Seconds(compute, direct, selective, max(0.0, self._copy_all - compute))
 
     def describe(self) -> str:
         """The figures, for the log."""
+        extra_us = self.direct_extra_s_per_token * 1e6
+        measured = f"; read in place, the largest step takes {extra_us:.2f} us longer for a token"
         return (
             f"a layer computes {self.compute_s_per_token * 1e6:.2f} us for a token and lacks "
             f"{self.missing_bytes / 2**20:.1f} MiB of experts, which take "
             f"{self._copy_all * 1e3:.2f} ms to copy at {self.bandwidths.copies / 1e9:.1f} GB/s; a "
             f"kernel reads them at {self.bandwidths.peers / 1e9:.1f} GB/s, own memory at "
-            f"{self.bandwidths.own / 1e9:.1f} GB/s, and in the largest step takes "
-            f"{self.direct_s_per_token * 1e6:.2f} us longer for a token"
+            f"{self.bandwidths.own / 1e9:.1f} GB/s{measured if extra_us else ''}"
         )
 
     @property

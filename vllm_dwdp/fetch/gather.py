@@ -27,6 +27,8 @@ PARTS = tl.constexpr(8)
 """Programs that share the copies of one expert."""
 
 CHUNK_FIELDS = tl.constexpr(4)
+"""Peer, destination, source, number of words."""
+
 NUM_COUNTS = tl.constexpr(2)
 """Of `totals`, before the bytes of each peer."""
 
@@ -52,10 +54,9 @@ class GatheredExperts:
     def __init__(self, experts: Sequence[Sequence[PeerCopy]], totals: torch.Tensor) -> None:
         missing = [index for index, copies in enumerate(experts) if copies]
         chunks = [list(_chunks(experts[index])) for index in missing]
-        self._word = _word_bytes(itertools.chain.from_iterable(chunks))
-        self._table = torch.tensor(
-            [*missing, *_rows(chunks, self._word)], dtype=torch.int64, device=totals.device
-        )
+        self._word_bytes = _word_bytes(itertools.chain.from_iterable(chunks))
+        table = _table(missing, chunks, self._word_bytes)
+        self._table = torch.tensor(table, dtype=torch.int64, device=totals.device)
         self._held = torch.zeros(2, max(1, len(missing)), dtype=torch.int32, device=totals.device)
         self._totals = totals
         self._turn = 0
@@ -81,7 +82,7 @@ class GatheredExperts:
     def _arguments(self, address: int, num_ids: int, id_bytes: int) -> tuple[Any, ...]:
         return (
             *(address, num_ids, self._table, self._held, self._turn, int(self._holds_any)),
-            *(self._totals, ID_TYPES[id_bytes], WORD_TYPES[self._word], self._word),
+            *(self._totals, ID_TYPES[id_bytes], WORD_TYPES[self._word_bytes], self._word_bytes),
         )
 
     def _compile(self, grid: tuple[int, int, int]) -> dict[int, Callable[..., Any]]:
@@ -110,11 +111,16 @@ def _word_bytes(copies: Iterable[PeerCopy]) -> int:
     return math.gcd(max(WORD_TYPES), *bounds)
 
 
-def _rows(chunks: Sequence[Sequence[PeerCopy]], word: int) -> Iterator[int]:
-    """Where each expert's chunks begin, and end; then of each its CHUNK_FIELDS."""
-    yield from itertools.accumulate((len(of_one) for of_one in chunks), initial=0)
-    for peer, destination, source, num_bytes in itertools.chain.from_iterable(chunks):
-        yield from (peer, destination, source, num_bytes // word)
+def _table(
+    missing: Sequence[int], chunks: Sequence[Sequence[PeerCopy]], word_bytes: int
+) -> list[int]:
+    """[missing experts | the first chunk of each, and the end | CHUNK_FIELDS of each chunk]."""
+    first = itertools.accumulate((len(of_one) for of_one in chunks), initial=0)
+    fields = (
+        (peer, destination, source, num_bytes // word_bytes)
+        for peer, destination, source, num_bytes in itertools.chain.from_iterable(chunks)
+    )
+    return [*missing, *first, *itertools.chain.from_iterable(fields)]
 
 
 @triton.jit(do_not_specialize=["ids_address", "num_ids", "turn", "holds_any"])
@@ -143,8 +149,8 @@ def _gather(
         is_chosen = tl.maximum(is_chosen, tl.max((chosen == expert).to(tl.int32), axis=0))
     was_held = tl.load(held + turn * num_missing + index) * holds_any
     if part == 0:
-        is_held = held + (1 - turn) * num_missing + index
-        tl.store(is_held, tl.maximum(was_held, is_chosen))
+        held_next = held + (1 - turn) * num_missing + index
+        tl.store(held_next, tl.maximum(was_held, is_chosen))
         if is_chosen * was_held:
             tl.atomic_add(totals + 1, 1, sem="relaxed")
     if is_chosen > was_held:
@@ -157,10 +163,10 @@ def _gather(
             fields = first + num_missing + 1 + chunk * CHUNK_FIELDS
             destination = tl.load(fields + 1).to(tl.pointer_type(WORD_TYPE))
             source = tl.load(fields + 2).to(tl.pointer_type(WORD_TYPE))
-            words = tl.load(fields + 3)
+            num_words = tl.load(fields + 3)
             by_peer = totals + NUM_COUNTS + tl.load(fields)
-            tl.atomic_add(by_peer, words * WORD_BYTES, sem="relaxed")
-            for word in range(0, words, WORD_BLOCK):
+            tl.atomic_add(by_peer, num_words * WORD_BYTES, sem="relaxed")
+            for word in range(0, num_words, WORD_BLOCK):
                 spots = word + tl.arange(0, WORD_BLOCK)
-                copied = tl.load(source + spots, mask=spots < words)
-                tl.store(destination + spots, copied, mask=spots < words)
+                copied = tl.load(source + spots, mask=spots < num_words)
+                tl.store(destination + spots, copied, mask=spots < num_words)
