@@ -119,7 +119,7 @@ CUresult DevicePrimaryCtxRelease(CUdevice gpu) {
   const int left = --device().num_retained[gpu];
   if (left < 0) return Refuse("a context released too often");
   return left == 0 && timeline().HasEvents(gpu) ? Refuse("a context released before its events")
-                                           : CUDA_SUCCESS;
+                                                : CUDA_SUCCESS;
 }
 
 CUresult CtxPushCurrent(CUcontext context) {
