@@ -5,12 +5,18 @@
 import psutil
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from vllm_dwdp.engine.compat import known_arguments
 from vllm_dwdp.engine.worker import DwdpWorker
 from vllm_dwdp.memory.residency import process_proportional_bytes
 
 
 class DwdpCPUWorker(DwdpWorker, CPUWorker):
     """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
+
+    def run_largest_step(self) -> None:
+        """Without attention: vLLM's kernel for CPUs can't run it on requests that are made up."""
+        run = self.model_runner.profile_run
+        run(**known_arguments(run, randomize_inputs=True))
 
     def determine_available_memory(self) -> int:
         if self.cache_config.kv_cache_memory_bytes is not None:

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What fetching costs on this rank: links are measured once views exist, compute on steps.
 
-vLLM's profiling run would not do: it may leave attention out, and lets all tokens choose the same
-experts.
+vLLM's profiling run would not do: it lets all tokens choose the same experts, and on GPUs may leave
+attention out.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,13 +2,13 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The worker: vLLM's own, whose experts are shared with the group before it reports for duty."""
 
+from abc import abstractmethod
 from typing import Any, NoReturn
 
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.worker_base import WorkerBase
 
-from vllm_dwdp.engine.compat import known_arguments
 from vllm_dwdp.engine.loader import use_dwdp_loader
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
@@ -45,13 +45,12 @@ class DwdpWorker(WorkerBase):
         self._sharing.settle(self.run_largest_step)
         return super().compile_or_warm_up_model()
 
+    @abstractmethod
     def run_largest_step(self) -> None:
         """Run the model on as many made-up tokens as a step can have.
 
         On random ones: zeros would all choose the same experts.
         """
-        run = self.model_runner.profile_run
-        run(**known_arguments(run, randomize_inputs=True))
 
     def shutdown(self) -> None:
         """Stop copying first."""
