@@ -3,6 +3,7 @@
 """The scheduler on the CUDA path: kernels read right bytes, whatever order streams run in."""
 
 import pytest
+from fake_cuda import OUT_OF_MEMORY
 from gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError
@@ -45,6 +46,26 @@ def test_layer_that_runs_twice_in_a_step_and_one_cut_short(fake):
             for layer in layers:
                 rank.run(layer)
         assert rank.num_wrong_reads() == 0
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+@pytest.mark.parametrize(
+    "symbol", ["cuEventRecord", "cuStreamIsCapturing", "cuMemcpyBatchAsync", "cuStreamWaitEvent"]
+)
+def test_step_after_one_that_a_driver_call_broke_reads_right_bytes(fake, symbol, nth):
+    """A slot that copies never came to, or not all, is never taken for one that fills."""
+    (rank,) = make_ranks(fake)[:1]
+    rank.step()
+    rank.step()
+    assert rank.num_wrong_reads() == 0
+    fake.fail(symbol, nth, OUT_OF_MEMORY)
+    with pytest.raises(DriverError, match=f"{symbol}.*OUT_OF_MEMORY"):
+        rank.step()
+    rank.num_wrong_reads()  # of a step that has failed
+    for mode in (PREFETCH, DIRECT, PREFETCH):
+        rank.step(mode)
+    assert rank.num_wrong_reads() == 0
+    rank.scheduler.stop()
 
 
 def test_steps_cost_no_waiting_of_the_host(fake):

@@ -21,6 +21,10 @@ class KernelFailed(Exception):
     pass
 
 
+class CopyFailed(Exception):
+    pass
+
+
 @dataclass
 class Memory:
     """What each slot holds, and which slots kernels are reading."""
@@ -53,7 +57,10 @@ class Job:
 
 
 class SimulatedCopier:
-    """Jobs in order, a part at a time, whenever the simulation lets it."""
+    """Jobs in order, a part at a time, whenever the simulation lets it.
+
+    next_fails: the next submission raises, having given nothing or all of it to be copied.
+    """
 
     def __init__(self, memory, random):
         self._memory = memory
@@ -61,10 +68,16 @@ class SimulatedCopier:
         self._jobs = []
         self._num_submitted = 0
         self._num_done = 0
+        self.next_fails = None
 
     def submit(self, copies, stream):
+        failure, self.next_fails = self.next_fails, None
+        if failure == "before":
+            raise CopyFailed
         self._num_submitted += 1
         self._jobs.append(Job(self._num_submitted, copies))
+        if failure == "after":
+            raise CopyFailed
         return self._num_submitted
 
     def cancel(self, ticket):

@@ -2,12 +2,13 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The scheduler over a simulated copier: no unready read, no write under a kernel, no deadlock."""
 
+import contextlib
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import NUM_PARTS, KernelFailed, Simulation
+from simulation import NUM_PARTS, CopyFailed, KernelFailed, Simulation
 
 from vllm_dwdp.config import FetchMode
 
@@ -140,6 +141,19 @@ def test_cancelled_copy_has_ended_when_others_write_its_slot(seed):
     for _ in range(5):
         simulated.run(2, SELECTIVE)
         simulated.run(0, PREFETCH)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("failure", ["before", "after"])
+def test_slot_whose_copies_were_not_taken_holds_nothing(failure, seed):
+    """Whatever runs next reads what it needs, and no kernel reads what strays are written to."""
+    pick = random.Random(seed).choice
+    simulated = simulation(5, 2, seed)
+    simulated.step(PREFETCH)
+    for _ in range(30):
+        simulated.copier.next_fails = pick([failure, None])
+        with contextlib.suppress(CopyFailed):
+            simulated.step(pick([PREFETCH, SELECTIVE, DIRECT]))
 
 
 def test_selective_brings_again_what_another_layer_of_the_slot_has_overwritten():

@@ -43,6 +43,20 @@ MUTANTS = (
         SIMULATED,
     ),
     Mutant(
+        "a slot whose copies could not be submitted holds nothing",
+        SCHEDULER,
+        "            self._give_up(slot)\n",
+        "",
+        SIMULATED,
+    ),
+    Mutant(
+        "copies without a ticket are waited for",
+        SCHEDULER,
+        "        slot.discard(self._step)\n        self._copier.drain()\n",
+        "        slot.discard(self._step)\n",
+        SIMULATED,
+    ),
+    Mutant(
         "wait for a cancelled copy before its slot is reused",
         SCHEDULER,
         "            self._copier.cancel(slot.ticket)\n            self._expose(slot, layer)\n",

@@ -216,8 +216,19 @@ class FetchScheduler:
         slot.begin_fill(layer, self._step, is_whole=True)
         self._uses.begin(layer)
         copies = self._layers[layer]
-        slot.ticket = self._copier.submit(copies.everything, self._current_stream())
+        try:
+            slot.ticket = self._copier.submit(copies.everything, self._current_stream())
+        except BaseException:
+            self._give_up(slot)
+            raise
         self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
+
+    def _give_up(self, slot: Slot) -> None:
+        """Part of a copy may be under way without a ticket to wait for: the slot holds nothing."""
+        assert self._copier is not None, "a slot fills by a copier"
+        slot.end_fill(self._step)
+        slot.discard(self._step)
+        self._copier.drain()
 
     def _expose(self, slot: Slot, layer: int) -> None:
         self._waits.begin(self._step)
