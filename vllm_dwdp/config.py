@@ -3,7 +3,6 @@
 """DwdpConfig: what the user may say, parsed and checked before any process or weight exists."""
 
 import dataclasses
-import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ AUTO = "auto"
 DEFAULT_NUM_SLOTS = 2
 DEFAULT_TIMEOUT_S = 540.0
 """A minute below VLLM_ENGINE_READY_TIMEOUT_S, so that the sentence with the reason comes first."""
+
+SMALLEST, LARGEST = 1e-6, 1e9
+"""Of what is given instead of measured: wide, but such that sums of them are numbers."""
 
 
 class FetchMode(StrEnum):
@@ -82,8 +84,10 @@ class DwdpConfig:
             )
         for name in ("link_gb_per_s", "compute_us_per_token"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise ConfigError(f"dwdp.{name} must be a number above 0, got {value!r}.")
+            if value is not None and not (_is_number(value) and SMALLEST <= value <= LARGEST):
+                raise ConfigError(
+                    f"dwdp.{name} must be a number from {SMALLEST} to {LARGEST}, got {value!r}."
+                )
         if self.rendezvous is not None:
             parse_endpoint(self.rendezvous)
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s <= 86_400:

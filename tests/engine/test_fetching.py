@@ -112,7 +112,8 @@ def test_idle_slots_are_warned_of(make_rank):
     with log_lines(logging.WARNING) as lines:
         assert rank.settle().is_direct
     assert any("No step of this engine copies experts" in line for line in lines)
-    assert any("too few to hide a prefetch" in line for line in lines)
+    (advice,) = (line for line in lines if "too few to hide a prefetch" in line)
+    assert advice.endswith("Raise --max-num-batched-tokens."), "auto has chosen already"
 
 
 def test_measured_steps_run_on_slots_then_in_place_and_are_not_counted(make_rank, monkeypatch):

@@ -155,9 +155,9 @@ class Fetching:
     def _warn_of_idle(self, slots: Slots) -> None:
         if self.policy.is_direct:
             logger.warning(
-                "No step of this engine copies experts: %.2f GiB of slots lie idle. Set "
+                "No step of this engine copies experts: %.1f MiB of slots lie idle. Set "
                 "dwdp.fetch to 'direct' to have them for the KV cache.",
-                slots.num_bytes / 2**30,
+                slots.num_bytes / 2**20,
             )
 
     def _check_router_is_heard(self) -> None:

@@ -5,7 +5,7 @@
 import logging
 from typing import NamedTuple
 
-from vllm_dwdp.config import DwdpConfig, FetchMode
+from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.policy import Policy
 
@@ -34,8 +34,9 @@ def report(config: DwdpConfig, policy: Policy, model: CostModel, sizes: StepSize
     if (needed := model.break_even_tokens) > sizes.max_tokens:
         logger.warning(
             "The largest step of this engine has %d tokens, too few to hide a prefetch: it takes "
-            "%d (%s). Raise --max-num-batched-tokens, or set dwdp.fetch to 'direct'.",
+            "%d (%s). Raise --max-num-batched-tokens%s.",
             sizes.max_tokens,
             needed,
             model.describe(),
+            "" if config.fetch == AUTO else ", or set dwdp.fetch to 'direct'",
         )
