@@ -50,8 +50,8 @@ def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, An
     """Those of the keyword arguments that this vLLM's function has.
 
     For `_dummy_run` and `profile_run`: `force_attention` is of the older runner, the newer one runs
-    attention unless told not to; `randomize_inputs` came with 0.31, before which `_dummy_run` took
-    random tokens in ranks of several.
+    attention unless told not to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
+    of its run may choose the same experts.
     """
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in parameters}
