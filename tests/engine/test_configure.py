@@ -116,12 +116,14 @@ def test_kernels_on_gpus_are_those_that_take_weights_as_loaded(device, asked, ta
 )
 def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told, expected):
     """Rank 5 of 8 has a front-end of its own, on a host of four GPUs, or of those named."""
-    parallel = SimpleNamespace(assigned_physical_gpu_ids=device_ids, data_parallel_rank_local=told)
+    parallel = SimpleNamespace(
+        assigned_physical_gpu_ids=device_ids, data_parallel_rank_local=told or 0
+    )
     executor = DwdpExecutor.__new__(DwdpExecutor)
     executor.parallel_config = parallel
     monkeypatch.setattr(current_platform, "device_count", lambda: 4, raising=False)
     monkeypatch.setattr(MultiprocExecutor, "_init_executor", lambda self: None)
-    executor._start_on_gpu(Settings(8, 8, 5, is_spread=True))
+    executor._start_on_gpu(Settings(8, 8, 5, is_spread=True, local_rank=told))
     assert parallel.data_parallel_rank_local == expected
 
 

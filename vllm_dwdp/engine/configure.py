@@ -40,13 +40,14 @@ def configure(vllm_config: Any) -> None:
         job_rank=parallel.data_parallel_rank if is_one_rank else None,
         is_spread=is_spread(parallel),
         local_rank=parallel.data_parallel_rank_local,
+        is_external=parallel.data_parallel_external_lb,
     ).store(vllm_config)
     if parallel.data_parallel_backend == "ray":
         place_engines_by_ray()
+    if parallel.data_parallel_size > 1:
+        hide_moe(vllm_config)
     if is_one_rank:
         collapse_data_parallel(parallel)
-    elif parallel.data_parallel_size > 1:
-        hide_moe(vllm_config)
 
 
 def choose_kernel(vllm_config: Any) -> None:

@@ -8,7 +8,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine import cpu_host
-from vllm_dwdp.engine.independence import show_moe
+from vllm_dwdp.engine.independence import restore_rank, show_moe
 from vllm_dwdp.engine.settings import Settings, job_rank
 
 logger = init_logger("vllm.dwdp")
@@ -27,6 +27,7 @@ class DwdpExecutor(MultiprocExecutor):
                 "if VLLM_PLUGINS is set, it must name 'dwdp'."
             )
         show_moe(self.vllm_config)
+        restore_rank(self.vllm_config, settings)
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:
@@ -47,8 +48,8 @@ class DwdpExecutor(MultiprocExecutor):
             "yet. Compare outputs with vLLM's own before you rely on it."
         )
         self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
-        # vLLM picks the GPU by the local rank, which a job of one engine has lost.
-        if self.parallel_config.data_parallel_rank_local is None:
+        # vLLM picks the GPU by the local rank, which only `VLLM_DP_RANK_LOCAL` tells such a rank.
+        if settings.job_rank is not None and settings.local_rank is None:
             gpus = self.parallel_config.assigned_physical_gpu_ids
             num_gpus = current_platform.device_count() if gpus is None else len(gpus)
             self.parallel_config.data_parallel_rank_local = settings.gpu(num_gpus)

@@ -2,18 +2,23 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Engines without lock-step: no waves, no dummy batches, no collective over ranks.
 
-vLLM runs data-parallel engines in lock-step when the model is MoE. Two ways around it:
+vLLM runs data-parallel engines in lock-step when the model is MoE. The front-end's model config
+therefore says `is_moe == False` until the executor starts: vLLM then treats the ranks as it treats
+those of a dense model, each engine independent of the others.
 
-* Several engines under one front-end (internal, hybrid load balancing): the front-end's model
-  config says `is_moe == False` until the executor starts, so that each engine reconfigures
-  itself as an independent rank.
-* One engine per front-end (external load balancing, `VLLM_DP_*`): data parallelism is collapsed
-  before vLLM looks at it; the engine is a job of one.
+* Several engines under one front-end (internal, hybrid load balancing) need nothing more.
+* One engine per front-end (external load balancing, `VLLM_DP_*`): vLLM refuses this for dense
+  models. The front-end becomes a job of one engine that keeps its number in the job.
+
+Which values the data-parallel fields have in each process, and why, stands in
+docs/data-parallel-fields.md.
 """
 
 from typing import Any
 
 from vllm.config import ModelConfig
+
+from vllm_dwdp.engine.settings import Settings, job_rank
 
 
 class IndependentModelConfig(ModelConfig):
@@ -25,6 +30,7 @@ class IndependentModelConfig(ModelConfig):
 
 
 def hide_moe(vllm_config: Any) -> None:
+    """Called in the front-end process, before any engine is spawned."""
     vllm_config.model_config.__class__ = IndependentModelConfig
 
 
@@ -36,8 +42,42 @@ def show_moe(vllm_config: Any) -> None:
 
 
 def collapse_data_parallel(parallel_config: Any) -> None:
-    """Make this front-end a job of one engine; its place in the dwdp job is kept in Settings."""
+    """Make this front-end a job of one engine, which is numbered by its rank in the dwdp job.
+
+    vLLM launches and addresses the one engine of a front-end by `data_parallel_rank`, if
+    `data_parallel_rank_local` is set. Where API servers are processes of their own, it launches
+    the engine in another way, which accepts only the number 0; the engine then takes its rank in
+    `restore_rank` alone, and this front-end's metrics call it engine 0.
+    """
+    rank, local_rank = parallel_config.data_parallel_rank, parallel_config.data_parallel_rank_local
     parallel_config.reconfigure_for_independent_dp_rank()
     parallel_config.data_parallel_external_lb = False
-    parallel_config.data_parallel_rank_local = None
-    parallel_config.data_parallel_index = 0
+    if _is_api_server_of_its_own(parallel_config):
+        rank, local_rank = 0, None
+    else:
+        local_rank = local_rank or 0
+    parallel_config.data_parallel_index = parallel_config.data_parallel_rank = rank
+    parallel_config.data_parallel_rank_local = local_rank
+
+
+def restore_rank(vllm_config: Any, settings: Settings) -> None:
+    """Give a collapsed rank the fields of a rank of its job again.
+
+    Called in the engine process, before vLLM makes workers, schedulers and KV connectors, which
+    derive seeds, ports and names from these fields.
+    """
+    if settings.job_rank is None or settings.job_size == 1:
+        return
+    parallel_config, rank = vllm_config.parallel_config, job_rank(vllm_config, settings)
+    parallel_config.data_parallel_index = rank
+    parallel_config.data_parallel_rank_local = settings.local_rank or 0
+    parallel_config.data_parallel_external_lb = settings.is_external
+    transfer = vllm_config.kv_transfer_config
+    suffix = f"_dp{rank}"
+    if transfer is not None and not transfer.engine_id.endswith(suffix):
+        transfer.engine_id += suffix  # as vLLM does for the ranks of a job of several
+
+
+def _is_api_server_of_its_own(parallel_config: Any) -> bool:
+    """Whether API servers run in processes beside the one that launches the engine."""
+    return (parallel_config._api_process_count, parallel_config._api_process_rank) != (1, 0)

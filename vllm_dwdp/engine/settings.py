@@ -22,7 +22,8 @@ class Settings:
     """The job as this process sees it. job_rank is None where vLLM numbers the engines itself.
 
     is_spread: several `vllm serve` commands start the ranks; local_rank: among the job's ranks on
-    this host, as `VLLM_DP_*` told its front-end; else None.
+    this host, as `VLLM_DP_*` told its front-end; else None. is_external: the user balances the
+    load between servers of one rank each.
     """
 
     job_size: int
@@ -30,6 +31,7 @@ class Settings:
     job_rank: int | None
     is_spread: bool
     local_rank: int | None = None
+    is_external: bool = False
 
     def gpu(self, num_gpus: int) -> int | None:
         """Which of this host's GPUs is this rank's; None where vLLM's own numbering stands.

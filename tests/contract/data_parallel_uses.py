@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Compares docs/data-parallel-fields.md with vLLM: every file that reads a field stands there.
+
+    python tests/contract/data_parallel_uses.py vllm-0.33.0-cp38-abi3-manylinux1_x86_64.whl ...
+
+Prints each use that the page doesn't explain, and exits with 1 when there is one.
+"""
+
+import ast
+import fnmatch
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data-parallel-fields.md"
+PREFIX = "data_parallel_"
+FIELDS = ("index", "rank", "rank_local", "size", "size_local")
+
+
+class Use(NamedTuple):
+    """A file of vLLM's package that reads one of the fields."""
+
+    file: str
+    field: str
+
+
+def unexplained(source: Path) -> list[Use]:
+    """Uses in a package folder (`.../vllm`) or a wheel that the page doesn't name, in order."""
+    explained = list(_explained(PAGE.read_text()))
+    return sorted(use for use in uses(source) if not _is_among(use, explained))
+
+
+def uses(source: Path) -> set[Use]:
+    """Every file that reads a field, on whatever object."""
+    return {Use(file, field) for file, text in _files(source) for field in _fields_read(text)}
+
+
+def _explained(page: str) -> Iterator[tuple[str, str]]:
+    """Patterns of file names with the field under whose heading they stand."""
+    fields: list[str] = []
+    for line in page.splitlines():
+        if line.startswith("### "):
+            fields = re.findall(r"`(\w+)`", line)
+        elif line.startswith("| `") and fields:
+            for pattern in re.findall(r"`([^`]+)`", line.split("|")[1]):
+                yield from ((pattern, field) for field in fields)
+
+
+def _is_among(use: Use, explained: list[tuple[str, str]]) -> bool:
+    return any(
+        field == use.field and fnmatch.fnmatch(use.file, pattern) for pattern, field in explained
+    )
+
+
+def _fields_read(text: str) -> set[str]:
+    if PREFIX not in text:
+        return set()
+    names = {
+        node.attr.removeprefix(PREFIX)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        if node.attr.startswith(PREFIX)
+    }
+    return names & set(FIELDS)
+
+
+def _files(source: Path) -> Iterator[tuple[str, str]]:
+    if source.is_dir():
+        for path in source.rglob("*.py"):
+            yield path.relative_to(source).as_posix(), path.read_text()
+        return
+    with zipfile.ZipFile(source) as wheel:
+        for name in wheel.namelist():
+            if name.startswith("vllm/") and name.endswith(".py"):
+                yield name.removeprefix("vllm/"), wheel.read(name).decode()
+
+
+def main() -> int:
+    found = [(source, use) for source in map(Path, sys.argv[1:]) for use in unexplained(source)]
+    for source, use in found:
+        print(f"{source}: {use.file} reads {PREFIX}{use.field}, which {PAGE.name} doesn't explain")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
