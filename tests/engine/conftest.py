@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import leftovers
 import pytest
 import torch
 from cuda_stand_in import CUDA_STAND_IN
@@ -27,6 +28,8 @@ def engine_environment():
         HF_HUB_OFFLINE="1",
         VLLM_NO_USAGE_STATS="1",
     )
+    with leftovers.marking():
+        yield
 
 
 @pytest.fixture(scope="module")

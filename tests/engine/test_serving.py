@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import leftovers
+import psutil
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 from hosts import needs_hosts
@@ -21,16 +22,28 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @pytest.fixture
-def ray_node():
-    """One Ray node with room for two engines: an engine takes two logical CPUs."""
-    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{free_port()}"
-    port = os.environ["RAY_ADDRESS"].rpartition(":")[2]
+def ray_node(monkeypatch):
+    """One Ray node with room for two engines: an engine takes two logical CPUs.
+
+    It meets no other Ray on the machine: its ports are free ones, its files and processes its own.
+    """
+    port, client, agent, workers = free_port(), free_port(), free_port(), free_port(100)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     options = ["--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"]
-    address = ["--node-ip-address=127.0.0.1", f"--port={port}"]
-    subprocess.run([RAY, "start", "--head", *address, *options], check=True, capture_output=True)
-    yield
-    subprocess.run([RAY, "stop", "--force"], check=True, capture_output=True)
-    del os.environ["RAY_ADDRESS"]
+    options += ["--node-ip-address=127.0.0.1", f"--port={port}"]
+    options += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    options += [f"--min-worker-port={workers}", f"--max-worker-port={workers + 99}"]
+    command = [RAY, "start", "--head", "--block", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as node:
+        for line in node.stdout:
+            if "Ray runtime started" in line:
+                break
+        family = psutil.Process(node.pid).children(recursive=True)
+        yield
+        node.terminate()
+        for process in psutil.wait_procs(family, timeout=10)[1]:
+            process.kill()
 
 
 def assert_answers_like_stock(servers, stock):
