@@ -11,6 +11,8 @@ import threading
 import time
 
 from vllm_dwdp._core import HostDriver
+from vllm_dwdp.engine.job_board import JobBoard
+from vllm_dwdp.engine.meeting import BoardNotice
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
@@ -114,6 +116,8 @@ def _rendezvous(job):
         job_size=job["size"],
         dwdp_size=job["dwdp_size"],
         timeout_s=job.get("timeout_s", 60),
+        job_id=job.get("job_id", ""),
+        notice=BoardNotice(JobBoard(job["board"])) if "board" in job else None,
     )
 
 

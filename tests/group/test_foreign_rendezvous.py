@@ -6,11 +6,13 @@ import dataclasses
 import socket
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from rank import CONTEXT, MANIFEST
 
+from vllm_dwdp.engine import job_board
 from vllm_dwdp.group.errors import ManifestMismatch
 from vllm_dwdp.group.manifest import Manifest
 from vllm_dwdp.group.process_identity import ProcessIdentity
@@ -103,11 +105,32 @@ def test_rank_of_another_job_is_refused_and_the_first_job_starts(start):
     assert [rank.ending() for rank in first] == ["end: bound"] * 2
 
 
-def test_other_job_size_ends_all_with_both_sizes(start):
-    ranks = [start(0, 2, 2), start(1, 4, 2)]
-    endings = {rank.ending() for rank in ranks}
-    assert len(endings) == 1
-    assert "expected a job of {'job_size': 4, 'dwdp_size': 2}" in endings.pop()
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"size": 4}, "of a job of {'job_size': 2, 'dwdp_size': 2} instead of {'job_size': 4, "),
+        ({"job_id": "b"}, "which another command started"),
+    ],
+)
+def test_rank_that_finds_another_job_leaves_its_place_to_whom_it_belongs(start, options, reason):
+    first = start(0, job_id="a")
+    first.hears("open")
+    stranger = start(1, **{"job_id": "a", **options})
+    ending = stranger.ending()
+    assert "failed while joining: expected rank 0 of this rank's job at 127.0.0.1:" in ending
+    assert f"got process {first.pid}, {reason}" in ending
+    assert "dwdp.rendezvous" in ending
+    assert [rank.ending() for rank in (first, start(1, job_id="a"))] == ["end: bound"] * 2
+
+
+def test_jobs_with_a_board_each_start_at_once_without_a_port_of_their_own(start):
+    ranks = []
+    for job_id in ("a", "b"):
+        job = Namespace()
+        job_board.put_up(job)
+        options = {"port": 0, "job_id": job_id, "board": job.dwdp_board}
+        ranks += [(start(1, **options), job), (start(0, **options), job)]
+    assert [rank.ending() for rank, _ in ranks] == ["end: bound"] * 4
 
 
 @pytest.mark.parametrize(("job_rank", "job_size", "dwdp_size"), [(2, 2, 2), (-1, 2, 2), (0, 3, 2)])

@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from vllm_dwdp.engine import job_board
 from vllm_dwdp.engine.checks import check_config, dwdp_size
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
@@ -31,6 +32,7 @@ def configure(vllm_config: Any) -> None:
         return
     config = user_config(vllm_config)
     check_config(vllm_config, config)
+    job_board.put_up(vllm_config.parallel_config)
     choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config
     is_one_rank = is_offline(parallel) or parallel.data_parallel_external_lb

@@ -26,6 +26,7 @@ from vllm_dwdp.engine.graph_fence import captured_tokens
 from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
+from vllm_dwdp.engine.meeting import rendezvous
 from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.start_report import expert_stats, log_start
@@ -33,7 +34,6 @@ from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.handle import TYPE_NAMES
 from vllm_dwdp.layout import LayerLayout
@@ -63,14 +63,7 @@ class ExpertSharing:
         self._device_type = vllm_config.device_config.device_type
         self._is_on_host = one_host = memory_kind(self._device_type) == "host"
         self._session = GroupSession(
-            Rendezvous(
-                endpoint=job.endpoint(vllm_config, settings, one_host=one_host),
-                job_rank=self.job_rank,
-                job_size=settings.job_size,
-                dwdp_size=settings.dwdp_size,
-                timeout_s=config.timeout_s,
-                one_host=one_host,
-            ),
+            rendezvous(vllm_config, settings, one_host=one_host),
             timeout_s=config.timeout_s,
         )
         self._handle_type_name = "none"

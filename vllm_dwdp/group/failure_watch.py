@@ -4,11 +4,13 @@
 
 * The first cause of failure that is posted wins: every rank ends with the same sentence.
 * A rank that dies is noticed at once, by its process; on another host, at the time-out.
+* Ranks of other jobs that came here by mistake are named in the log; they end nobody.
 * A rank that has posted the last phase needs nobody and is needed by nobody: it may end.
 """
 
 import atexit
 import contextlib
+import logging
 import threading
 from collections.abc import Sequence
 
@@ -16,8 +18,10 @@ from vllm_dwdp.group.errors import StoreLost
 from vllm_dwdp.group.process_identity import ProcessIdentity
 from vllm_dwdp.group.store import RendezvousStore
 
+logger = logging.getLogger("vllm.dwdp")
 LAST_PHASE = "bound"
 FAILURE_KEY = "failure"
+TURNED_AWAY_KEY = "turned away"
 POLL_S = 0.1
 ECHO_S = 1.0
 POST_S = 5.0
@@ -47,6 +51,7 @@ class FailureWatch:
         self._peers: dict[int, ProcessIdentity] = {}
         self._is_over = threading.Event()
         self._sentence: str | None = None
+        self._turned_away: bytes | None = None
         self._thread = threading.Thread(target=self._run, name="dwdp-watch", daemon=True)
         self._thread.start()
         # A daemon thread inside torch while the interpreter finalises would abort the process.
@@ -83,6 +88,7 @@ class FailureWatch:
             self._end(posted.decode())
             return
         self._meet_peers()
+        self._name_strangers()
         for rank, peer in self._peers.items():
             if cause := self._cause(rank, peer):
                 self._post(f"dwdp rank {rank} {cause}.")
@@ -93,6 +99,17 @@ class FailureWatch:
             if (data := self._store.get(rank_key("hello", rank))) is not None:
                 self._peers[rank] = ProcessIdentity.from_bytes(data)
                 self._unknown_ranks.remove(rank)
+
+    def _name_strangers(self) -> None:
+        """One may have been meant for this job, which waits for it until the time-out."""
+        stranger = self._store.get(TURNED_AWAY_KEY)
+        if stranger is not None and stranger != self._turned_away:
+            self._turned_away = stranger
+            logger.warning(
+                "A rank of another job came to the rendezvous of this one and left: %s. If it is "
+                "meant to be a rank of this job, start it again with the options of this rank.",
+                stranger.decode(),
+            )
 
     def _cause(self, rank: int, peer: ProcessIdentity) -> str | None:
         reason = self._identity.reason_not_reachable(peer) if self._one_host else None

@@ -3,6 +3,7 @@
 """Where the ranks of a group meet at start-up.
 
 * The first rank of the job hosts a store; it is used during start-up only.
+* A rank that finds the store of another job there leaves that job alone, and says so.
 * Each rank says who it is, and watches the others from then on, also while it loads.
 * Whatever fails, on whichever rank, every rank ends with the same sentence.
 """
@@ -10,11 +11,13 @@
 import contextlib
 import json
 import time
+from dataclasses import asdict
+from typing import Any
 
 from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, StoreLost
-from vllm_dwdp.group.failure_watch import FailureWatch, rank_key
+from vllm_dwdp.group.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
 from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.store import POLL_S, Endpoint, RendezvousStore
+from vllm_dwdp.group.store import POLL_S, Endpoint, PortNotice, RendezvousStore
 from vllm_dwdp.group.store_keeper import StoreKeeper
 
 LEAVE_S = 1.0
@@ -24,7 +27,8 @@ class Rendezvous:
     """One rank's place at the rendezvous. `timeout_s` covers all of start-up, from `open` on.
 
     With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread. `one_host`: ranks
-    on other hosts, or of other users, are refused as soon as they come.
+    on other hosts, or of other users, are refused as soon as they come. `job_id`: what only the
+    ranks of this job share, besides the endpoint; empty where they share no more than that.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class Rendezvous:
         dwdp_size: int,
         timeout_s: float,
         one_host: bool = True,
+        job_id: str = "",
+        notice: PortNotice | None = None,
     ) -> None:
         if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
             raise ValueError(
@@ -48,6 +54,8 @@ class Rendezvous:
         self._dwdp_size = dwdp_size
         self._timeout_s = timeout_s
         self._one_host = one_host
+        self._job_id = job_id
+        self._notice = notice
         self._identity = ProcessIdentity.own()
         self._store: RendezvousStore | None = None
         self._watch: FailureWatch | None = None
@@ -78,9 +86,12 @@ class Rendezvous:
         """
         if self._dwdp_size == 1:
             return
-        store = RendezvousStore(self._endpoint, timeout_s=self._timeout_s)
+        store = RendezvousStore(self._endpoint, timeout_s=self._timeout_s, notice=self._notice)
         try:
-            job = self._host(store) if self._job_rank == 0 else self._join(store)
+            if self._job_rank == 0:
+                self._host(store)
+            else:
+                self._join(store)
             self._say_hello(store)
         except StoreLost as lost:
             store.close()
@@ -96,7 +107,6 @@ class Rendezvous:
             peer_ranks=self.job_ranks,
             one_host=self._one_host,
         )
-        self._check_job(job)
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
         """Post this rank's payload and wait for everyone's, in rank order.
@@ -147,15 +157,33 @@ class Rendezvous:
     def _job(self) -> dict[str, int]:
         return {"job_size": self._job_size, "dwdp_size": self._dwdp_size}
 
-    def _host(self, store: RendezvousStore) -> dict[str, int]:
-        store.host(json.dumps({"job": self._job, "pid": self._identity.pid}).encode())
+    def _host(self, store: RendezvousStore) -> None:
+        description = {"job": self._job, "id": self._job_id, "host": asdict(self._identity)}
+        store.host(json.dumps(description).encode())
         store.name_host(self._identity.pid)
-        return self._job
 
-    def _join(self, store: RendezvousStore) -> dict[str, int]:
+    def _join(self, store: RendezvousStore) -> None:
+        """Reach the store of this rank's own job, and no other."""
         description = json.loads(store.reach())
-        store.name_host(description["pid"])
-        return dict(description["job"])
+        host = ProcessIdentity(**description["host"])
+        store.name_host(host.pid)
+        if reason := self._reason_not_ours(description, host):
+            own = f"process {self._identity.pid}, rank {self._job_rank} of a job of {self._job}"
+            store.set(TURNED_AWAY_KEY, own.encode())
+            raise RendezvousRefused(
+                f"expected rank 0 of this rank's job at {store.endpoint}, got process {host.pid}, "
+                f"{reason}; start every rank with the same options, and every job with its own "
+                "dwdp.rendezvous."
+            )
+
+    def _reason_not_ours(self, description: dict[str, Any], host: ProcessIdentity) -> str | None:
+        if self._one_host and (reason := self._identity.reason_not_reachable(host)):
+            return f"which can't share its experts: {reason}"
+        if description["job"] != self._job:
+            return f"of a job of {description['job']} instead of {self._job}"
+        if description["id"] != self._job_id:
+            return "which another command started"
+        return None
 
     def _say_hello(self, store: RendezvousStore) -> None:
         own = self._identity.to_bytes().decode()
@@ -163,15 +191,8 @@ class Rendezvous:
         if posted != own:
             other = ProcessIdentity.from_bytes(posted.encode())
             raise RendezvousRefused(
-                f"expected to be rank {self._job_rank} at {self._endpoint}, but process "
+                f"expected to be rank {self._job_rank} at {store.endpoint}, but process "
                 f"{other.pid} of user {other.uid} is; give every job its own dwdp.rendezvous."
-            )
-
-    def _check_job(self, job: dict[str, int]) -> None:
-        if job != self._job:
-            raise RendezvousRefused(
-                f"expected a job of {self._job} at {self._endpoint}, got {job}; start every rank "
-                "with the same options, and every job with its own dwdp.rendezvous."
             )
 
     def _wait_for(self, phase: str, rank: int) -> bytes:

@@ -4,6 +4,8 @@
 
 * Rank 0 of the job hosts; the store listens on the endpoint's address alone.
 * No call outlasts its patience: a lost, stopped or foreign host raises, and names itself.
+* Ranks that can tell each other a number beforehand need no port that all of them know: rank 0
+  takes any free one and posts it.
 """
 
 import contextlib
@@ -11,13 +13,13 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vllm_dwdp.group.bounded_thread import BoundedThread
 from vllm_dwdp.group.errors import RendezvousRefused, StoreLost
 
 POLL_S = 0.05
-DESCRIPTION_KEY = "vllm-dwdp rendezvous 1"
+DESCRIPTION_KEY = "vllm-dwdp rendezvous 2"
 MIN_PATIENCE_S = 2.0
 CLOSE_S = 1.0
 
@@ -30,11 +32,37 @@ class Endpoint(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class RendezvousStore:
-    """One process's end of the store. `timeout_s` covers all of start-up, from construction on."""
+class PortNotice(Protocol):
+    """Where rank 0 says which port it took."""
 
-    def __init__(self, endpoint: Endpoint, *, timeout_s: float) -> None:
-        self._endpoint = endpoint
+    def post(self, port: int) -> None: ...
+
+    def read(self) -> int:
+        """The port, 0 while none was posted."""
+        ...
+
+
+class NoNotice:
+    """Every rank was told the port: nothing is posted, and nothing looked for."""
+
+    def post(self, port: int) -> None:
+        pass
+
+    def read(self) -> int:
+        return 0
+
+
+class RendezvousStore:
+    """One process's end of the store. `timeout_s` covers all of start-up, from construction on.
+
+    With port 0 rank 0 takes a free port, and `notice` tells it to the others.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float, notice: PortNotice | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self._notice = notice or NoNotice()
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._thread = BoundedThread("dwdp-store")
@@ -52,8 +80,10 @@ class RendezvousStore:
         Raises RendezvousRefused when the address is taken.
         """
         with self._listen() as listener:
-            self._store = self._call(lambda: _host(self._endpoint, listener))
+            self.endpoint = self.endpoint._replace(port=listener.getsockname()[1])
+            self._store = self._call(lambda: _host(self.endpoint, listener))
         self.set(DESCRIPTION_KEY, description)
+        self._notice.post(self.endpoint.port)
 
     def reach(self) -> bytes:
         """The host's description. Raises RendezvousRefused for anything but a dwdp rendezvous."""
@@ -61,11 +91,11 @@ class RendezvousStore:
         patience_s = max(MIN_PATIENCE_S, min(30.0, self.seconds_left))
         try:
             self._store = self._thread.call(
-                lambda: _reach(self._endpoint, patience_s), patience_s + CLOSE_S
+                lambda: _reach(self.endpoint, patience_s), patience_s + CLOSE_S
             )
         except Exception as error:
             raise RendezvousRefused(
-                f"expected a dwdp rendezvous at {self._endpoint}, got something else "
+                f"expected a dwdp rendezvous at {self.endpoint}, got something else "
                 f"({_first_line(error)}); free the port, or set another with dwdp.rendezvous."
             ) from error
         return bytes(self._call(lambda: self._store.get(DESCRIPTION_KEY)))
@@ -106,14 +136,14 @@ class RendezvousStore:
         return StoreLost(f"{self._host_name}, which hosts the rendezvous, {what}.")
 
     def _listen(self) -> socket.socket:
-        listener = _socket(self._endpoint)
+        listener = _socket(self.endpoint)
         try:
-            listener.bind(self._endpoint)
+            listener.bind(self.endpoint)
             listener.listen(1024)
         except OSError as error:
             listener.close()
             raise RendezvousRefused(
-                f"can't host the rendezvous at {self._endpoint}: {error}; free the "
+                f"can't host the rendezvous at {self.endpoint}: {error}; free the "
                 "port, or set another with dwdp.rendezvous."
             ) from error
         return listener
@@ -121,11 +151,13 @@ class RendezvousStore:
     def _wait_for_listener(self) -> None:
         """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
         while self.seconds_left > 0:
-            if is_listened_to(self._endpoint):
+            if not self.endpoint.port:
+                self.endpoint = self.endpoint._replace(port=self._notice.read())
+            elif is_listened_to(self.endpoint):
                 return
             time.sleep(POLL_S)
         raise StoreLost(
-            f"dwdp rank 0 did not open the rendezvous at {self._endpoint} within "
+            f"dwdp rank 0 did not open the rendezvous at {self.endpoint} within "
             f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."
         )
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A board on which the processes that one command started leave notes for each other.
+
+The command's front-end holds a memory file. Its configuration carries the file's path to engines
+and workers, who open it below `/proc` and add lines to it.
+
+* Only processes of the same user, in the same process namespace, can open the board.
+* The first value that is posted under a key stands.
+* The board needs no clean-up: it is gone when the front-end is.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import weakref
+from typing import Any
+
+FILE_NAME = "vllm-dwdp-board"
+_held: dict[int, "JobBoard"] = {}
+"""The boards that this process holds for others, by descriptor, the newest last."""
+_past_notes: dict[str, str] = {}
+"""What stood on boards of this process whose configurations are gone."""
+
+
+class JobBoard:
+    """One command's board, as seen from any of its processes."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def post(self, key: str, value: str) -> None:
+        """Add a note; of no effect if there is one under this key. Raises OSError."""
+        fd = self._open(os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(fd, (json.dumps([key, value]) + "\n").encode())
+        finally:
+            os.close(fd)
+
+    def notes(self) -> dict[str, str]:
+        """All that stands on the board. Raises OSError."""
+        with open(self._open(os.O_RDONLY), encoding="utf-8") as lines:
+            pairs = [json.loads(line) for line in lines if line.endswith("\n")]
+        return dict(reversed(pairs))
+
+    def _open(self, flags: int) -> int:
+        """The path may belong to another process by now, whose file must stay as it is."""
+        fd = os.open(self._path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        if FILE_NAME in os.readlink(f"/proc/self/fd/{fd}"):
+            return fd
+        os.close(fd)
+        raise FileNotFoundError(f"expected the board of a dwdp job at {self._path}, got none")
+
+
+def put_up(parallel_config: Any) -> None:
+    """Make a board for the job of this configuration, and give the job an id of its own.
+
+    Both are attributes that vLLM doesn't know: they travel with the configuration, and neither
+    its compile-cache key nor its comparison of ranks sees them.
+    """
+    fd = os.memfd_create(FILE_NAME)
+    parallel_config.dwdp_board = f"/proc/{os.getpid()}/fd/{fd}"
+    parallel_config.dwdp_job_id = secrets.token_hex(8)
+    _held[fd] = JobBoard(parallel_config.dwdp_board)
+    weakref.finalize(parallel_config, _take_down, fd).atexit = False
+
+
+def board_of(parallel_config: Any) -> JobBoard:
+    return JobBoard(parallel_config.dwdp_board)
+
+
+def job_id_of(parallel_config: Any) -> str:
+    """The same for all processes that one command started, and for no others."""
+    return str(parallel_config.dwdp_job_id)
+
+
+def newest_note(key: str) -> str | None:
+    """The note of the newest job of this process that has one, even if its engine is gone."""
+    for board in reversed(_held.values()):
+        if (note := board.notes().get(key)) is not None:
+            return note
+    return _past_notes.get(key)
+
+
+def remember(key: str, value: str) -> None:
+    """Keep a note of a job that came to no board."""
+    _past_notes[key] = value
+
+
+def _take_down(fd: int) -> None:
+    """Let go of a board whose configuration is gone."""
+    with contextlib.suppress(OSError):
+        _past_notes.update(_held.pop(fd).notes())
+    os.close(fd)
