@@ -112,6 +112,7 @@ _BY_FILE = {
         "VLLM_CPU_KVCACHE_SPACE",
         "VLLM_ENGINE_READY_TIMEOUT_S",
         "VLLM_PLUGINS",
+        "VLLM_RPC_BASE_PATH",
     ),
     "logger.py": ("init_logger",),
     "model_executor/custom_op.py": (

@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 
@@ -77,8 +78,7 @@ class RankProcess:
 
 def _run(job, said):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if "runtime_directory" in job:
-        os.environ["XDG_RUNTIME_DIR"] = job["runtime_directory"]
+    tempfile.tempdir = job.get("temporary_directory")
     _start_up(job, said.send)
     if "serve_s" in job:
         time.sleep(1)

@@ -128,12 +128,12 @@ def test_rank_that_never_comes_ends_the_others_at_the_time_out(start):
 
 
 def test_nothing_is_left_and_the_store_closes_once_all_have_finished(start):
-    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
-        ranks = [start(r, serve_s=60, runtime_directory=runtime) for r in range(2)]
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        ranks = [start(r, serve_s=60, temporary_directory=folder) for r in range(2)]
         for rank in ranks:
             for line in ("open", "met", "end: bound", []):
                 rank.hears(line)
-        assert os.listdir(runtime) == []
+        assert os.listdir(folder) == []
     for rank in ranks:
         links = [os.readlink(fd) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
         assert not [link for link in links if "memfd" in link]
@@ -141,17 +141,18 @@ def test_nothing_is_left_and_the_store_closes_once_all_have_finished(start):
 
 
 def test_nothing_is_left_after_a_failure(start):
-    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         manifests = [{}, {"dtype": "float16"}]
         ranks = [
-            start(r, manifest=manifests[r], serve_s=60, runtime_directory=runtime) for r in range(2)
+            start(r, manifest=manifests[r], serve_s=60, temporary_directory=folder)
+            for r in range(2)
         ]
         for rank in ranks:
             rank.hears("open")
             assert rank.next_line().startswith("end: dwdp ranks 0 and 1 differ in dtype")
             rank.hears([])
             assert listening(rank.pid) == []
-        assert os.listdir(runtime) == []
+        assert os.listdir(folder) == []
 
 
 def test_first_rank_may_leave_the_process_before_others_have_finished_reading(start):

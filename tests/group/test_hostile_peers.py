@@ -253,13 +253,3 @@ def test_directory_goes_with_the_interpreter(ending):
     directory = Path(ended.stdout.strip()).parent
     assert directory.name.startswith("vllm-dwdp-")
     assert not directory.exists()
-
-
-def test_runtime_directory_is_used_when_short_and_tmp_otherwise(tmp_path, monkeypatch):
-    long = tmp_path / ("long" * 30)
-    long.mkdir()
-    for runtime, expected in ((Path("/dev/shm"), "/dev/shm"), (long, "/tmp")):
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        server = DescriptorServer(memory_files, num_layers=1)
-        assert server.path.startswith(f"{expected}/vllm-dwdp-")
-        server.close()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a killed rank leaves is removed by the next one; what a living rank uses is not."""
+"""Where sockets go: to vLLM's and Python's places, however long; what killed ranks left goes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from vllm_dwdp.group.descriptor_client import DescriptorClient
 from vllm_dwdp.group.descriptor_server import DescriptorServer
+from vllm_dwdp.group.errors import GroupError
+from vllm_dwdp.group.private_directory import check_place
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 SERVE = """
 import time
 from vllm_dwdp.group.descriptor_server import DescriptorServer
@@ -22,21 +27,71 @@ time.sleep(60)
 
 
 @pytest.fixture
-def runtime(monkeypatch):
+def folder(monkeypatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as path:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", path)
+        monkeypatch.setattr(tempfile, "tempdir", path)
+        monkeypatch.setenv("TMPDIR", path)
+        monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
         yield Path(path)
 
 
-def test_directory_of_a_killed_rank_is_removed_by_the_next_and_a_living_ones_is_kept(runtime):
+def serving_directory():
+    """Where a server makes its socket, once a client has reached it."""
+    server = DescriptorServer(lambda layer_idx: [], num_layers=1)
+    DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=5).close()
+    server.close()
+    return Path(server.path).parent.parent
+
+
+def test_directory_of_a_killed_rank_is_removed_by_the_next_and_a_living_ones_is_kept(folder):
     command = [sys.executable, "-c", SERVE]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     living, killed = (Path(rank.stdout.readline().strip()).parent for rank in ranks)
     ranks[1].send_signal(signal.SIGKILL)
     ranks[1].wait()
-    assert {living, killed} == set(runtime.iterdir())
+    assert {living, killed} == set(folder.iterdir())
     server = DescriptorServer(lambda layer_idx: [], num_layers=1)
-    assert {living, Path(server.path).parent} == set(runtime.iterdir())
+    assert {living, Path(server.path).parent} == set(folder.iterdir())
     server.close()
     ranks[0].kill()
     ranks[0].wait()
+
+
+def test_socket_goes_to_pythons_directory_for_temporary_files(folder):
+    assert serving_directory() == folder
+
+
+def test_socket_goes_to_vllms_directory_for_sockets_first(folder, monkeypatch):
+    sockets = folder / "sockets"
+    sockets.mkdir()
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", str(sockets))
+    assert serving_directory() == sockets
+    sockets.rmdir()
+    assert serving_directory() == folder
+
+
+def test_longer_paths_than_a_socket_may_have_work(folder, monkeypatch):
+    long = folder / ("long" * 60) / ("path" * 60)
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert serving_directory() == long
+
+
+def test_no_place_at_all_is_named_before_loading(folder, monkeypatch, start):
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "missing"))
+    with pytest.raises(GroupError, match=r"missing/vllm-dwdp-.*; set TMPDIR to a writable direc"):
+        check_place()
+    ranks = [start(0, load_s=60), start(1, temporary_directory="/proc/missing")]
+    endings = {rank.ending() for rank in ranks}
+    assert len(endings) == 1
+    assert "dwdp rank 1 failed while joining: expected to make a directory" in endings.pop()
+
+
+@needs_root
+def test_read_only_tmp_is_passed_over(folder):
+    command = f"mount -t tmpfs -o ro tmpfs /tmp && exec {sys.executable} -c '{SERVE}'"
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    unshared = ["unshare", "--mount", "sh", "-c", command]
+    with subprocess.Popen(unshared, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline().startswith("/var/tmp/vllm-dwdp-")
+        server.terminate()

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from vllm_dwdp.group import wire
 from vllm_dwdp.group.errors import ExchangeRefused, GroupError, PeerBusy
+from vllm_dwdp.group.private_directory import short_name
 
 RETRY_S = 0.02
 CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
@@ -73,7 +74,8 @@ class DescriptorClient:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._socket.connect(path)
+                with short_name(path) as name:
+                    self._socket.connect(name)
                 break
             except BlockingIOError:  # the peer's backlog is full
                 if time.monotonic() > deadline:

@@ -1,51 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A directory of this process alone, gone when the process or its owner is."""
+"""A directory of this process alone, gone when the process or its owner is.
 
+It lies where vLLM puts its own sockets: in `VLLM_RPC_BASE_PATH`, else in Python's directory for
+temporary files. A socket's path may have 107 bytes; through `/proc/self/fd` longer ones work, too.
+"""
+
+import contextlib
 import os
 import shutil
 import socket
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_dwdp.group.errors import GroupError
 
-MAX_SOCKET_PATH_BYTES = 107
-NAME_BYTES = 40
 PREFIX = "vllm-dwdp-"
 SOCKET_NAME = "descriptors"
 
 
 class PrivateDirectory:
-    """Mode 0700, with a path short enough for a socket in it."""
+    """Mode 0700. Raises GroupError when there is no place for it."""
 
     def __init__(self) -> None:
-        parent = socket_parent()
-        _remove_orphans(parent)
-        try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        except OSError as error:
-            raise GroupError(
-                f"expected to make a directory for the descriptor socket in {parent}, got "
-                f"{error}; set XDG_RUNTIME_DIR to a short, writable path."
-            ) from error
+        self.path = _make()
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def listen(self, *, backlog: int) -> socket.socket:
+        """A listening socket in it, at `path / SOCKET_NAME`."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with short_name(self.path / SOCKET_NAME) as name:
+            listener.bind(name)
+        listener.listen(backlog)
+        return listener
 
     def remove(self) -> None:
         self._remove()
 
 
-def socket_parent() -> str:
-    """Where private directories go: short enough a path for a socket, and writable."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    is_short = len(os.fsencode(runtime)) + NAME_BYTES <= MAX_SOCKET_PATH_BYTES
-    return runtime if is_short and os.access(runtime, os.W_OK | os.X_OK) else "/tmp"
+def check_place() -> None:
+    """Raise GroupError unless a socket can be made: before loading, not after it."""
+    directory = PrivateDirectory()
+    try:
+        directory.listen(backlog=1).close()
+    except OSError as error:
+        raise GroupError(
+            f"expected to make a socket in {directory.path.parent}, got {error}; set TMPDIR to a "
+            "directory that allows it."
+        ) from error
+    finally:
+        directory.remove()
 
 
-def _remove_orphans(parent: str) -> None:
+def places() -> list[str]:
+    """The directories that are tried, in this order."""
+    base = os.environ.get("VLLM_RPC_BASE_PATH")
+    with contextlib.suppress(FileNotFoundError):
+        return [*filter(None, [base]), tempfile.gettempdir()]
+    return [*filter(None, [base])]
+
+
+@contextlib.contextmanager
+def short_name(path: str | Path) -> Iterator[str]:
+    """A name for a socket's path that the kernel takes whatever the path's length."""
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{name}"
+    finally:
+        os.close(directory)
+
+
+def _make() -> Path:
+    failures = []
+    for place in places():
+        _remove_orphans(place)
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=os.path.abspath(place)))
+        except OSError as error:
+            failures.append(str(error))
+    raise GroupError(
+        f"expected to make a directory for the descriptor socket, got "
+        f"{'; '.join(failures) or 'no directory for temporary files'}; set TMPDIR to a writable "
+        "directory."
+    )
+
+
+def _remove_orphans(place: str) -> None:
     """Remove what ranks of this user left that were killed in the middle of their start-up."""
-    for path in Path(parent).glob(f"{PREFIX}*/{SOCKET_NAME}"):
+    for path in Path(place).glob(f"{PREFIX}*/{SOCKET_NAME}"):
         if _is_orphan(path):
             shutil.rmtree(path.parent, ignore_errors=True)
 
@@ -57,7 +102,8 @@ def _is_orphan(path: Path) -> bool:
         try:
             if path.stat().st_uid != os.geteuid():
                 return False
-            probe.connect(str(path))
+            with short_name(path) as name:
+                probe.connect(name)
         except ConnectionRefusedError:
             return True
         except OSError:

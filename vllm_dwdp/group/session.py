@@ -17,6 +17,7 @@ from vllm_dwdp.group.handle_exchange import HandleSource
 from vllm_dwdp.group.handover import Handover
 from vllm_dwdp.group.manifest import Manifest, check_manifests
 from vllm_dwdp.group.peer_probe import PeerProbe
+from vllm_dwdp.group.private_directory import check_place
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.handle import Handle
 
@@ -31,7 +32,10 @@ class GroupSession:
         self._handover: Handover | None = None
 
     def open(self) -> None:
+        """Meet the others; find out before loading what would fail after it."""
         self._rendezvous.open()
+        if self._rendezvous.dwdp_size > 1:
+            check_place()
         self._doing = "loading"
 
     def meet(self, manifest: Manifest) -> None:
@@ -96,5 +100,7 @@ class GroupSession:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return "it was told to end"
     text = str(error) if isinstance(error, GroupError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
