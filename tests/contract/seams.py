@@ -214,6 +214,7 @@ _BY_FILE = {
         "direct_register_custom_op.mutates_args",
         "direct_register_custom_op.fake_impl",
     ),
+    "v1/engine/core.py": ("EngineCoreProc.run_engine_core",),
     "v1/engine/core_client.py": ("EngineCoreClient.shutdown",),
     "v1/engine/exceptions.py": ("EngineDeadError",),
     "v1/engine/llm_engine.py": (
@@ -262,6 +263,9 @@ _BY_FILE = {
         "Worker.reload_weights",
         "Worker.get_model",
         "Worker.compile_or_warm_up_model",
+        "Worker.determine_available_memory",
+        "Worker.init_device",
+        "Worker.initialize_from_config",
         "Worker.sleep",
         "Worker.wake_up",
         "Worker.init_weight_transfer_engine",

@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine import job_board
+from vllm_dwdp.engine import job_board, last_words
 from vllm_dwdp.engine.checks import check_config, dwdp_size
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
@@ -30,8 +30,10 @@ def configure(vllm_config: Any) -> None:
     """
     if Settings.load(vllm_config) is not None:
         return
-    config = user_config(vllm_config)
-    check_config(vllm_config, config)
+    with last_words.of_refused_options():
+        config = user_config(vllm_config)
+        check_config(vllm_config, config)
+    last_words.print_at_exit()
     job_board.put_up(vllm_config.parallel_config)
     choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config

@@ -9,6 +9,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine import cpu_host
 from vllm_dwdp.engine.independence import restore_rank, show_moe
+from vllm_dwdp.engine.last_words import EngineFailure
 from vllm_dwdp.engine.settings import Settings, job_rank
 
 logger = init_logger("vllm.dwdp")
@@ -28,6 +29,7 @@ class DwdpExecutor(MultiprocExecutor):
             )
         show_moe(self.vllm_config)
         restore_rank(self.vllm_config, settings)
+        EngineFailure.hear(self.parallel_config, job_rank(self.vllm_config, settings))
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:

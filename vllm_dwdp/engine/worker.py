@@ -2,13 +2,16 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The worker: vLLM's own, whose experts are shared with the group before it reports for duty."""
 
+import functools
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.worker_base import WorkerBase
 
+from vllm_dwdp.engine import last_words, settings
 from vllm_dwdp.engine.loader import use_dwdp_loader
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
@@ -25,10 +28,33 @@ WRITING_RPCS = (
     "update_weights",
     "finish_weight_update",
 )
+STARTING = (
+    "init_device",
+    "load_model",
+    "determine_available_memory",
+    "initialize_from_config",
+    "compile_or_warm_up_model",
+)
+"""What an engine calls of its worker until it is up."""
 
 
 class DwdpWorker(WorkerBase):
     """Mixed into the platform's worker. Lives in the worker process of one rank."""
+
+    is_up = False
+    """Whether the engine has started: errors are of single calls from then on."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in STARTING:
+            setattr(cls, name, _leaving_last_words(getattr(cls, name)))
+
+    def leave_last_words(self, error: Exception) -> None:
+        """Have the front-end say why this rank can't start."""
+        resolved = settings.Settings.load(self.vllm_config)
+        if resolved is not None and not self.is_up:
+            rank = settings.job_rank(self.vllm_config, resolved)
+            last_words.leave(self.parallel_config, error, job_rank=rank)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load this rank's experts, then bind every MoE layer to views of all experts."""
@@ -63,6 +89,22 @@ class DwdpWorker(WorkerBase):
     def dwdp_stats(self) -> dict[str, Any]:
         """What this rank owns, maps and has run; sizes in bytes."""
         return {**self._sharing.stats, **self._sharing.live_stats()}
+
+
+def _leaving_last_words(start: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method; what it raises is left for the front-end, which prints it at its end."""
+
+    @functools.wraps(start)
+    def call(self: DwdpWorker, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = start(self, *args, **kwargs)
+        except Exception as error:
+            self.leave_last_words(error)
+            raise
+        self.is_up |= start.__name__ == STARTING[-1]
+        return result
+
+    return call
 
 
 def _refusal(name: str) -> Any:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What ranks leave on their job's board is the last that a user reads of a command that failed."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from vllm_dwdp.engine import job_board, last_words
+from vllm_dwdp.group.errors import RankFailed
+
+FRONT_END = """
+import subprocess, sys, weakref
+from argparse import Namespace
+from vllm_dwdp.engine import job_board, last_words
+last_words.print_at_exit()
+config = Namespace()
+job_board.put_up(config)
+manager = weakref.finalize(last_words, print, "ending the other processes", file=sys.stderr)
+subprocess.run([sys.executable, "-c", {rank!r}, config.dwdp_board], check=True)
+del config
+{end}
+"""
+RANK = """
+import sys
+from argparse import Namespace
+from vllm_dwdp.engine import last_words
+from vllm_dwdp.group.errors import RankFailed
+config = Namespace(dwdp_board=sys.argv[1])
+last_words.leave(config, RankFailed("dwdp rank 1 failed while loading: no file."), job_rank=0)
+last_words.leave(config, ValueError("an echo"), job_rank=1)
+"""
+
+
+def stderr_of_front_end(end):
+    script = FRONT_END.format(rank=RANK, end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return done.stderr.splitlines()
+
+
+def test_first_sentence_of_a_rank_is_the_last_line_of_a_command_that_fails():
+    lines = stderr_of_front_end("raise RuntimeError('Engine core initialization failed.')")
+    assert "RuntimeError: Engine core initialization failed." in lines
+    assert lines[-2:] == [
+        "ending the other processes",
+        "dwdp rank 1 failed while loading: no file.",
+    ]
+
+
+def test_command_that_goes_on_after_a_failure_does_not_repeat_it():
+    assert stderr_of_front_end("") == ["ending the other processes"]
+
+
+def test_other_errors_name_the_rank_and_fit_a_line():
+    config = Namespace()
+    job_board.put_up(config)
+    last_words.leave(config, ValueError("too\n  small"), job_rank=3)
+    assert last_words.left() == "dwdp rank 3 failed while starting: ValueError: too small"
+
+
+def test_sentence_of_refused_options_is_kept():
+    with pytest.raises(RankFailed), last_words.of_refused_options():
+        raise RankFailed("no.")
+    assert last_words.left() == "no."
+
+
+def test_file_that_is_no_board_stays_as_it_is(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("text\n")
+    with path.open() as other:
+        board = job_board.JobBoard(f"/proc/{os.getpid()}/fd/{other.fileno()}")
+        for use in (board.notes, lambda: board.post("key", "value")):
+            with pytest.raises(FileNotFoundError, match="expected the board of a dwdp job"):
+                use()
+    assert path.read_text() == "text\n"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Why a job could not start, carried from the process that knows to the one that the user sees.
+
+vLLM's front-end learns only that an engine ended. A rank that can't start leaves a sentence on the
+job's board; the front-end prints it when an error has ended it, below the traceback and below all
+that vLLM says while it ends the other processes.
+"""
+
+import contextlib
+import functools
+import logging
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from vllm_dwdp.engine import job_board
+from vllm_dwdp.group.errors import GroupError
+
+KEY = "last words"
+
+
+def left() -> str | None:
+    """The sentence with which this front-end's newest job could not start, if one was left."""
+    return job_board.newest_note(KEY)
+
+
+def leave(parallel_config: Any, error: BaseException, *, job_rank: int) -> None:
+    """Leave the sentence of a rank that can't start; the job's first stands. Never raises."""
+    with contextlib.suppress(OSError):
+        job_board.board_of(parallel_config).post(KEY, _sentence(error, job_rank))
+
+
+@contextlib.contextmanager
+def of_refused_options() -> Iterator[None]:
+    """Around the check of a configuration: what it raises is said again at the end."""
+    try:
+        yield
+    except Exception as error:
+        job_board.remember(KEY, str(error))
+        print_at_exit()
+        raise
+
+
+@functools.cache
+def print_at_exit() -> None:
+    """Have this process print the sentence as its last line, if an error ends it.
+
+    Finalizers run in the reverse order of their making, so that this one comes after those of
+    vLLM's process managers.
+    """
+    weakref.finalize(print_at_exit, _print)
+
+
+class EngineFailure(logging.Handler):
+    """Hears from vLLM's log why an engine could not start: vLLM tells it nobody else."""
+
+    LOGGER = "vllm.v1.engine.core"
+    MESSAGE = "EngineCore failed to start."
+
+    def __init__(self, parallel_config: Any, job_rank: int) -> None:
+        super().__init__(logging.ERROR)
+        self._parallel_config = parallel_config
+        self._job_rank = job_rank
+
+    @classmethod
+    def hear(cls, parallel_config: Any, job_rank: int) -> None:
+        """Listen in this process from now on."""
+        logging.getLogger(cls.LOGGER).addHandler(cls(parallel_config, job_rank))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == self.MESSAGE and record.exc_info and record.exc_info[1]:
+            leave(self._parallel_config, record.exc_info[1], job_rank=self._job_rank)
+
+
+def _sentence(error: BaseException, job_rank: int) -> str:
+    if isinstance(error, GroupError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"dwdp rank {job_rank} failed while starting: {' '.join(text.split())}"
+
+
+def _print() -> None:
+    if getattr(sys, "last_value", None) is not None and (sentence := left()):
+        print(sentence, file=sys.stderr, flush=True)
