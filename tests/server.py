@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 from hosts import on_host
@@ -78,6 +80,18 @@ class Server:
         """The server's process and all its descendants."""
         server = psutil.Process(self.process.pid)
         return [server, *server.children(recursive=True)]
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        """The status and the text that an endpoint answers."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.url}{path}", data, {"content-type": "application/json"}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     def workers(self) -> list[psutil.Process]:
         """Workers of the DWDP ranks that are here, in the order of their ranks."""

@@ -214,7 +214,12 @@ _BY_FILE = {
         "direct_register_custom_op.mutates_args",
         "direct_register_custom_op.fake_impl",
     ),
-    "v1/engine/core.py": ("EngineCoreProc.run_engine_core",),
+    "v1/engine/core.py": (
+        "EngineCore.sleep",
+        "EngineCore.sleep.level",
+        "EngineCore.model_executor",
+        "EngineCoreProc.run_engine_core",
+    ),
     "v1/engine/core_client.py": ("EngineCoreClient.shutdown",),
     "v1/engine/exceptions.py": ("EngineDeadError",),
     "v1/engine/llm_engine.py": (
@@ -223,6 +228,7 @@ _BY_FILE = {
     ),
     "v1/executor/abstract.py": (
         "Executor.get_class",
+        "Executor.sleep",
         "Executor.vllm_config",
         "Executor.parallel_config",
         "Executor.supports_pp",

@@ -46,6 +46,12 @@ def test_worker_refuses_calls_that_write(name):
         getattr(DwdpCPUWorker, name)(SimpleNamespace())
 
 
+def test_worker_loads_once():
+    worker = SimpleNamespace(_sharing=object())
+    with pytest.raises(ReadOnlyWeight, match="'load_model' would write to expert weights"):
+        DwdpCPUWorker.load_model.__wrapped__(worker)
+
+
 def test_bound_layer_refuses_to_load():
     layer = SimpleNamespace(is_bound=True, layer_name="layers.0.experts")
     weight = torch.zeros(4)

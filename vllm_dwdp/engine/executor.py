@@ -2,14 +2,18 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The executor: vLLM's multiprocess executor with a dwdp worker and a host made ready for it."""
 
+from typing import NoReturn
+
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine import cpu_host
+from vllm_dwdp.engine.admin_calls import refuse_before_pausing
 from vllm_dwdp.engine.independence import restore_rank, show_moe
 from vllm_dwdp.engine.last_words import EngineFailure
+from vllm_dwdp.engine.read_only import refuse_call
 from vllm_dwdp.engine.settings import Settings, job_rank
 
 logger = init_logger("vllm.dwdp")
@@ -29,11 +33,19 @@ class DwdpExecutor(MultiprocExecutor):
             )
         show_moe(self.vllm_config)
         restore_rank(self.vllm_config, settings)
+        refuse_before_pausing(DwdpExecutor)
         EngineFailure.hear(self.parallel_config, job_rank(self.vllm_config, settings))
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:
             self._start_on_gpu(settings)
+
+    def sleep(self, level: int = 1) -> NoReturn:
+        refuse_call("sleep")
+
+    def discard(self, tags: tuple[str, ...]) -> NoReturn:
+        """Not left to the worker: vLLM notes the tags as asleep even if it refuses."""
+        refuse_call("discard")
 
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)

@@ -3,10 +3,14 @@
 """Bound expert weights are shared: every way to write to them refuses, none ends in a fault."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+REFUSED_CALL = (
+    "'{name}' would write to expert weights, or free them, but the dwdp group shares them "
+    "read-only; restart the ranks instead."
+)
 REPLACED = (
     "{name} of a dwdp layer would be replaced, but its kernel reads the group's shared experts; "
     "restart the ranks to load others."
@@ -15,6 +19,11 @@ REPLACED = (
 
 class ReadOnlyWeight(RuntimeError):
     """Somebody asked to write to expert weights that the group shares read-only."""
+
+
+def refuse_call(name: str) -> NoReturn:
+    """Refuse a call that vLLM's front-end makes of an engine or a worker."""
+    raise ReadOnlyWeight(REFUSED_CALL.format(name=name))
 
 
 class ReadOnlyParameter(torch.Tensor):

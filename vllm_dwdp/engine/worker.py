@@ -13,7 +13,7 @@ from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_dwdp.engine import last_words, settings
 from vllm_dwdp.engine.loader import use_dwdp_loader
-from vllm_dwdp.engine.read_only import ReadOnlyWeight
+from vllm_dwdp.engine.read_only import refuse_call
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.sharing import ExpertSharing
 
@@ -23,10 +23,14 @@ WRITING_RPCS = (
     "sleep",
     "wake_up",
     "discard",
+    "checkpoint_prepare",
+    "checkpoint_restore",
     "init_weight_transfer_engine",
     "start_weight_update",
+    "start_draft_weight_update",
     "update_weights",
     "finish_weight_update",
+    "elastic_ep_execute",
 )
 STARTING = (
     "init_device",
@@ -57,7 +61,9 @@ class DwdpWorker(WorkerBase):
             last_words.leave(self.parallel_config, error, job_rank=rank)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        """Load this rank's experts, then bind every MoE layer to views of all experts."""
+        """Load this rank's experts, then bind every MoE layer to views of all experts; once."""
+        if hasattr(self, "_sharing"):
+            refuse_call("load_model")
         if "RoutedExperts" not in op_registry_oot:
             RoutedExperts.register_oot(DwdpRoutedExperts)
         use_dwdp_loader(self.vllm_config.load_config)
@@ -108,14 +114,11 @@ def _leaving_last_words(start: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _refusal(name: str) -> Any:
-    def refuse(self: DwdpWorker, *args: Any, **kwargs: Any) -> NoReturn:
-        raise ReadOnlyWeight(
-            f"'{name}' would write to expert weights that the dwdp group shares read-only; "
-            "restart the ranks instead."
-        )
+    def call(self: DwdpWorker, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse_call(name)
 
-    refuse.__name__ = name
-    return refuse
+    call.__name__ = name
+    return call
 
 
 for _name in WRITING_RPCS:
