@@ -25,6 +25,7 @@ _BY_FILE = {
     "config/load.py": ("LoadConfig.load_format",),
     "config/model.py": (
         "ModelConfig.is_moe",
+        "ModelConfig.architectures",
         "ModelConfig.get_num_experts",
         "ModelConfig.enable_sleep_mode",
         "ModelConfig.enable_cumem_allocator",

@@ -163,7 +163,10 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"decode_context_parallel_size": 2}, "dcp_size"),
         ({"nnodes": 2, "master_addr": "127.0.0.1"}, "nnodes"),
         ({"weight_transfer_config": {"backend": "nccl"}}, "weight-transfer-config"),
-        ({"speculative_config": {"model": MODEL, "num_speculative_tokens": 2}}, "draft models"),
+        (
+            {"speculative_config": {"model": MODEL, "num_speculative_tokens": 2}},
+            "draft models with MoE layers, Qwen3MoeForCausalLM has them.*'draft_model'",
+        ),
         ({"environment": OFFLINE_RANK, "data_parallel_size": 1}, "VLLM_DP_MASTER_PORT"),
         ({"data_parallel_rank": 0, "data_parallel_rpc_port": 65535}, "the last there is"),
         ({"dwdp": {"timeout_s": 0}}, "timeout_s"),
@@ -178,6 +181,22 @@ def test_other_backends_are_left_alone(monkeypatch):
 def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
     with pytest.raises(Exception, match=word):
         create(monkeypatch, **options)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "ngram", "num_speculative_tokens": 2}, {"method": "ngram_gpu"}],
+    ids=["ngram", "ngram_gpu"],
+)
+def test_drafts_without_a_model_are_accepted(monkeypatch, method):
+    """vLLM notes the target's config for a draft model's, experts and all."""
+    config = create(monkeypatch, speculative_config={"num_speculative_tokens": 2, **method})
+    assert config.speculative_config.draft_model_config.get_num_experts() == 16
+
+
+def test_dense_draft_model_is_accepted(monkeypatch, tmp_path):
+    draft = demo_config_with(tmp_path, **DENSE)
+    create(monkeypatch, speculative_config={"model": draft, "num_speculative_tokens": 2})
 
 
 def test_allocator_that_keeps_loaded_weights_is_refused(monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.engine.drafts import draft_refusal
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.engine.rank_memory import memory_kind
 from vllm_dwdp.engine.settings import has_peers_of_other_commands, is_offline, is_spread
@@ -191,15 +192,8 @@ def _loader(vllm_config: Any, config: DwdpConfig) -> str | None:
     return None
 
 
-def _draft_model(vllm_config: Any, config: DwdpConfig) -> str | None:
-    speculative = vllm_config.speculative_config
-    draft = getattr(speculative, "draft_model_config", None)
-    if draft is not None and draft.get_num_experts() > 0:
-        return (
-            "dwdp doesn't support draft models with MoE layers; "
-            f"drop --speculative-config (method '{speculative.method}')."
-        )
-    return None
+def _drafts(vllm_config: Any, config: DwdpConfig) -> str | None:
+    return draft_refusal(vllm_config.speculative_config)
 
 
 def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -239,6 +233,6 @@ CHECKS: tuple[Check, ...] = (
     _in_process,
     _writers,
     _loader,
-    _draft_model,
+    _drafts,
     _map_budget,
 )

@@ -31,10 +31,12 @@ class DwdpModelLoader(DefaultModelLoader):
 
     def __init__(self, load_config: Any) -> None:
         super().__init__(dataclasses.replace(load_config, load_format=self.inner_format))
-        type(self).num_bytes_read = type(self).num_expert_bytes_read = 0
+        self._is_draft = False
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
+        """Of the model, and after it of a draft without experts, which each rank loads whole."""
         check_layers(model)
+        self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
         super().load_weights(model, model_config)
         for layer in active_registry().layers:
             layer.check_loaded()
@@ -43,8 +45,9 @@ class DwdpModelLoader(DefaultModelLoader):
         self, model_config: Any, model: torch.nn.Module
     ) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in super().get_all_weights(model_config, model):
-            type(self).num_bytes_read += tensor.nbytes
-            type(self).num_expert_bytes_read += tensor.nbytes if ".experts." in name else 0
+            if not self._is_draft:
+                type(self).num_bytes_read += tensor.nbytes
+                type(self).num_expert_bytes_read += tensor.nbytes if ".experts." in name else 0
             yield name, tensor
 
     def _init_ep_weight_filter(self, model_config: Any) -> None:
@@ -56,6 +59,7 @@ def use_dwdp_loader(load_config: Any) -> None:
     if load_config.load_format in ("dummy", LOAD_FORMAT):
         return
     DwdpModelLoader.inner_format = load_config.load_format
+    DwdpModelLoader.num_bytes_read = DwdpModelLoader.num_expert_bytes_read = 0
     register_model_loader(LOAD_FORMAT)(DwdpModelLoader)
     load_config.load_format = LOAD_FORMAT
 

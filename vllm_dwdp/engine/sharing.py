@@ -19,6 +19,7 @@ from vllm.logger import init_logger
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
 from vllm_dwdp.engine.experts_op import register_op
+from vllm_dwdp.engine.drafts import check_no_drafts
 from vllm_dwdp.engine.fetch_costs import RunStep
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
@@ -94,6 +95,7 @@ class ExpertSharing:
         check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
         layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
+        check_no_drafts(model, layers)
         self._check_limits(layouts)
         manifest = self._manifest(model, layers)
         with self._timed("adopt"):
