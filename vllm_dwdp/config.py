@@ -111,6 +111,19 @@ class DwdpConfig:
         return cls(**section)
 
 
+def usable_slots(num_slots: int, num_layers: int) -> int:
+    """How many slots there will be: each serves one layer at a time, so no more than layers.
+
+    Only the default may be larger. Raises ConfigError.
+    """
+    if num_slots > max(num_layers, DEFAULT_NUM_SLOTS):
+        raise ConfigError(
+            f"dwdp.num_slots must be at most the model's {num_layers} MoE layers, got {num_slots}; "
+            "more slots would never be filled."
+        )
+    return min(num_slots, num_layers)
+
+
 def parse_endpoint(text: str) -> tuple[str, int]:
     """Split 'host:port'; an IPv6 host stands in brackets."""
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")

@@ -206,6 +206,10 @@ _BY_FILE = {
     "renderers/inputs/preprocess.py": ("prompt_to_seq", "conversation_to_seq"),
     "utils/cpu_resource_utils.py": (
         "get_allowed_cpu_list",
+        "get_cgroup_memory_limit",
+        "get_memory_node_info",
+        "get_visible_memory_node",
+        "MemoryNodeInfo.total_memory",
         "LogicalCPUInfo.id",
         "LogicalCPUInfo.physical_core",
         "LogicalCPUInfo.numa_node",

@@ -171,6 +171,8 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"data_parallel_rank": 0, "data_parallel_rpc_port": 65535}, "the last there is"),
         ({"dwdp": {"timeout_s": 0}}, "timeout_s"),
         ({"dwdp": {"num_slots": 0}}, "num_slots"),
+        ({"dwdp": {"num_slots": 7}}, "num_slots must be at most the model's 6 layers, got 7"),
+        ({"dwdp": {"copy_threads": 4096}}, "copy_threads must be at most the cores of a rank"),
         ({"dwdp": {"slice_bytes": 1}}, "slice_bytes"),
         ({"dwdp": {"rendezvous": "nowhere"}}, "rendezvous"),
         ({"dwdp": {"dwdp_size": "2"}}, "dwdp_size"),
@@ -181,6 +183,69 @@ def test_other_backends_are_left_alone(monkeypatch):
 def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
     with pytest.raises(Exception, match=word):
         create(monkeypatch, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("VLLM_CPU_OMP_THREADS_BIND", "0|", "expected cores such as"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "0-4095", "this process may run on"),
+        ("CPU_VISIBLE_MEMORY_NODES", "a", "numbers of memory nodes"),
+        ("CPU_VISIBLE_MEMORY_NODES", "4095", "no memory node that this process may use"),
+        ("VLLM_CPU_KVCACHE_SPACE", "0", "at least 1"),
+        ("VLLM_CPU_KVCACHE_SPACE", "1.5", "a whole number"),
+        ("VLLM_CPU_KVCACHE_SPACE", "1000000", "expected KV caches of 2 ranks that fit"),
+        ("VLLM_CPU_NUM_OF_RESERVED_CPU", "-1", "at least 0"),
+        ("VLLM_CPU_NUM_OF_RESERVED_CPU", "", "a whole number"),
+        ("VLLM_CPU_ATTN_SPLIT_KV", "yes", "0 or 1"),
+        ("OMP_PLACES", "cores", "binds all of them to one"),
+        ("OMP_PROC_BIND", "true", "binds all of them to one"),
+        ("GOMP_CPU_AFFINITY", "0", "binds all of them to one"),
+        ("LD_PRELOAD", "libiomp5.so:libgomp.so.1", "one OpenMP library"),
+    ],
+)
+def test_variable_that_ranks_cannot_follow_is_refused_by_name(monkeypatch, name, value, word):
+    with pytest.raises(Exception, match=word) as refusal:
+        create(monkeypatch, environment={name: value})
+    assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VLLM_CPU_OMP_THREADS_BIND", "AUTO"),
+        ("VLLM_CPU_OMP_THREADS_BIND", ""),
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+        ("VLLM_CPU_SIM_MULTI_NUMA", "1"),
+        ("CPU_VISIBLE_MEMORY_NODES", "0"),
+        ("VLLM_CPU_KVCACHE_SPACE", ""),
+        ("OMP_PROC_BIND", "FALSE"),
+        ("OMP_NUM_THREADS", "1"),
+    ],
+)
+def test_variable_that_ranks_can_follow_is_accepted(monkeypatch, name, value):
+    config = create(monkeypatch, environment={name: value})
+    numbers = config.parallel_config.assigned_physical_gpu_ids
+    assert numbers == [0, 1], "vLLM would look for two nodes in CPU_VISIBLE_MEMORY_NODES"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, range(2)),
+        ({"data_parallel_rank": 1}, range(1, 2)),
+        (
+            {"data_parallel_size": 4, "data_parallel_size_local": 2, "data_parallel_start_rank": 2},
+            range(2, 4),
+        ),
+        ({"environment": {**OFFLINE_RANK, "VLLM_DP_MASTER_PORT": "7"}}, range(2)),
+    ],
+    ids=["internal", "external", "hybrid", "offline"],
+)
+def test_command_knows_which_ranks_share_its_environment(monkeypatch, options, expected):
+    if "environment" in options:
+        options = {**options, "data_parallel_size": 1}
+    assert Settings.load(create(monkeypatch, **options)).command == expected
 
 
 @pytest.mark.parametrize(

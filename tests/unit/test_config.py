@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 import pytest
 
-from vllm_dwdp.config import ConfigError, DwdpConfig, parse_endpoint
+from vllm_dwdp.config import ConfigError, DwdpConfig, parse_endpoint, usable_slots
 from vllm_dwdp.memory.limits import LimitError, check_map_budget
 
 
@@ -51,6 +51,17 @@ def test_wrong_section_is_refused_with_the_option_named(section, word):
 
 def test_endpoint_takes_ipv6_in_brackets():
     assert parse_endpoint("[::1]:29500") == ("::1", 29500)
+
+
+@pytest.mark.parametrize(("num_slots", "num_layers", "usable"), [(2, 1, 1), (2, 6, 2), (6, 6, 6)])
+def test_slots_are_no_more_than_layers(num_slots, num_layers, usable):
+    assert usable_slots(num_slots, num_layers) == usable
+
+
+@pytest.mark.parametrize(("num_slots", "num_layers"), [(3, 1), (7, 6)])
+def test_more_slots_than_layers_are_refused(num_slots, num_layers):
+    with pytest.raises(ConfigError, match=f"at most the model's {num_layers} MoE layers, got"):
+        usable_slots(num_slots, num_layers)
 
 
 def test_map_budget_names_the_sysctl():

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Which cores and which NUMA node a CPU rank gets."""
+"""Which cores, which NUMA node and which part of its memory a CPU rank gets."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from vllm.utils.cpu_resource_utils import LogicalCPUInfo
 
 from vllm_dwdp._core import HostDriver
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine import cpu_host
+from vllm_dwdp.engine.compat import cgroup_memory_limit
+from vllm_dwdp.engine.core_lists import BIND_VARIABLE as BIND
+from vllm_dwdp.engine.cpu_host import PLACEMENT_VARIABLES as PLACEMENT
 from vllm_dwdp.engine.cpu_host import (
-    cores_of_rank,
+    cores_of_ranks,
     numa_node_of,
     own_cores,
     own_numa_node,
     read_numa_nodes,
+    share_memory,
 )
 
 TWO_NODES = {0: 0b00001111, 1: 0b11110000}
@@ -60,19 +68,6 @@ def test_memory_on_the_own_node_is_allowed_or_warned_of_once():
     assert len(driver.warnings) == expected, driver.warnings
 
 
-@pytest.mark.parametrize(
-    ("num_cores", "num_ranks", "shares"),
-    [
-        (4, 2, [[0, 1], [2, 3]]),
-        (5, 2, [[0, 1, 2], [3, 4]]),
-        (2, 3, [[0], [1], [0]]),
-    ],
-)
-def test_ranks_share_the_cores(num_cores, num_ranks, shares):
-    cores = list(range(num_cores))
-    assert [cores_of_rank(cores, rank, num_ranks) for rank in range(num_ranks)] == shares
-
-
 def may_set_memory_policy():
     """Whether mbind works here at all, asked without the driver."""
     import ctypes
@@ -90,8 +85,103 @@ def may_set_memory_policy():
     return libc.syscall(sys_mbind, address, size, preferred, ctypes.byref(mask), 65, 0) == 0
 
 
-def test_too_few_given_cores_are_refused(monkeypatch):
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    config = SimpleNamespace(data_parallel_rank_local=None)
-    with pytest.raises(ConfigError, match="cores for 3 ranks"), own_cores(config, 2, 3):
-        pass
+@pytest.fixture
+def four_cores(monkeypatch):
+    """A host of two memory nodes with two cores each, of two logical CPUs each; no variables."""
+    cpus = [LogicalCPUInfo(cpu, cpu % 4, cpu % 4 // 2) for cpu in range(8)]
+    monkeypatch.setattr(cpu_host, "get_allowed_cpu_list", lambda: cpus)
+    monkeypatch.setattr("vllm.utils.cpu_resource_utils.get_memory_affinity", lambda: [0, 1])
+    monkeypatch.setattr(cpu_host, "cgroup_memory_limit", lambda: None)
+    monkeypatch.setattr(
+        cpu_host, "get_memory_node_info", lambda node: SimpleNamespace(total_memory=64 << 30)
+    )
+    for name in (BIND, "CPU_VISIBLE_MEMORY_NODES", "VLLM_CPU_SIM_MULTI_NUMA", *PLACEMENT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("VLLM_CPU_NUM_OF_RESERVED_CPU", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("environment", "command", "cores"),
+    [
+        ({}, range(2), [[4, 5], [6, 7]]),
+        ({BIND: ""}, range(2), [[4, 5], [6, 7]]),
+        ({BIND: "Auto"}, range(2), [[4, 5], [6, 7]]),
+        ({BIND: "nobind"}, range(2), [list(range(8))] * 2),
+        ({BIND: "0-3"}, range(2), [[0, 1], [2, 3]]),
+        ({BIND: "0-3"}, range(1, 2), [None, [0, 1, 2, 3]]),
+        ({BIND: "4|0,2-3"}, range(2), [[4], [0, 2, 3]]),
+        ({BIND: "4|0,2-3"}, range(1, 2), [[4], [0, 2, 3]]),
+        ({"CPU_VISIBLE_MEMORY_NODES": "1"}, range(2), [[6], [7]]),
+        (
+            {"CPU_VISIBLE_MEMORY_NODES": "1", "VLLM_CPU_SIM_MULTI_NUMA": "1"},
+            range(2),
+            [[4, 5], [6, 7]],
+        ),
+        ({"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}, range(2), [[4], [6]]),
+        ({"VLLM_CPU_NUM_OF_RESERVED_CPU": "2"}, range(2), [[4, 5], [6, 7]]),
+    ],
+)
+def test_cores_of_ranks_follow_vllms_variables(four_cores, environment, command, cores):
+    for name, value in environment.items():
+        four_cores.setenv(name, value)
+    assert cores_of_ranks(2, command) == cores
+
+
+@pytest.mark.parametrize("local_rank", [None, 0, 1])
+def test_vllm_finds_a_ranks_cores_by_its_local_rank(four_cores, local_rank):
+    four_cores.setenv("VLLM_CPU_SIM_MULTI_NUMA", "1")
+    four_cores.setenv("OMP_PROC_BIND", "false")
+    before = dict(os.environ)
+    with own_cores(SimpleNamespace(data_parallel_rank_local=local_rank), 1, 2):
+        entries = os.environ[BIND].split("|")
+        of_worker = entries if local_rank is None else entries[local_rank : local_rank + 1]
+        assert of_worker == ["6,7"]
+        assert not {"VLLM_CPU_SIM_MULTI_NUMA", "OMP_PROC_BIND"} & set(os.environ)
+    assert dict(os.environ) == before
+
+
+def test_nodes_without_cores_are_refused(four_cores):
+    cpus = [LogicalCPUInfo(0, 0, 0)]
+    four_cores.setattr(cpu_host, "get_allowed_cpu_list", lambda: cpus)
+    four_cores.setenv("CPU_VISIBLE_MEMORY_NODES", "1")
+    with pytest.raises(ConfigError, match="CPU_VISIBLE_MEMORY_NODES='1' have none of the cores"):
+        cores_of_ranks(2, range(2))
+
+
+@pytest.mark.parametrize(
+    ("bind", "num_ranks", "shares"),
+    [
+        ("", 2, [1.0, 1.0]),
+        ("", 4, [0.5, 0.5, 0.5, 0.5]),
+        ("0,1|0,1|2,3", 3, [0.5, 0.5, 1.0]),
+        ("1-2|3", 2, [1.0, 1.0]),
+        ("nobind", 2, [0.5, 0.5]),
+    ],
+)
+def test_memory_is_divided_by_the_ranks_of_a_node(four_cores, bind, num_ranks, shares):
+    four_cores.setenv(BIND, bind)
+    assert [fraction(rank, num_ranks) for rank in range(num_ranks)] == [s * 0.9 for s in shares]
+
+
+def test_rank_of_another_command_may_be_on_the_same_node(four_cores):
+    four_cores.setenv(BIND, "2-3")
+    assert fraction(1, 2, range(1, 2)) == 0.45
+
+
+def test_given_cache_size_leaves_the_fraction_alone(four_cores):
+    assert fraction(0, 2, kv_cache_memory_bytes=1 << 30) == 0.9
+
+
+def fraction(rank, num_ranks, command=None, kv_cache_memory_bytes=None):
+    cache = SimpleNamespace(gpu_memory_utilization=0.9, kv_cache_memory_bytes=kv_cache_memory_bytes)
+    share_memory(SimpleNamespace(cache_config=cache), num_ranks, rank, command)
+    return cache.gpu_memory_utilization
+
+
+def test_limit_of_the_control_group_is_read():
+    """Compared with the kernel's own file; None where there is none."""
+    file = Path("/sys/fs/cgroup/memory.max")
+    text = file.read_text().strip() if file.exists() else "max"
+    if text != "max" or not Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        assert cgroup_memory_limit() == (None if text == "max" else int(text))

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.config import ConfigError, DwdpConfig, usable_slots
+from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.engine.rank_memory import memory_kind
@@ -196,6 +197,19 @@ def _drafts(vllm_config: Any, config: DwdpConfig) -> str | None:
     return draft_refusal(vllm_config.speculative_config)
 
 
+def _num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Any layer may have experts, as far as is known; the layers themselves are counted later."""
+    num_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
+    try:
+        usable_slots(config.num_slots, num_layers)
+    except ConfigError:
+        return (
+            f"dwdp.num_slots must be at most the model's {num_layers} layers, got "
+            f"{config.num_slots}; more slots would never be filled."
+        )
+    return None
+
+
 def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
     if vllm_config.device_config.device_type != "cpu":
         return None  # a GPU's mappings are not the process's
@@ -234,5 +248,7 @@ CHECKS: tuple[Check, ...] = (
     _writers,
     _loader,
     _drafts,
+    _num_slots,
+    check_cpu,
     _map_budget,
 )

@@ -46,6 +46,14 @@ def external_request_id(request_id: str) -> str:
     return request_id.partition("-")[0]
 
 
+def cgroup_memory_limit() -> int | None:
+    """Bytes that this process's control group may have; 0.30 tells what it has beside it."""
+    from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit
+
+    found = get_cgroup_memory_limit()
+    return found[0] if isinstance(found, tuple) else found
+
+
 def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
     """Those of the keyword arguments that this vLLM's function has.
 

@@ -13,9 +13,10 @@ from vllm.logger import init_logger
 
 from vllm_dwdp.engine import job_board, last_words
 from vllm_dwdp.engine.checks import check_config, dwdp_size
+from vllm_dwdp.engine.cpu_host import number_engines
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
-from vllm_dwdp.engine.settings import Settings, is_offline, is_spread, user_config
+from vllm_dwdp.engine.settings import Settings, command_ranks, is_offline, is_spread, user_config
 
 logger = init_logger("vllm.dwdp")
 
@@ -45,7 +46,10 @@ def configure(vllm_config: Any) -> None:
         is_spread=is_spread(parallel),
         local_rank=parallel.data_parallel_rank_local,
         is_external=parallel.data_parallel_external_lb,
+        command_ranks=command_ranks(parallel),
     ).store(vllm_config)
+    if vllm_config.device_config.device_type == "cpu":
+        number_engines(parallel)
     if parallel.data_parallel_backend == "ray":
         place_engines_by_ray()
     if parallel.data_parallel_size > 1:

@@ -7,41 +7,117 @@ vLLM's own default (`VLLM_CPU_OMP_THREADS_BIND=auto`) binds every rank to the co
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+from vllm.utils.cpu_resource_utils import (
+    get_allowed_cpu_list,
+    get_memory_node_info,
+    get_visible_memory_node,
+)
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.compat import cgroup_memory_limit
+from vllm_dwdp.engine.core_lists import (
+    BIND_VARIABLE,
+    divide,
+    memory_share,
+    parse_core_lists,
+    spread_lists,
+)
 
 logger = init_logger("vllm.dwdp")
-BIND_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
+SIMULATION_VARIABLE = "VLLM_CPU_SIM_MULTI_NUMA"
+NODES_VARIABLE = "CPU_VISIBLE_MEMORY_NODES"
+RESERVED_VARIABLE = "VLLM_CPU_NUM_OF_RESERVED_CPU"
+PLACEMENT_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+"""With any of these set, importing PyTorch binds a process to one core."""
+AUTO, NO_BIND = "auto", "nobind"
 NUMA_NODES = Path("/sys/devices/system/node")
 NO_NUMA_NODE = -1
 
 
 @contextmanager
-def own_cores(parallel_config: Any, rank: int, num_ranks: int) -> Iterator[None]:
-    """While workers are spawned, bind them to this rank's share, unless the user bound them."""
-    given = os.environ.get(BIND_VARIABLE, "auto")
-    if num_ranks > 1 and given == "auto":
-        os.environ[BIND_VARIABLE] = _bind_list(parallel_config, rank, num_ranks)
-    elif "|" in given and parallel_config.data_parallel_rank_local is None:
-        os.environ[BIND_VARIABLE] = _given_cores(given, rank, num_ranks)
+def own_cores(
+    parallel_config: Any, rank: int, num_ranks: int, command: range | None = None
+) -> Iterator[None]:
+    """While workers are spawned, let vLLM bind them to this rank's cores.
+
+    command: the ranks that this command starts; default: all. Raises ConfigError.
+    """
+    changes = _binding(parallel_config, rank, num_ranks, command or range(num_ranks))
+    before = {name: os.environ.get(name) for name in changes}
+    _set_environment(changes)
     try:
         yield
     finally:
-        os.environ[BIND_VARIABLE] = given
+        _set_environment(before)
 
 
-def share_memory(vllm_config: Any, num_ranks: int) -> None:
-    """Give each rank its part of the memory fraction, unless the KV cache size was given."""
+def cores_of_ranks(num_ranks: int, command: range) -> list[list[int] | None]:
+    """The cores of each rank of the job; None where another command binds a rank.
+
+    With 'nobind' these are all that this process may run on. Raises ConfigError.
+    """
+    given = bind_mode()
+    allowed = {cpu.id for cpu in get_allowed_cpu_list()}
+    if given == NO_BIND:
+        return [sorted(allowed)] * num_ranks
+    if given == AUTO:
+        reserved = int(os.environ.get(RESERVED_VARIABLE) or 0)
+        return list(divide(_physical_cores(), num_ranks, reserved))
+    return spread_lists(parse_core_lists(given, allowed), num_ranks, command)
+
+
+def share_memory(
+    vllm_config: Any, num_ranks: int, rank: int = 0, command: range | None = None
+) -> None:
+    """Give a rank its part of its node's memory fraction, unless the KV cache size was given."""
     cache = vllm_config.cache_config
-    if cache.kv_cache_memory_bytes is None:
-        cache.gpu_memory_utilization /= num_ranks
+    if cache.kv_cache_memory_bytes is not None:
+        return
+    cores = cores_of_ranks(num_ranks, command or range(num_ranks))
+    nodes = [None if of_rank is None else _memory_node(of_rank) for of_rank in cores]
+    node_bytes = get_memory_node_info(nodes[rank]).total_memory
+    cache.gpu_memory_utilization *= memory_share(nodes, rank, node_bytes, cgroup_memory_limit())
+
+
+def number_engines(parallel_config: Any) -> None:
+    """Number a command's engines, as `--device-ids` would, until the executor drops the numbers.
+
+    Otherwise vLLM takes each engine's number from CPU_VISIBLE_MEMORY_NODES, of which there may be
+    fewer than engines.
+    """
+    parallel_config.assigned_physical_gpu_ids = list(
+        range(parallel_config.data_parallel_size_local)
+    )
+
+
+def bind_mode() -> str:
+    """What VLLM_CPU_OMP_THREADS_BIND says: 'auto' if nothing, 'nobind', or lists of cores."""
+    given = os.environ.get(BIND_VARIABLE, "").strip()
+    return given.lower() if given.lower() in (AUTO, NO_BIND) else given or AUTO
+
+
+def check_visible_nodes() -> str | None:
+    """Why CPU_VISIBLE_MEMORY_NODES can't be followed, if it can't; vLLM would fail late."""
+    given = os.environ.get(NODES_VARIABLE, "")
+    if not given or SIMULATION_VARIABLE in os.environ:
+        return None
+    if not all(node.strip().isdecimal() for node in given.split(",")):
+        return (
+            f"expected numbers of memory nodes such as '0,1' in {NODES_VARIABLE}, got '{given}'; "
+            "name nodes, or unset it."
+        )
+    if not get_visible_memory_node():
+        return (
+            f"{NODES_VARIABLE}='{given}' names no memory node that this process may use; name "
+            f"some of {sorted(read_numa_nodes())}, or unset it."
+        )
+    return None
 
 
 def own_numa_node() -> int:
@@ -67,45 +143,66 @@ def read_numa_nodes(root: Path = NUMA_NODES) -> dict[int, int]:
     }
 
 
-def cores_of_rank(cores: Sequence[int], rank: int, num_ranks: int) -> list[int]:
-    """A contiguous share of the cores; with fewer cores than ranks, one core in turn."""
-    if len(cores) < num_ranks:
-        return [cores[rank % len(cores)]]
-    base, more = divmod(len(cores), num_ranks)
-    start = rank * base + min(rank, more)
-    return list(cores[start : start + base + (rank < more)])
+def _binding(
+    parallel_config: Any, rank: int, num_ranks: int, command: range
+) -> dict[str, str | None]:
+    """The variables that make vLLM bind a rank's worker to its cores; None removes one.
+
+    The simulation of NUMA nodes divides cores between ranks, too; vLLM has it with 'auto' only.
+    """
+    given = bind_mode()
+    changes: dict[str, str | None] = {BIND_VARIABLE: given, SIMULATION_VARIABLE: None}
+    if SIMULATION_VARIABLE in os.environ:
+        changes[NODES_VARIABLE] = None  # the simulation takes no heed of it
+    if given == NO_BIND or (given == AUTO and num_ranks == 1):
+        return changes
+    cores = cores_of_ranks(num_ranks, command)
+    own = cores[rank]
+    assert own is not None, "a rank's own command binds it"
+    _warn_of_shared_cores(own, [of_rank for of_rank in cores if of_rank is not None])
+    # vLLM picks its entry by the local rank, where it knows one.
+    text = ",".join(map(str, own))
+    changes |= dict.fromkeys(PLACEMENT_VARIABLES)
+    local_rank = parallel_config.data_parallel_rank_local or 0
+    changes[BIND_VARIABLE] = "|".join([text] * (local_rank + 1))
+    return changes
 
 
-def _given_cores(given: str, rank: int, num_ranks: int) -> str:
-    shares = given.split("|")
-    if len(shares) < num_ranks:
-        raise ConfigError(
-            f"expected cores for {num_ranks} ranks in {BIND_VARIABLE}, separated by '|', got "
-            f"'{given}'; name the cores of every rank, or none to let dwdp divide them."
-        )
-    return shares[rank]
-
-
-def _bind_list(parallel_config: Any, rank: int, num_ranks: int) -> str:
-    """What VLLM_CPU_OMP_THREADS_BIND must say: vLLM picks its entry by the local rank."""
-    cores = _physical_cores()
-    if len(cores) < num_ranks:
+def _warn_of_shared_cores(own: list[int], cores: list[list[int]]) -> None:
+    num_sharing = sum(not set(own).isdisjoint(of_rank) for of_rank in cores)
+    if num_sharing > 1:
         logger.warning(
-            "%d dwdp ranks share %d cores; expect them to slow each other.", num_ranks, len(cores)
+            "%d dwdp ranks share cores of %s; expect them to slow each other.", num_sharing, own
         )
-    local_rank = parallel_config.data_parallel_rank_local
-    shares = [_text(cores_of_rank(cores, r, num_ranks)) for r in range(num_ranks)]
-    if local_rank is None:
-        return shares[rank]
-    return "|".join(shares[rank - local_rank :])
 
 
 def _physical_cores() -> list[int]:
-    """One logical CPU per physical core, those of a NUMA node together."""
+    """One logical CPU per physical core on visible nodes, those of a NUMA node together."""
+    visible = set(get_visible_memory_node()) if os.environ.get(NODES_VARIABLE) else None
     cpus = sorted(get_allowed_cpu_list(), key=lambda cpu: (cpu.numa_node, cpu.id))
-    chosen = {(cpu.numa_node, cpu.physical_core): cpu.id for cpu in cpus}
+    chosen = {
+        (cpu.numa_node, cpu.physical_core): cpu.id
+        for cpu in cpus
+        if visible is None or cpu.numa_node in visible
+    }
+    if not chosen:
+        raise ConfigError(
+            f"the memory nodes of {NODES_VARIABLE}='{os.environ[NODES_VARIABLE]}' have none of "
+            "the cores that this process may run on; name other nodes, or unset it."
+        )
     return list(chosen.values())
 
 
-def _text(cores: Sequence[int]) -> str:
-    return ",".join(map(str, cores))
+def _memory_node(cores: list[int]) -> int:
+    """The node that vLLM's worker takes its memory from: that of its first core, if visible."""
+    node_of = {cpu.id: cpu.numa_node for cpu in get_allowed_cpu_list()}
+    node, visible = node_of[cores[0]], get_visible_memory_node()
+    return node if node in visible else visible[0]
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

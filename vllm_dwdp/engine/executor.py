@@ -49,11 +49,11 @@ class DwdpExecutor(MultiprocExecutor):
 
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)
-        cpu_host.share_memory(self.vllm_config, settings.job_size)
+        cpu_host.share_memory(self.vllm_config, settings.job_size, rank, settings.command)
         self.parallel_config.worker_cls = "vllm_dwdp.engine.cpu_worker.DwdpCPUWorker"
         # vLLM 0.33 takes a CPU rank's number for a memory node, of which there may be fewer.
         self.parallel_config.assigned_physical_gpu_ids = None
-        with cpu_host.own_cores(self.parallel_config, rank, settings.job_size):
+        with cpu_host.own_cores(self.parallel_config, rank, settings.job_size, settings.command):
             super()._init_executor()
 
     def _start_on_gpu(self, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp._core import View
-from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
+from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.experts_op import InPlace, install
 from vllm_dwdp.engine.fetch_costs import FetchCosts, RunStep
 from vllm_dwdp.engine.graph_fence import GraphFence
@@ -71,7 +71,7 @@ class Fetching:
             self._memory.slot_driver,
             self._layouts,
             rank=self._rank,
-            num_slots=self._config.num_slots,
+            num_slots=usable_slots(self._config.num_slots, len(self._layouts)),
             slice_bytes=self._config.slice_bytes or self._memory.slice_bytes,
         )
         return self.slots

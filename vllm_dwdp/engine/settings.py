@@ -23,7 +23,8 @@ class Settings:
 
     is_spread: several `vllm serve` commands start the ranks; local_rank: among the job's ranks on
     this host, as `VLLM_DP_*` told its front-end; else None. is_external: the user balances the
-    load between servers of one rank each.
+    load between servers of one rank each. command_ranks: the first rank and the number of ranks
+    that share this command's environment; None: all of the job.
     """
 
     job_size: int
@@ -32,6 +33,13 @@ class Settings:
     is_spread: bool
     local_rank: int | None = None
     is_external: bool = False
+    command_ranks: tuple[int, int] | None = None
+
+    @property
+    def command(self) -> range:
+        """The ranks that this command starts."""
+        first, number = self.command_ranks or (0, self.job_size)
+        return range(first, first + number)
 
     def gpu(self, num_gpus: int) -> int | None:
         """Which of this host's GPUs is this rank's; None where vLLM's own numbering stands.
@@ -78,6 +86,13 @@ def is_spread(parallel_config: Any) -> bool:
 def has_peers_of_other_commands(parallel_config: Any) -> bool:
     """Whether ranks of the job may be on other hosts, as far as this command knows."""
     return is_spread(parallel_config) or is_offline(parallel_config)
+
+
+def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
+    """Settings.command_ranks, as vLLM's options tell before data parallelism is collapsed."""
+    if is_offline(parallel_config):
+        return None
+    return parallel_config.data_parallel_rank, parallel_config.data_parallel_size_local
 
 
 def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoint:

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from vllm_dwdp.config import usable_slots
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
-from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.drafts import check_no_drafts
+from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.fetch_costs import RunStep
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
@@ -94,8 +95,8 @@ class ExpertSharing:
         """Adopt the loaded experts, meet the group and bind every layer to views of all."""
         check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
-        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
         check_no_drafts(model, layers)
+        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
         self._check_limits(layouts)
         manifest = self._manifest(model, layers)
         with self._timed("adopt"):
@@ -122,6 +123,7 @@ class ExpertSharing:
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
+        usable_slots(self._config.num_slots, len(layouts))
         if self._is_on_host:
             num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
             check_map_budget(num_maps)
