@@ -10,7 +10,7 @@ from layer_group import HIDDEN, NUM_LAYERS, Group, Model, make_checkpoint
 from log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
-from vllm_dwdp.config import DwdpConfig, FetchMode
+from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.engine.adoption import bind_layer
 from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.fetching import Fetching
@@ -81,6 +81,11 @@ def make_rank():
     yield make
     for rank in made:
         rank.close()
+
+
+def test_more_slots_than_moe_layers_are_refused(make_rank):
+    with pytest.raises(ConfigError, match=f"at most the model's {NUM_LAYERS} MoE layers"):
+        make_rank(fetch="prefetch", num_slots=NUM_LAYERS + 1)
 
 
 def test_peers_memory_as_fast_as_own_takes_no_slots_and_no_steps(make_rank):
