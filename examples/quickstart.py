@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Serve the demo model with two DWDP ranks, send prompts concurrently, show who did what."""
+"""Serve the demo model with two DWDP ranks, send prompts concurrently, show who did what.
+
+Whatever the shell exports, proxies and options of vLLM among it, reaches neither the server nor
+the client: both run in the environment that `environment` builds.
+"""
 
 import asyncio
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +26,16 @@ import psutil
 from openai import AsyncOpenAI
 
 from vllm_dwdp.memory.residency import expert_maps
+from vllm_dwdp.placement import Placement
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "examples" / "demo_model"
 LOG = ROOT / "build" / "quickstart.log"
 NUM_RANKS = 2
+KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "USER", "LOGNAME", "CC", "CXX")
+"""What the server needs of the user's environment: where programs are, and a compiler."""
+LONGEST_TMPDIR = 60
+"""Sockets have names below it, of which Linux takes 107 characters."""
 START_TIMEOUT_S = 600
 PROMPTS = (
     "It is a truth universally acknowledged,",
@@ -40,6 +53,9 @@ ROW = re.compile(
 
 
 def main() -> None:
+    replaced = environment(os.environ)
+    os.environ.clear()
+    os.environ.update(replaced)
     port = free_port()
     with server(port) as process:
         texts = asyncio.run(ask(port))
@@ -48,17 +64,35 @@ def main() -> None:
         print_table(port, process.pid)
 
 
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What the server and the client see, whatever is `given`; caches go below build/."""
+    kept = {name: given[name] for name in KEPT if name in given}
+    for compiler in ("CC", "CXX"):
+        if compiler in kept and shutil.which(kept[compiler]) is None:
+            del kept[compiler]
+    if 0 < len(given.get("TMPDIR", "")) <= LONGEST_TMPDIR and " " not in given["TMPDIR"]:
+        kept["TMPDIR"] = given["TMPDIR"]
+    home = ROOT / "build" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    return {
+        **kept,
+        "HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
 @contextmanager
 def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """vllm serve, ready to answer; stopped when the block ends."""
-    LOG.parent.mkdir(exist_ok=True)
-    command = ["vllm", "serve", str(ROOT / "examples" / "demo_model")]
-    command += ["--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--config", str(ROOT / "configs" / "two_ranks.yaml")]
-    print(f"Starting {' '.join(command)}\n(log: {LOG}; a first start compiles for a minute)")
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    options = ["serve", str(MODEL), "--config", str(ROOT / "configs" / "two_ranks.yaml")]
+    options += ["--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)]
+    print(f"Starting vllm {shlex.join(options)}\n(log: {LOG}; a first start compiles for a minute)")
+    # As `vllm`, but without what Python would take from the shell.
+    command = [sys.executable, "-I", "-m", "vllm.entrypoints.cli.main", *options]
     with LOG.open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_until_ready(process, port)
         yield process
@@ -74,7 +108,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
             return
         except OSError:
             time.sleep(0.5)
-    sys.exit(f"the server did not start; the end of {LOG}:\n{LOG.read_text()[-3000:]}")
+    end = LOG.read_text(errors="replace")[-3000:]
+    sys.exit(f"the server did not start; the end of {LOG}:\n{end}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -101,17 +136,18 @@ async def ask(port: int) -> list[str]:
 
 
 def print_table(port: int, pid: int) -> None:
-    """Requests and tokens from /metrics; experts from the log; bytes from the processes' maps."""
+    """Requests and tokens from /metrics; bytes of experts from the processes' maps."""
     counts = engine_counts(port)
-    owned = dict(re.findall(r"DWDP rank (\d+) of .*?experts (\[\d+, \d+\))", LOG.read_text()))
     held = expert_bytes(pid)
+    num_experts = json.loads((MODEL / "config.json").read_text())["num_experts"]
+    placement = Placement.make(num_experts=num_experts, dwdp_size=NUM_RANKS)
     print("rank  requests  tokens   experts    resident  from peers")
     for rank in range(NUM_RANKS):
-        own, peers = held[rank]
         requests, tokens = (counts[name, rank] for name in ("request_success", "generation_tokens"))
+        first, end = placement.ranges[rank]
         print(
-            f"{rank:>4} {requests:>9.0f} {tokens:>7.0f} {owned[str(rank)]:>9} "
-            f"{own / 2**20:>6.1f} MiB {peers / 2**20:>7.1f} MiB"
+            f"{rank:>4} {requests:>9.0f} {tokens:>7.0f} {f'[{first}, {end})':>9} "
+            f"{held[rank] / 2**20:>6.1f} MiB {(sum(held) - held[rank]) / 2**20:>7.1f} MiB"
         )
 
 
@@ -128,28 +164,16 @@ def engine_counts(port: int) -> dict[tuple[str, int], float]:
     return counts
 
 
-def expert_bytes(pid: int) -> dict[int, tuple[int, int]]:
-    """Per rank: bytes of its own experts in memory, bytes mapped from peers."""
-    held = {}
-    for process in psutil.Process(pid).children(recursive=True):
-        maps = expert_maps(process.pid)
-        if maps:
-            by_owner = {m.owner: 0 for m in maps}
-            for m in maps:
-                by_owner[m.owner] += m.mapped_bytes
-            held[process.pid] = by_owner
-    ranks = rank_of_pid()
-    return {
-        ranks[p]: (owners[ranks[p]], sum(b for o, b in owners.items() if o != ranks[p]))
-        for p, owners in held.items()
-    }
-
-
-def rank_of_pid() -> dict[int, int]:
-    return {
-        int(pid): int(rank)
-        for pid, rank in re.findall(r"pid=(\d+)\).*DWDP rank (\d+) of", LOG.read_text())
-    }
+def expert_bytes(pid: int) -> list[int]:
+    """Bytes of each rank's experts. They are in memory once, and every worker maps all of them."""
+    workers = [expert_maps(process.pid) for process in psutil.Process(pid).children(recursive=True)]
+    held = [
+        [sum(m.mapped_bytes for m in maps if m.owner == rank) for rank in range(NUM_RANKS)]
+        for maps in workers
+        if maps
+    ]
+    assert len(held) == NUM_RANKS, f"expected {NUM_RANKS} workers that map experts, got {len(held)}"
+    return held[0]
 
 
 def free_port() -> int:

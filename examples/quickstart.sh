@@ -3,9 +3,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 # The main job on a fresh machine: set up, serve the demo model with two DWDP ranks, ask it.
 set -euo pipefail
+unset CDPATH  # with it, 'cd' prints where it went
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source examples/setup_env.sh
 setup_env "$root"
-export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
-exec python examples/quickstart.py
+# -I: without the PYTHON* variables; the script leaves out the rest of what the shell exports.
+exec "$root/.venv/bin/python" -I -X utf8 examples/quickstart.py

