@@ -27,6 +27,24 @@ MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
 DENSE = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_experts": None}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+MOE_MTP = {
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "num_nextn_predict_layers": 1,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+DENSE_MTP = {
+    "architectures": ["Ernie4_5_MoeForCausalLM"],
+    "model_type": "ernie4_5_moe",
+    "num_nextn_predict_layers": 1,
+    "moe_num_experts": 16,
+    "moe_k": 4,
+    "moe_layer_start_index": 1,
+    "moe_layer_end_index": 5,
+    "moe_layer_interval": 1,
+}
 OFFLINE_RANK = {"VLLM_DP_RANK": "0", "VLLM_DP_RANK_LOCAL": "0", "VLLM_DP_SIZE": "2"}
 OFFLINE_RANK_ELSEWHERE = {
     **OFFLINE_RANK,
@@ -257,6 +275,19 @@ def test_drafts_without_a_model_are_accepted(monkeypatch, method):
     """vLLM notes the target's config for a draft model's, experts and all."""
     config = create(monkeypatch, speculative_config={"num_speculative_tokens": 2, **method})
     assert config.speculative_config.draft_model_config.get_num_experts() == 16
+
+
+MTP = {"method": "mtp", "num_speculative_tokens": 1}
+
+
+def test_multi_token_prediction_with_experts_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(Exception, match=r"MoE layers, Glm4MoeMTPModel has them.*'mtp'"):
+        create(monkeypatch, model=demo_config_with(tmp_path, **MOE_MTP), speculative_config=MTP)
+
+
+def test_dense_multi_token_prediction_of_a_moe_model_is_accepted(monkeypatch, tmp_path):
+    """ERNIE's is dense, though its config is the model's."""
+    create(monkeypatch, model=demo_config_with(tmp_path, **DENSE_MTP), speculative_config=MTP)
 
 
 def test_dense_draft_model_is_accepted(monkeypatch, tmp_path):
