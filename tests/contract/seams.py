@@ -22,7 +22,10 @@ _BY_FILE = {
     "config/device.py": ("DeviceConfig.device_type",),
     "config/kernel.py": ("KernelConfig.moe_backend",),
     "config/kv_transfer.py": ("KVTransferConfig.engine_id",),
-    "config/load.py": ("LoadConfig.load_format",),
+    "config/load.py": (
+        "LoadConfig.load_format",
+        "LoadConfig.safetensors_load_strategy",
+    ),
     "config/model.py": (
         "ModelConfig.is_moe",
         "ModelConfig.architectures",
@@ -126,6 +129,8 @@ _BY_FILE = {
         "FusedMoEConfig.is_act_and_mul",
         "FusedMoEConfig.num_experts",
         "FusedMoEConfig.experts_per_token",
+        "FusedMoEConfig.hidden_dim_unpadded",
+        "FusedMoEConfig.intermediate_size_per_partition_unpadded",
     ),
     "model_executor/layers/fused_moe/expert_map_manager.py": (
         "ExpertMapManager.map_global_to_local",
@@ -180,14 +185,13 @@ _BY_FILE = {
     "model_executor/model_loader/default_loader.py": (
         "DefaultModelLoader.load_weights",
         "DefaultModelLoader.get_all_weights",
-        "DefaultModelLoader._init_ep_weight_filter",
+        "DefaultModelLoader._prepare_weights",
         "DefaultModelLoader.__init__.load_config",
         "DefaultModelLoader.local_expert_ids",
         "DefaultModelLoader.load_weights.model",
         "DefaultModelLoader.load_weights.model_config",
         "DefaultModelLoader.get_all_weights.model_config",
         "DefaultModelLoader.get_all_weights.model",
-        "DefaultModelLoader._init_ep_weight_filter.model_config",
     ),
     "outputs.py": (
         "RequestOutput.request_id",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vllm_dwdp.engine.read_count import ReadCount
 from vllm_dwdp.placement import Placement
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class LayerRegistry:
         self._dwdp_size = dwdp_size
         self._num_experts_per_worker = num_experts_per_worker
         self.layers: list[DwdpRoutedExperts] = []
+        self.read_count = ReadCount()
 
     def placement(self, num_experts: int) -> Placement:
         return Placement.make(
@@ -34,10 +36,6 @@ class LayerRegistry:
         """Returns the layer's index, its place in the order of construction."""
         self.layers.append(layer)
         return len(self.layers) - 1
-
-    def local_expert_ids(self) -> set[int]:
-        """Experts to read from disk: those of any layer, since vLLM filters by one set."""
-        return {expert for layer in self.layers for expert in layer.local_experts}
 
 
 _active: list[LayerRegistry] = []

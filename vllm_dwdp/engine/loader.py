@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's default loader, reading only this rank's experts from disk.
+"""vLLM's default loader, of which each MoE layer takes the rows of its own experts.
 
-Applies to checkpoints with one tensor per expert; fused ones ([num_experts, ...]) are read whole
-and sliced by the layer. Multi-threaded, .bin and npcache reading is never filtered by vLLM.
+* A checkpoint holds experts one by one or fused, all experts of a layer in one tensor. The layers
+  decide what is theirs, whatever it is called; the loader only leaves out what nobody can need.
+* Tensors out of safetensors files are views of the mapped file, so that a rank reads of a fused
+  tensor the rows that it copies, and what the kernel reads ahead. See `ReadCount`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,42 +18,74 @@ from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.expert_filter import experts_to_read
 from vllm_dwdp.engine.layer_registry import active_registry
+from vllm_dwdp.engine.read_count import NUMBERED
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 
 LOAD_FORMAT = "dwdp"
+READ_WHOLE = ("eager", "prefetch")
+"""vLLM's strategies for safetensors files that read every file from its beginning to its end."""
 
 
 class DwdpModelLoader(DefaultModelLoader):
     """`inner_format` is the load format that the user chose."""
 
     inner_format = "auto"
-    num_bytes_read = 0
-    num_expert_bytes_read = 0
 
     def __init__(self, load_config: Any) -> None:
         super().__init__(dataclasses.replace(load_config, load_format=self.inner_format))
         self._is_draft = False
+        self._is_mapped = False
+        self._tensor = ("", torch.Size())
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
         """Of the model, and after it of a draft without experts, which each rank loads whole."""
         check_layers(model)
+        self._model = model
         self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
-        super().load_weights(model, model_config)
-        for layer in active_registry().layers:
-            layer.check_loaded()
+        try:
+            super().load_weights(model, model_config)
+        except IndexError:
+            self._check_rows()
+            raise
+        check_loaded(model, active_registry().layers)
 
     def get_all_weights(
         self, model_config: Any, model: torch.nn.Module
     ) -> Iterator[tuple[str, torch.Tensor]]:
+        read_count = active_registry().read_count
         for name, tensor in super().get_all_weights(model_config, model):
-            if not self._is_draft:
-                type(self).num_bytes_read += tensor.nbytes
-                type(self).num_expert_bytes_read += tensor.nbytes if ".experts." in name else 0
+            self._tensor = name, tensor.shape
             yield name, tensor
+            if self._is_draft:
+                continue
+            if read_count.close(name, tensor.nbytes, is_mapped=self._is_mapped):
+                self._check_rows()
 
-    def _init_ep_weight_filter(self, model_config: Any) -> None:
-        self.local_expert_ids = active_registry().local_expert_ids()
+    def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM asks for a source's files here, right before it reads them."""
+        prepared = super()._prepare_weights(*args, **kwargs)
+        _, files, is_safetensors, *_ = prepared
+        strategy = self.load_config.safetensors_load_strategy
+        self._is_mapped = is_safetensors and strategy not in READ_WHOLE
+        self.local_expert_ids = (
+            experts_to_read(files, self._model, active_registry().layers)
+            if self._is_mapped
+            else None
+        )
+        return prepared
+
+    def _check_rows(self) -> None:
+        """Raise if the fused tensor at hand hasn't one row for each expert."""
+        name, shape = self._tensor
+        counts = {layer.global_num_experts for layer in active_registry().layers}
+        if len(shape) == 3 and not NUMBERED.search(name) and shape[0] not in counts:
+            raise ValueError(
+                f"expected {' or '.join(map(str, sorted(counts)))} experts in the checkpoint's "
+                f"'{name}', got {shape[0]} in {list(shape)}; use a complete checkpoint that fits "
+                "its configuration."
+            )
 
 
 def use_dwdp_loader(load_config: Any) -> None:
@@ -59,7 +93,6 @@ def use_dwdp_loader(load_config: Any) -> None:
     if load_config.load_format in ("dummy", LOAD_FORMAT):
         return
     DwdpModelLoader.inner_format = load_config.load_format
-    DwdpModelLoader.num_bytes_read = DwdpModelLoader.num_expert_bytes_read = 0
     register_model_loader(LOAD_FORMAT)(DwdpModelLoader)
     load_config.load_format = LOAD_FORMAT
 
@@ -79,3 +112,15 @@ def check_layers(model: torch.nn.Module) -> None:
             f"dwdp found no MoE layer that it can share in {type(model).__name__}; "
             "serve this model without dwdp."
         )
+
+
+def check_loaded(model: torch.nn.Module, layers: Iterable[DwdpRoutedExperts]) -> None:
+    """Raise unless the checkpoint filled every row of the layers' local experts."""
+    if all(layer.loaded_rows.is_empty for layer in layers):
+        raise ConfigError(
+            f"dwdp saw no expert weight pass vLLM's weight_loader: either the checkpoint has none, "
+            f"or {type(model).__name__} loads experts in a way of its own, which dwdp doesn't "
+            "support; check the checkpoint, or serve this model without dwdp."
+        )
+    for layer in layers:
+        layer.loaded_rows.check_complete()

@@ -16,6 +16,7 @@ from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
+from vllm_dwdp.engine.loaded_rows import LoadedRows
 from vllm_dwdp.engine.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.fetch.scheduler import ChosenIds
 
@@ -31,6 +32,9 @@ METHODS = {
 }
 """Those whose kernels `bind` can rebuild: where vLLM notes the kernel's backend, and the backends
 that take the weights as loaded, a row for each expert."""
+
+LOADED_WEIGHTS = ("w13_weight", "w2_weight")
+"""Expert tensors that only the checkpoint fills; vLLM gives all others a value to begin with."""
 
 INPUT_SCALES = ("w13_input_scale", "w2_input_scale")
 NOT_EXPERT_TENSORS = ("e_score_correction_bias", *INPUT_SCALES)
@@ -66,7 +70,8 @@ class DwdpRoutedExperts(RoutedExperts):
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.full_shapes: dict[str, tuple[int, ...]] = {}
-        self._loaded: dict[str, set[int]] = {}
+        self.loaded_rows = LoadedRows(layer_name, local, moe_config)
+        self._read_count = registry.read_count
         self._check_supported()
         self.dwdp_layer_idx = registry.add(self)
 
@@ -89,16 +94,23 @@ class DwdpRoutedExperts(RoutedExperts):
         expert_id: int,
         return_success: bool = False,
     ) -> bool | None:
-        """vLLM's loader, until the layer is bound. Notes which experts came."""
+        """vLLM's loader, until the layer is bound. Notes which experts came, and their bytes."""
         if self.is_bound:
             raise ReadOnlyWeight(
                 f"{self.layer_name}: expert weights are shared read-only by the dwdp group; "
                 "restart the ranks to load others."
             )
-        self._loaded.setdefault(shard_id, set()).add(expert_id)
-        return super().weight_loader(
-            param, loaded_weight, weight_name, shard_id, expert_id, return_success
+        is_weight = any(self._parameters.get(name) is param for name in LOADED_WEIGHTS)
+        if is_weight:
+            self.loaded_rows.check(shard_id, expert_id, loaded_weight)
+        is_local = super().weight_loader(
+            param, loaded_weight, weight_name, shard_id, expert_id, return_success=True
         )
+        if is_local and is_weight:
+            self.loaded_rows.note(shard_id, expert_id, loaded_weight)
+        if is_local:
+            self._read_count.take(loaded_weight.nbytes)
+        return is_local if return_success else None
 
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
 
@@ -107,17 +119,6 @@ class DwdpRoutedExperts(RoutedExperts):
         if self.__dict__.get("is_bound"):
             raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
         super().register_parameter(name, param)
-
-    def check_loaded(self) -> None:
-        """Raise when the checkpoint lacked a local expert; memory would hold garbage."""
-        shard_ids = ("w1", "w2", "w3") if self.moe_config.is_act_and_mul else ("w1", "w2")
-        for shard_id in shard_ids:
-            experts = self._loaded.get(shard_id, set())
-            if missing := sorted(set(self.local_experts) - experts):
-                raise ValueError(
-                    f"{self.layer_name}: expected {shard_id} of experts {list(self.local_experts)} "
-                    f"in the checkpoint, {missing} are missing; use a complete checkpoint."
-                )
 
     def bind(
         self, views: dict[str, torch.Tensor], slot_views: dict[str, torch.Tensor] | None = None

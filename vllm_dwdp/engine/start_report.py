@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine.loader import DwdpModelLoader
+from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -20,6 +20,7 @@ def expert_stats(
 ) -> dict[str, Any]:
     """What a rank owns, maps and has read; sizes in bytes."""
     local = layers[0].local_experts
+    read_count = active_registry().read_count
     return {
         "num_layers": len(layers),
         "num_experts": layers[0].global_num_experts,
@@ -28,8 +29,8 @@ def expert_stats(
         "expert_bytes_from_peers": views.num_peer_bytes,
         "expert_bytes_private": views.num_private_bytes,
         "num_maps": views.num_maps,
-        "expert_bytes_read": DwdpModelLoader.num_expert_bytes_read,
-        "bytes_read": DwdpModelLoader.num_bytes_read,
+        "expert_bytes_read": read_count.num_expert_bytes,
+        "bytes_read": read_count.num_bytes,
     }
 
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Small MoE checkpoints with random weights, their experts stored in every way that models have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
+NUM_EXPERTS = 7
+"""Not divisible by the numbers of ranks."""
+SIZES = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "num_experts_per_tok": 2,
+    "dtype": "bfloat16",
+}
+FULL_ATTENTION = ["full_attention", "full_attention"]
+FAMILIES = {
+    "qwen3_moe": {"num_experts": NUM_EXPERTS, "moe_intermediate_size": 48},
+    "llama4_text": {
+        "num_local_experts": NUM_EXPERTS,
+        "num_experts_per_tok": 1,
+        "intermediate_size": 48,
+        "intermediate_size_mlp": 96,
+        "interleave_moe_layer_step": 1,
+    },
+    "granitemoe": {"num_local_experts": NUM_EXPERTS, "intermediate_size": 48},
+    "granitemoehybrid": {
+        "num_local_experts": NUM_EXPERTS,
+        "intermediate_size": 48,
+        "shared_intermediate_size": 96,
+        "layer_types": ["attention", "attention"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 32,
+    },
+    "gemma4_text": {
+        "num_experts": NUM_EXPERTS,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 48,
+        "intermediate_size": 96,
+        "enable_moe_block": True,
+        "layer_types": FULL_ATTENTION,
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": 64,
+        "hidden_size_per_layer_input": 16,
+    },
+    "deepseek_v2": {
+        "n_routed_experts": NUM_EXPERTS,
+        "moe_intermediate_size": 48,
+        "intermediate_size": 96,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 32,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 32,
+        "v_head_dim": 32,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+}
+
+
+def write_family(folder: Path, family: str, *, is_fused: bool, **sizes: int) -> Path:
+    """A checkpoint as Transformers writes it. sizes: of its configuration, instead of small ones.
+
+    is_fused: write what Transformers holds in memory. Otherwise it writes the names that the
+    family's first checkpoints had, which is one tensor per expert for most.
+    """
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **sizes})
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder, save_original_format=not is_fused)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO_MODEL / name, folder)
+    return folder
+
+
+def write_fused_demo(folder: Path) -> Path:
+    """The demo model, with the experts of a layer in two tensors."""
+    shutil.copytree(DEMO_MODEL, folder)
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    config = json.loads((folder / "config.json").read_text())
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        experts = [
+            [tensors.pop(f"{prefix}.{e}.{name}_proj.weight") for name in ("gate", "up", "down")]
+            for e in range(config["num_experts"])
+        ]
+        gate_up = [torch.cat([gate, up]) for gate, up, _ in experts]
+        tensors[f"{prefix}.gate_up_proj"] = torch.stack(gate_up)
+        tensors[f"{prefix}.down_proj"] = torch.stack([down for *_, down in experts])
+    save_file(tensors, file)
+    return folder
+
+
+def change(folder: Path, changed) -> Path:
+    """Write the tensors of a checkpoint again after `changed(tensors)` has changed the dict."""
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    changed(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    return folder
+
+
+ERNIE_VL = {
+    "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
+    "model_type": "ernie4_5_vl_moe",
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "freq_allocation": 4,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "tie_word_embeddings": True,
+    "moe_num_experts": [NUM_EXPERTS, NUM_EXPERTS],
+    "moe_intermediate_size": [48, 32],
+    "moe_layer_start_index": [1, 1],
+    "moe_layer_end_index": [1, 1],
+    "moe_num_shared_experts": 2,
+    "moe_k": 2,
+    "im_patch_id": 5,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "dtype": "bfloat16",
+}
+
+
+def write_ernie_vl(folder: Path) -> Path:
+    """The language model of an ERNIE-4.5-VL checkpoint.
+
+    In a layer it has experts for text, numbered from 0, and then those for pictures, which vLLM
+    loads to a MoE layer of their own.
+    """
+    folder.mkdir()
+    of_text = {"moe_num_experts": NUM_EXPERTS, "model_type": "ernie4_5_vl_moe_text"}
+    config = ERNIE_VL | {"text_config": ERNIE_VL | of_text}
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(shape) / 20 for name, shape in _ernie_vl_shapes().items()}
+    save_file({name: t.bfloat16() for name, t in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def _ernie_vl_shapes() -> dict[str, tuple[int, ...]]:
+    shapes = {"model.embed_tokens.weight": (4096, 64), "model.norm.weight": (64,)}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}.{norm}.weight"] = (64,)
+        for name, rows in (("q", 128), ("k", 64), ("v", 64)):
+            shapes[f"{prefix}.self_attn.{name}_proj.weight"] = (rows, 64)
+        shapes[f"{prefix}.self_attn.o_proj.weight"] = (64, 128)
+    sizes = {"model.layers.0.mlp": 96, "model.layers.1.mlp.shared_experts": 96}
+    for expert in range(2 * NUM_EXPERTS):
+        sizes[f"model.layers.1.mlp.experts.{expert}"] = 48 if expert < NUM_EXPERTS else 32
+    for prefix, size in sizes.items():
+        for name in ("gate", "up"):
+            shapes[f"{prefix}.{name}_proj.weight"] = (size, 64)
+        shapes[f"{prefix}.down_proj.weight"] = (64, size)
+    for gate in ("gate.weight", "gate.weight_1"):
+        shapes[f"model.layers.1.mlp.{gate}"] = (64, NUM_EXPERTS)
+    shapes["model.layers.1.mlp.moe_statics.e_score_correction_bias"] = (2, NUM_EXPERTS)
+    return shapes

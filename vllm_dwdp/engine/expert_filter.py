@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Which tensors of single experts a rank needs not even open.
+
+vLLM can leave out tensors of experts by the numbers in their names, with one set of numbers for all
+layers. What a model makes of a number is known to the model only: ERNIE-4.5-VL loads experts 64 to
+127 of a layer as experts 0 to 63 of another, and a name may belong to a module that isn't a MoE
+layer. Where a number may mean something else than a layer's expert, nothing is left out.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from safetensors import safe_open
+
+from vllm_dwdp.engine.read_count import NUMBERED
+from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+
+
+def experts_to_read(
+    files: Iterable[str], model: torch.nn.Module, layers: Sequence[DwdpRoutedExperts]
+) -> set[int] | None:
+    """Numbers whose tensors the rank reads from these safetensors files; None: those of all."""
+    if any(NUMBERED.search(f".{name}.") for name, _ in model.named_modules()):
+        return None
+    if max(_numbers(files), default=0) >= min(layer.global_num_experts for layer in layers):
+        return None
+    return {expert for layer in layers for expert in layer.local_experts}
+
+
+def _numbers(files: Iterable[str]) -> Iterator[int]:
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            found = map(NUMBERED.search, tensors.keys())
+            yield from (int(match[1]) for match in found if match)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Which rows of a MoE layer's weights the checkpoint has filled.
+
+A checkpoint holds the experts of a layer one by one, or fused in one tensor. vLLM hands either to
+the layer's `weight_loader`: as [rows, columns] of one expert, or as [experts, rows, columns] of all
+experts that the rank owns. It copies a tensor that is too small to the upper left corner of its
+place, and what lies beside the corner stays as it was. Such a tensor is refused here instead.
+"""
+
+from typing import Any
+
+import torch
+
+
+class LoadedRows:
+    """The experts of one layer that came, for each shard: w1 (gate), w2 (down) and w3 (up).
+
+    experts: the global numbers of the experts that the rank owns. Errors are ValueErrors.
+    """
+
+    def __init__(self, layer_name: str, experts: range, moe_config: Any) -> None:
+        self._layer_name = layer_name
+        self._experts = experts
+        hidden = moe_config.hidden_dim_unpadded
+        intermediate = moe_config.intermediate_size_per_partition_unpadded
+        self._shapes = {"w1": (intermediate, hidden), "w2": (hidden, intermediate)}
+        if moe_config.is_act_and_mul:
+            self._shapes["w3"] = (intermediate, hidden)
+        self._loaded: dict[str, set[int]] = {shard_id: set() for shard_id in self._shapes}
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self._loaded.values())
+
+    def check(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
+        """Raise unless `weight` fills one expert, or, with three axes, all experts of the rank."""
+        if shard_id not in self._shapes:
+            return
+        if weight.dim() == 3 and (expert, len(weight)) != (self._experts.start, len(self._experts)):
+            raise ValueError(
+                f"{self._layer_name}: expected {shard_id} of the {len(self._experts)} experts from "
+                f"{self._experts.start} on, vLLM's loader hands over {len(weight)} from {expert} "
+                "on; serve this model without dwdp."
+            )
+        if tuple(weight.shape[-2:]) != self._shapes[shard_id]:
+            raise ValueError(
+                f"{self._layer_name}: expected {shard_id} of an expert as "
+                f"{list(self._shapes[shard_id])} by the model's configuration, the checkpoint has "
+                f"{list(weight.shape[-2:])}; use a checkpoint that fits its configuration."
+            )
+
+    def note(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
+        """vLLM has copied `weight` to the rank's memory; its first expert is `expert`."""
+        if shard_id in self._shapes:
+            num_experts = len(weight) if weight.dim() == 3 else 1
+            self._loaded[shard_id].update(range(expert, expert + num_experts))
+
+    def check_complete(self) -> None:
+        """Raise when a shard of a local expert has not come; its memory would hold garbage."""
+        for shard_id, loaded in self._loaded.items():
+            if missing := sorted(set(self._experts) - loaded):
+                raise ValueError(
+                    f"{self._layer_name}: expected {shard_id} of experts {list(self._experts)} "
+                    f"in the checkpoint, {missing} are missing; use a complete checkpoint."
+                )

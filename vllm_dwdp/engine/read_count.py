@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How many bytes of its checkpoint a rank has read.
+
+* A tensor out of a safetensors file is a view of the mapped file. The kernel reads its pages when
+  somebody copies them, so that of such a tensor only the rows count that a MoE layer copied.
+* In every other way of loading, vLLM has read a tensor whole before this rank sees it.
+"""
+
+import re
+
+NUMBERED = re.compile(r"\.experts\.(\d+)\.")
+"""The name of a tensor that holds one expert. Tensors of all experts have other names."""
+
+
+class ReadCount:
+    """Sizes in bytes; the loader and the layers of one rank share one of these."""
+
+    def __init__(self) -> None:
+        self.num_dense_bytes = 0
+        self._num_expert_bytes = 0
+        self._num_taken_bytes = 0
+
+    @property
+    def num_expert_bytes(self) -> int:
+        return self._num_expert_bytes + self._num_taken_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_dense_bytes + self.num_expert_bytes
+
+    def take(self, num_bytes: int) -> None:
+        """A MoE layer has copied rows out of the tensor that vLLM is loading."""
+        self._num_taken_bytes += num_bytes
+
+    def close(self, name: str, num_bytes: int, *, is_mapped: bool) -> bool:
+        """Count a tensor that vLLM has loaded. Returns whether a MoE layer took rows of it."""
+        taken, self._num_taken_bytes = self._num_taken_bytes, 0
+        if not taken and not NUMBERED.search(name):
+            self.num_dense_bytes += num_bytes
+        else:
+            self._num_expert_bytes += taken if is_mapped else num_bytes
+        return taken > 0
