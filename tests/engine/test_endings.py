@@ -17,6 +17,7 @@ from server import Server
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 TWO_RANKS = ("--data-parallel-size", "2", *OPTIONS)
 TIMEOUT_S = 60
+KILLED_S = 45
 PATIENT = ("--additional-config", json.dumps({"dwdp": {"timeout_s": TIMEOUT_S}}))
 
 
@@ -52,6 +53,33 @@ def assert_ends(server, timeout_s):
 
 def last_line(server):
     return server.text().rstrip().splitlines()[-1]
+
+
+def assert_killed_server_leaves_nothing(server):
+    """Nothing of dwdp's, half a minute after its first process; one process is vLLM's."""
+    server.process.kill()
+    server.process.wait()
+    deadline = time.monotonic() + KILLED_S
+    while [p for p in leftovers.processes() if "Coordinator" not in " ".join(p.cmdline())]:
+        assert time.monotonic() < deadline, [p.cmdline() for p in leftovers.processes()]
+        time.sleep(0.1)
+    assert leftovers.of_these_tests() == set()
+    for process in leftovers.processes():
+        process.kill()
+
+
+def test_killed_server_leaves_no_engine_worker_or_memory(serve, demo_model):
+    server = serve(demo_model, *TWO_RANKS)
+    server.wait_until_ready()
+    assert leftovers.memory_files(), "the workers must be seen while they live"
+    assert_killed_server_leaves_nothing(server)
+
+
+@pytest.mark.parametrize("moment", ["Started DP Coordinator", r"Worker pid=\d+"])
+def test_server_killed_while_starting_leaves_nothing(serve, demo_model, moment):
+    server = serve(demo_model, *TWO_RANKS)
+    wait_for(server, moment)
+    assert_killed_server_leaves_nothing(server)
 
 
 def test_server_ends_when_asked(serve, demo_model):

@@ -13,6 +13,7 @@ from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_dwdp.engine import last_words, settings
 from vllm_dwdp.engine.loader import use_dwdp_loader
+from vllm_dwdp.engine.parent_watch import end_with_parent
 from vllm_dwdp.engine.read_only import refuse_call
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.sharing import ExpertSharing
@@ -52,6 +53,10 @@ class DwdpWorker(WorkerBase):
         super().__init_subclass__(**kwargs)
         for name in STARTING:
             setattr(cls, name, _leaving_last_words(getattr(cls, name)))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        end_with_parent()
+        super().__init__(*args, **kwargs)
 
     def leave_last_words(self, error: Exception) -> None:
         """Have the front-end say why this rank can't start."""
