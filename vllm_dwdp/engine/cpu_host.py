@@ -79,8 +79,7 @@ def share_memory(
     cache = vllm_config.cache_config
     if cache.kv_cache_memory_bytes is not None:
         return
-    cores = cores_of_ranks(num_ranks, command or range(num_ranks))
-    nodes = [None if of_rank is None else _memory_node(of_rank) for of_rank in cores]
+    nodes = _memory_nodes(cores_of_ranks(num_ranks, command or range(num_ranks)))
     node_bytes = get_memory_node_info(nodes[rank]).total_memory
     cache.gpu_memory_utilization *= memory_share(nodes, rank, node_bytes, cgroup_memory_limit())
 
@@ -193,11 +192,12 @@ def _physical_cores() -> list[int]:
     return list(chosen.values())
 
 
-def _memory_node(cores: list[int]) -> int:
-    """The node that vLLM's worker takes its memory from: that of its first core, if visible."""
+def _memory_nodes(cores: list[list[int] | None]) -> list[int | None]:
+    """Where the workers of vLLM take memory from: the node of a rank's first core, if visible."""
     node_of = {cpu.id: cpu.numa_node for cpu in get_allowed_cpu_list()}
-    node, visible = node_of[cores[0]], get_visible_memory_node()
-    return node if node in visible else visible[0]
+    visible = get_visible_memory_node()
+    nodes = [None if of_rank is None else node_of[of_rank[0]] for of_rank in cores]
+    return [node if node is None or node in visible else visible[0] for node in nodes]
 
 
 def _set_environment(values: Mapping[str, str | None]) -> None:
