@@ -26,13 +26,14 @@ setup_env() (
 )
 
 # Leaves out what would turn Python, pip or the build from their course, whatever the shell exports.
-# How to reach the network stays: proxies, certificates, package indexes.
+# How to reach the network stays: proxies, certificates that exist, package indexes.
 clean_environment() {
   local name
   for name in $(compgen -e); do
     case $name in
       PIP_INDEX_URL | PIP_EXTRA_INDEX_URL | PIP_FIND_LINKS | PIP_NO_INDEX | PIP_TRUSTED_HOST) ;;
-      PIP_CERT | PIP_CLIENT_CERT | PIP_PROXY | PIP_CONFIG_FILE | PIP_CACHE_DIR | PIP_NO_CACHE_DIR) ;;
+      PIP_CLIENT_CERT | PIP_PROXY | PIP_CONFIG_FILE | PIP_CACHE_DIR | PIP_NO_CACHE_DIR) ;;
+      PIP_CERT | SSL_CERT_FILE | REQUESTS_CA_BUNDLE) [ -e "${!name}" ] || unset "$name" ;;
       PIP_RETRIES | PIP_TIMEOUT | PIP_DEFAULT_TIMEOUT | SKBUILD_CMAKE_DEFINE) ;;
       PYTHON* | PIP_* | SKBUILD_* | CMAKE_* | NINJA_* | VIRTUAL_ENV) unset "$name" ;;
       CFLAGS | CXXFLAGS | CPPFLAGS | LDFLAGS | CPATH | CPLUS_INCLUDE_PATH) unset "$name" ;;

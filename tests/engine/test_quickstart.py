@@ -67,8 +67,9 @@ def test_only_places_and_compilers_are_taken_from_the_shell(quickstart, tmp_path
 
 
 def test_setup_keeps_the_way_to_the_network_and_drops_the_rest():
-    kept = {"http_proxy": NOWHERE, "SSL_CERT_FILE": "/missing.pem", "PIP_INDEX_URL": NOWHERE}
+    kept = {"http_proxy": NOWHERE, "PIP_INDEX_URL": NOWHERE, "PIP_CERT": __file__}
     dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "PIP_TARGET", "CC", "CXX", "CFLAGS")
+    dropped += ("SSL_CERT_FILE",)
     done = subprocess.run(
         ["bash", "-euc", 'source "$0"; clean_environment; env', EXAMPLES / "setup_env.sh"],
         env={**os.environ, **HOSTILE, **kept},
