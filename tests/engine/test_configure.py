@@ -3,6 +3,7 @@
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -275,6 +276,12 @@ def test_drafts_without_a_model_are_accepted(monkeypatch, method):
     """vLLM notes the target's config for a draft model's, experts and all."""
     config = create(monkeypatch, speculative_config={"num_speculative_tokens": 2, **method})
     assert config.speculative_config.draft_model_config.get_num_experts() == 16
+
+
+def test_servers_of_a_supervisor_share_its_environment(monkeypatch):
+    monkeypatch.setattr("multiprocessing.parent_process", multiprocessing.current_process)
+    config = create(monkeypatch, data_parallel_rank=1)
+    assert Settings.load(config).command == range(2)
 
 
 MTP = {"method": "mtp", "num_speculative_tokens": 1}

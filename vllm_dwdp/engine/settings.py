@@ -7,6 +7,7 @@ Ports are read from the parallel config, where vLLM keeps them.
 """
 
 import dataclasses
+import multiprocessing
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,12 @@ def has_peers_of_other_commands(parallel_config: Any) -> bool:
 
 
 def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
-    """Settings.command_ranks, as vLLM's options tell before data parallelism is collapsed."""
-    if is_offline(parallel_config):
+    """Settings.command_ranks, as vLLM's options tell before data parallelism is collapsed.
+
+    A front-end that another Python process started, as vLLM's supervisor of several servers does,
+    has the environment of all.
+    """
+    if is_offline(parallel_config) or multiprocessing.parent_process() is not None:
         return None
     return parallel_config.data_parallel_rank, parallel_config.data_parallel_size_local
 
