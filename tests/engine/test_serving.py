@@ -3,16 +3,14 @@
 """Servers of every shape answer what stock vLLM answers, and end on Ctrl-C."""
 
 import os
-import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import leftovers
 import psutil
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
+from forms import assert_all_end, assert_answers_like_stock
 from hosts import needs_hosts
 from ports import free_port
 from server import Server
@@ -44,21 +42,6 @@ def ray_node(monkeypatch):
         node.terminate()
         for process in psutil.wait_procs(family, timeout=10)[1]:
             process.kill()
-
-
-def assert_answers_like_stock(servers, stock):
-    """All 64 prompts, spread over the servers, a few at a time on every rank."""
-    expected = [(o["prompt"], len(o["tokens"]), o["text"]) for o in stock["outputs"]]
-    jobs = [(servers[i % len(servers)], *job) for i, job in enumerate(expected)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        texts = list(pool.map(lambda job: job[0].complete(job[1], job[2]), jobs))
-    assert texts == [job[3] for job in jobs]
-
-
-def assert_all_end(servers):
-    codes = [server.stop(signal.SIGINT) for server in servers]
-    assert None not in codes, "a process had to be killed"
-    assert leftovers.of_these_tests() == set()
 
 
 def test_hybrid_load_balancing(demo_model, stock_eager, tmp_path):
