@@ -111,14 +111,14 @@ class DwdpConfig:
         return cls(**section)
 
 
-def usable_slots(num_slots: int, num_layers: int) -> int:
+def usable_slots(num_slots: int, num_layers: int, *, of: str = "MoE layers") -> int:
     """How many slots there will be: each serves one layer at a time, so no more than layers.
 
-    Only the default may be larger. Raises ConfigError.
+    of: what was counted as layers. Only the default may be larger. Raises ConfigError.
     """
     if num_slots > max(num_layers, DEFAULT_NUM_SLOTS):
         raise ConfigError(
-            f"dwdp.num_slots must be at most the model's {num_layers} MoE layers, got {num_slots}; "
+            f"dwdp.num_slots must be at most the model's {num_layers} {of}, got {num_slots}; "
             "more slots would never be filled."
         )
     return min(num_slots, num_layers)

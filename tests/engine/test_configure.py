@@ -109,15 +109,6 @@ def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
 
 
 @pytest.mark.parametrize(
-    ("local_rank", "job_rank", "expected"),
-    [(1, 6, 1), (None, 6, 2), (None, 0, 0), (None, None, None)],
-)
-def test_gpu_is_the_local_rank_or_taken_in_turn(local_rank, job_rank, expected):
-    settings = Settings(8, 8, job_rank, is_spread=True, local_rank=local_rank)
-    assert settings.gpu(4) == expected
-
-
-@pytest.mark.parametrize(
     ("device", "asked", "taken"),
     [("cuda", "auto", "triton"), ("cuda", "deep_gemm", "deep_gemm"), ("cpu", "auto", "auto")],
 )
@@ -131,19 +122,24 @@ def test_kernels_on_gpus_are_those_that_take_weights_as_loaded(device, asked, ta
 
 
 @pytest.mark.parametrize(
-    ("device_ids", "told", "expected"), [(None, None, 1), ([6, 7, 5], None, 2), (None, 3, 3)]
+    ("device_ids", "told", "expected"),
+    [(None, None, [1]), ([6, 7, 5], None, [5]), (None, 3, None), ([6, 7], 1, [6, 7])],
 )
 def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told, expected):
-    """Rank 5 of 8 has a front-end of its own, on a host of four GPUs, or of those named."""
-    parallel = SimpleNamespace(
-        assigned_physical_gpu_ids=device_ids, data_parallel_rank_local=told or 0
-    )
+    """Rank 5 of 8 has a server of its own, on a host of four GPUs, or of those named.
+
+    vLLM finds the GPU itself where the rank was told its number on this host.
+    """
+    parallel = SimpleNamespace(assigned_physical_gpu_ids=device_ids)
     executor = DwdpExecutor.__new__(DwdpExecutor)
     executor.parallel_config = parallel
     monkeypatch.setattr(current_platform, "device_count", lambda: 4, raising=False)
+    monkeypatch.setattr(
+        current_platform, "visible_device_id_to_physical_device_id", lambda device: device
+    )
     monkeypatch.setattr(MultiprocExecutor, "_init_executor", lambda self: None)
     executor._start_on_gpu(Settings(8, 8, 5, is_spread=True, local_rank=told))
-    assert parallel.data_parallel_rank_local == expected
+    assert parallel.assigned_physical_gpu_ids == expected
 
 
 def test_other_backends_are_left_alone(monkeypatch):
@@ -278,10 +274,22 @@ def test_drafts_without_a_model_are_accepted(monkeypatch, method):
     assert config.speculative_config.draft_model_config.get_num_experts() == 16
 
 
-def test_servers_of_a_supervisor_share_its_environment(monkeypatch):
-    monkeypatch.setattr("multiprocessing.parent_process", multiprocessing.current_process)
-    config = create(monkeypatch, data_parallel_rank=1)
-    assert Settings.load(config).command == range(2)
+HYBRID = {"data_parallel_size": 4, "data_parallel_size_local": 2, "data_parallel_start_rank": 2}
+
+
+@pytest.mark.parametrize(
+    ("process_name", "options", "expected"),
+    [
+        ("APIServer_DPRank_1", {"data_parallel_rank": 1}, range(2)),
+        ("ApiServer_0", HYBRID, range(2, 4)),
+    ],
+    ids=["supervisor", "API server of a hybrid front-end"],
+)
+def test_only_servers_of_a_supervisor_share_its_environment(
+    monkeypatch, process_name, options, expected
+):
+    monkeypatch.setattr(multiprocessing.current_process(), "_name", process_name)
+    assert Settings.load(create(monkeypatch, **options)).command == expected
 
 
 MTP = {"method": "mtp", "num_speculative_tokens": 1}

@@ -199,24 +199,20 @@ def _drafts(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 def _num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:
     """Any layer may have experts, as far as is known; the layers themselves are counted later."""
-    num_layers = vllm_config.model_config.hf_text_config.num_hidden_layers
+    num_layers = vllm_config.model_config.get_total_num_hidden_layers()
     try:
-        usable_slots(config.num_slots, num_layers)
-    except ConfigError:
-        return (
-            f"dwdp.num_slots must be at most the model's {num_layers} layers, got "
-            f"{config.num_slots}; more slots would never be filled."
-        )
+        usable_slots(config.num_slots, num_layers or config.num_slots, of="layers")
+    except ConfigError as error:
+        return str(error)
     return None
 
 
 def _map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
     if vllm_config.device_config.device_type != "cpu":
         return None  # a GPU's mappings are not the process's
-    text_config = vllm_config.model_config.hf_text_config
     needed = num_maps_needed(
         _placement(vllm_config, config),
-        num_layers=text_config.num_hidden_layers,
+        num_layers=vllm_config.model_config.get_total_num_hidden_layers(),
         tensors_per_layer=2,
     )
     try:

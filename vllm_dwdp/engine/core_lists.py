@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Which cores each rank gets, and which part of a memory node: arithmetic on what was read before.
+"""Works out the cores of each rank and its part of a memory node, from what was read before.
 
 * A rank's cores are a list of logical CPUs, in ascending order.
 * Nothing here reads the machine or the environment.
@@ -24,7 +24,7 @@ def parse_core_lists(text: str, allowed: Set[int]) -> list[list[int]]:
 
 
 def divide(cores: Sequence[int], num_ranks: int, num_reserved: int = 0) -> list[list[int]]:
-    """A contiguous share of the cores for each rank; with fewer cores than ranks, one in turn.
+    """A contiguous share of the cores for each rank; with too few, ranks share them in rotation.
 
     num_reserved: the last cores of each share, left to other processes where any core remains.
     """
@@ -44,6 +44,8 @@ def spread_lists(
     command: the ranks that the command with these lists starts. One list is divided between them,
     a list for each of them is theirs, and a list for each rank of the job is every rank's.
     """
+    if not command:
+        return [None] * job_size
     if len(lists) >= job_size:
         return [list(cores) for cores in lists[:job_size]]
     found: list[list[int] | None] = [None] * job_size

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What the environment says of CPUs, refused where vLLM would fail late and without the name.
+"""Refuses CPU settings in the environment that make vLLM fail later, without naming the variable.
 
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """

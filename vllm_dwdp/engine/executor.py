@@ -62,9 +62,14 @@ class DwdpExecutor(MultiprocExecutor):
             "yet. Compare outputs with vLLM's own before you rely on it."
         )
         self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
-        # vLLM picks the GPU by the local rank, which only `VLLM_DP_RANK_LOCAL` tells such a rank.
         if settings.job_rank is not None and settings.local_rank is None:
-            gpus = self.parallel_config.assigned_physical_gpu_ids
-            num_gpus = current_platform.device_count() if gpus is None else len(gpus)
-            self.parallel_config.data_parallel_rank_local = settings.gpu(num_gpus)
+            self.parallel_config.assigned_physical_gpu_ids = [self._gpu_in_turn(settings.job_rank)]
         super()._init_executor()
+
+    def _gpu_in_turn(self, rank: int) -> int:
+        """The GPU of a server that was told its rank in the job, but not its rank on this host."""
+        gpus = self.parallel_config.assigned_physical_gpu_ids or [
+            current_platform.visible_device_id_to_physical_device_id(device)
+            for device in range(current_platform.device_count())
+        ]
+        return int(gpus[rank % len(gpus)])

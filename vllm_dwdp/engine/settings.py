@@ -16,6 +16,8 @@ from vllm_dwdp.group.store import Endpoint
 
 RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"
+SUPERVISED = "APIServer_DPRank_"
+"""How vLLM's supervisor (`--data-parallel-multi-port-external-lb`) names its servers."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,6 @@ class Settings:
         """The ranks that this command starts."""
         first, number = self.command_ranks or (0, self.job_size)
         return range(first, first + number)
-
-    def gpu(self, num_gpus: int) -> int | None:
-        """Which of this host's GPUs is this rank's; None where vLLM's own numbering stands.
-
-        A rank that was only told its place in the job takes the GPUs in turn.
-        """
-        if self.local_rank is not None or self.job_rank is None:
-            return self.local_rank
-        return self.job_rank % num_gpus
 
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)
@@ -92,10 +85,10 @@ def has_peers_of_other_commands(parallel_config: Any) -> bool:
 def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
     """Settings.command_ranks, as vLLM's options tell before data parallelism is collapsed.
 
-    A front-end that another Python process started, as vLLM's supervisor of several servers does,
-    has the environment of all.
+    Servers that vLLM's supervisor started have one environment, which speaks of all ranks.
     """
-    if is_offline(parallel_config) or multiprocessing.parent_process() is not None:
+    is_supervised = multiprocessing.current_process().name.startswith(SUPERVISED)
+    if is_offline(parallel_config) or is_supervised:
         return None
     return parallel_config.data_parallel_rank, parallel_config.data_parallel_size_local
 
