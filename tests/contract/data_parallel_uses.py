@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data-parallel-fields.md"
 PREFIX = "data_parallel_"
-FIELDS = ("index", "rank", "rank_local", "size", "size_local")
+FIELDS = ("index", "rank", "rank_local", "size", "size_local", "external_lb", "hybrid_lb")
+EITHER_LB = "local_engines_only"
+"""A property of vLLM's config that reads the last two."""
 
 
 class Use(NamedTuple):
@@ -57,15 +59,20 @@ def _is_among(use: Use, explained: list[tuple[str, str]]) -> bool:
 
 
 def _fields_read(text: str) -> set[str]:
-    if PREFIX not in text:
+    if PREFIX not in text and EITHER_LB not in text:
         return set()
-    names = {
-        node.attr.removeprefix(PREFIX)
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-        if node.attr.startswith(PREFIX)
-    }
-    return names & set(FIELDS)
+    names = {name for node in ast.walk(ast.parse(text)) if (name := _name_read(node))}
+    both = {"external_lb", "hybrid_lb"} if EITHER_LB in names else set()
+    return both | {field for field in FIELDS if PREFIX + field in names}
+
+
+def _name_read(node: ast.AST) -> str | None:
+    """The attribute that this expression reads, by a dot or by getattr."""
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+        return node.attr
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":
+        return getattr(node.args[1], "value", None)
+    return None
 
 
 def _files(source: Path) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ import rank_fields
 import vllm
 import zmq
 from contract.data_parallel_uses import Use, unexplained
+from forms import wait_for_log
 from ports import free_port
 from server import Server
 from vllm import SamplingParams
@@ -87,7 +88,8 @@ def test_metrics_and_log_name_the_rank(servers):
         with urllib.request.urlopen(f"{server.url}/metrics") as answer:
             labels = re.findall(r'^vllm:\w+\{.*engine="(\d+)"', answer.read().decode(), re.M)
         assert set(labels) == {str(rank)}
-        assert set(re.findall(r"Engine (\d{3})", server.text())) <= {f"00{rank}"}
+        wait_for_log(server, f"Engine 00{rank}: Avg")
+        assert set(re.findall(r"Engine (\d{3})", server.text())) == {f"00{rank}"}
 
 
 def test_worker_of_a_server_of_its_own_has_the_fields_of_a_stock_rank(servers):
@@ -203,5 +205,10 @@ def test_page_explains_every_use_of_the_fields_in_the_installed_vllm():
 
 
 def test_use_that_the_page_does_not_explain_is_found(tmp_path):
-    (tmp_path / "new.py").write_text("port = base + config.parallel_config.data_parallel_index\n")
-    assert unexplained(tmp_path) == [Use("new.py", "index")]
+    (tmp_path / "new.py").write_text(
+        "port = base + config.parallel_config.data_parallel_index\n"
+        "name = getattr(config, 'data_parallel_rank', 0)\n"
+        "starts = config.local_engines_only\n"
+    )
+    found = ["external_lb", "hybrid_lb", "index", "rank"]
+    assert unexplained(tmp_path) == [Use("new.py", field) for field in found]
