@@ -35,13 +35,18 @@ last_words.leave(config, ValueError("an echo"), job_rank=1)
 """
 
 
-def stderr_of_front_end(end):
-    script = FRONT_END.format(rank=RANK, end=end)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    return done.stderr.splitlines()
+@pytest.fixture
+def stderr_of_front_end(tmp_path):
+    def run(end, name="script"):
+        path = tmp_path / name
+        path.write_text(FRONT_END.format(rank=RANK, end=end))
+        done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+        return done.stderr.splitlines()
+
+    return run
 
 
-def test_first_sentence_of_a_rank_is_the_last_line_of_a_command_that_fails():
+def test_first_sentence_of_a_rank_is_the_last_line_of_a_command_that_fails(stderr_of_front_end):
     lines = stderr_of_front_end("raise RuntimeError('Engine core initialization failed.')")
     assert "RuntimeError: Engine core initialization failed." in lines
     assert lines[-2:] == [
@@ -50,8 +55,12 @@ def test_first_sentence_of_a_rank_is_the_last_line_of_a_command_that_fails():
     ]
 
 
-def test_command_that_goes_on_after_a_failure_does_not_repeat_it():
+def test_script_that_goes_on_after_a_failure_does_not_repeat_it(stderr_of_front_end):
     assert stderr_of_front_end("") == ["ending the other processes"]
+
+
+def test_vllms_command_says_it_even_if_vllm_takes_it_for_no_error(stderr_of_front_end):
+    assert stderr_of_front_end("", name="vllm")[-1] == "dwdp rank 1 failed while loading: no file."
 
 
 def test_other_errors_name_the_rank_and_fit_a_line():

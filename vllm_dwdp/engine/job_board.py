@@ -67,12 +67,12 @@ def put_up(parallel_config: Any) -> None:
 
 
 def board_of(parallel_config: Any) -> JobBoard:
-    return JobBoard(parallel_config.dwdp_board)
+    return JobBoard(getattr(parallel_config, "dwdp_board", "no path"))
 
 
 def job_id_of(parallel_config: Any) -> str:
     """The same for all processes that one command started, and for no others."""
-    return str(parallel_config.dwdp_job_id)
+    return str(getattr(parallel_config, "dwdp_job_id", ""))
 
 
 def newest_note(key: str) -> str | None:

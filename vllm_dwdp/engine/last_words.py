@@ -10,6 +10,7 @@ that vLLM says while it ends the other processes.
 import contextlib
 import functools
 import logging
+import os
 import sys
 import weakref
 from collections.abc import Iterator
@@ -45,7 +46,10 @@ def of_refused_options() -> Iterator[None]:
 
 @functools.cache
 def print_at_exit() -> None:
-    """Have this process print the sentence as its last line, if an error ends it.
+    """Have this process print the sentence as its last line, if an error ends it, or vLLM does.
+
+    vLLM's command ends without an error when an engine of a headless server can't start; a script
+    of the user's may have dealt with it.
 
     Finalizers run in the reverse order of their making, so that this one comes after those of
     vLLM's process managers.
@@ -82,5 +86,7 @@ def _sentence(error: BaseException, job_rank: int) -> str:
 
 
 def _print() -> None:
-    if getattr(sys, "last_value", None) is not None and (sentence := left()):
+    is_command = os.path.basename(sys.argv[0]) == "vllm"
+    was_error = getattr(sys, "last_value", None) is not None
+    if (is_command or was_error) and (sentence := left()):
         print(sentence, file=sys.stderr, flush=True)
