@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_dwdp.engine.llm import LLM
+    from vllm_dwdp.engine.offline_errors import PromptsFailed, RankDied
 
-__all__ = ["LLM"]
+__all__ = ["LLM", "PromptsFailed", "RankDied"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from vllm_dwdp.engine.llm import LLM
 
         return LLM
+    if name in __all__:
+        from vllm_dwdp.engine import offline_errors
+
+        return getattr(offline_errors, name)
     raise AttributeError(f"module 'vllm_dwdp' has no attribute {name!r}")

@@ -37,7 +37,7 @@ def _wrap_executor_lookup() -> None:
 
     @functools.wraps(stock_get_class)
     def get_class(vllm_config: Any) -> Any:
-        if _is_dwdp(vllm_config.parallel_config.distributed_executor_backend):
+        if is_dwdp(vllm_config.parallel_config.distributed_executor_backend):
             return _configured_executor(vllm_config)
         return stock_get_class(vllm_config)
 
@@ -45,7 +45,8 @@ def _wrap_executor_lookup() -> None:
     Executor.get_class = staticmethod(get_class)
 
 
-def _is_dwdp(backend: Any) -> bool:
+def is_dwdp(backend: Any) -> bool:
+    """Whether a `distributed_executor_backend` is this one: its name, its path or its class."""
     if isinstance(backend, type):
         backend = f"{backend.__module__}.{backend.__qualname__}"
     return backend in (BACKEND_NAME, EXECUTOR_PATH)

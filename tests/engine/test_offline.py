@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vllm_dwdp.LLM beyond parity: order, chat, a notebook's event loop, ranks that die."""
+"""vllm_dwdp.LLM beyond parity: order, chat, threads, a notebook's event loop, ranks that die."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,15 @@ import threading
 import time
 
 import leftovers
+import numpy
 import psutil
 import pytest
 import tqdm
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.lora.request import LoRARequest
 
-from vllm_dwdp import LLM
-from vllm_dwdp.engine.llm import RankDied
+from vllm_dwdp import LLM, RankDied
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 PROMPTS = [start + " and" * n for n in range(8) for start in ("Emma was", "In the beginning")]
@@ -30,6 +32,7 @@ def llm(demo_model):
         max_in_flight=2,
         enforce_eager=True,
         max_model_len=512,
+        distributed_executor_backend="dwdp",
     )
     yield made
     made.shutdown()
@@ -66,10 +69,108 @@ def test_works_inside_a_running_event_loop(llm):
     assert output.prompt == "Emma was"
 
 
-def test_refused_prompt_is_an_error_and_costs_no_rank(llm):
-    with pytest.raises(ValueError, match=r"1 of 2 prompts failed, first prompt 1: .*512"):
-        llm.generate(["Emma was", "and " * 2000], GREEDY, use_tqdm=False)
+def num_forwards(llm):
+    return sum(sum(stats["forwards"]) for stats in llm.dwdp_stats())
+
+
+def test_refused_prompt_is_vllms_exception_before_any_prompt_runs(llm):
+    before = num_forwards(llm)
+    with pytest.raises(VLLMValidationError, match="maximum context length is 512") as caught:
+        llm.generate(["and " * 2000, *PROMPTS * 12], GREEDY, use_tqdm=False)
+    assert caught.value.__notes__ == ["This is prompt 0 of 193; none was run."]
+    assert num_forwards(llm) == before
     assert len(llm.generate(PROMPTS, GREEDY, use_tqdm=False)) == len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "error"),
+    [
+        ((prompt for prompt in PROMPTS), {}, TypeError),
+        ((5, 6, 7), {}, TypeError),
+        (numpy.array([5, 6, 7]), {}, TypeError),
+        ([b"Emma was"], {}, TypeError),
+        ([{"text": "Emma was"}], {}, TypeError),
+        (["Emma was", lambda: 0], {}, TypeError),
+        (None, {}, TypeError),
+        (["Emma was", ""], {}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": "greedy"}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": [GREEDY, GREEDY]}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": [None]}, TypeError),
+        (["Emma was"], {"sampling_params": SamplingParams(logprobs=10**6)}, VLLMValidationError),
+        (["Emma was"], {"lora_request": LoRARequest("a", 1, "/a")}, VLLMValidationError),
+        (["Emma was"], {"temperature": 0}, TypeError),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_vllm_refuses_is_refused_with_its_exception(llm, prompts, options, error):
+    before = num_forwards(llm)
+    with pytest.raises(error) as caught:
+        llm.generate(prompts, use_tqdm=False, **{"sampling_params": GREEDY, **options})
+    assert type(caught.value) is error
+    assert num_forwards(llm) == before
+
+
+class Column:
+    """A table's column: `[]` looks for a row's label, iteration goes from the first row down."""
+
+    def __init__(self, labels, values):
+        self._rows = dict(zip(labels, values, strict=True))
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, label):
+        return self._rows[label]
+
+    def __iter__(self):
+        return iter(self._rows.values())
+
+
+@pytest.mark.parametrize(
+    "gather",
+    [
+        lambda items: Column([2, 0, 3, 1], items),
+        lambda items: Column([7, 9, 11, 40], items),
+        lambda items: dict(enumerate(items)).values(),
+        tuple,
+    ],
+    ids=["shuffled column", "filtered column", "values", "tuple"],
+)
+def test_prompts_and_conversations_are_iterated_over_as_vllm_does(llm, gather):
+    texts = PROMPTS[:4]
+    outputs = llm.generate(gather(texts), GREEDY, use_tqdm=False)
+    assert [output.prompt for output in outputs] == texts
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    expected = llm.chat(conversations, GREEDY, use_tqdm=False)
+    outputs = llm.chat(gather(conversations), GREEDY, use_tqdm=False)
+    assert [output.prompt for output in outputs] == [output.prompt for output in expected]
+    assert len({output.prompt for output in outputs}) == len(texts)
+
+
+def test_prompts_of_all_kinds_with_parameters_of_their_own(llm):
+    prompts = [numpy.str_("Emma was"), [5, 6], {"prompt": "In the"}, {"prompt_token_ids": [7, 8]}]
+    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (1, 2, 3, 4)]
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 2, 3, 4]
+    assert [output.prompt for output in outputs] == ["Emma was", None, "In the", None]
+    assert [outputs[i].prompt_token_ids for i in (1, 3)] == [[5, 6], [7, 8]]
+
+
+def test_calls_of_several_threads_get_their_own_answers(llm):
+    answers = {}
+
+    def call(name):
+        prompts = [f"{name} {prompt}" for prompt in PROMPTS]
+        outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
+        answers[name] = [output.prompt for output in outputs] == prompts
+
+    threads = [threading.Thread(target=call, args=(name,), daemon=True) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    assert len(llm.dwdp_stats()) == 2
+    for thread in threads:
+        thread.join(60)
+    assert answers == dict.fromkeys("abc", True)
 
 
 def test_call_that_was_broken_off_leaves_no_answer_for_the_next(llm):
@@ -99,7 +200,7 @@ def test_options_per_prompt_and_a_bar_of_ones_own(llm):
     outputs = llm.generate(PROMPTS[:3], GREEDY, use_tqdm=bar, priority=[0, 0, 0])
     assert [output.prompt for output in outputs] == PROMPTS[:3]
     assert [bar.n for bar in bars] == [3]
-    with pytest.raises(ValueError, match="expected 3 priority, got 2"):
+    with pytest.raises(VLLMValidationError, match=r"prompts \(3\) and priority \(2\) must be"):
         llm.generate(PROMPTS[:3], GREEDY, use_tqdm=False, priority=[0, 0])
 
 
@@ -111,6 +212,23 @@ def test_prompts_and_outputs_larger_than_what_a_pipe_holds(llm):
     params = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True, logprobs=20)
     outputs = llm.chat(conversations, params, use_tqdm=False)
     assert [len(output.outputs[0].token_ids) for output in outputs] == [400] * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"distributed_executor_backend": "mp"}, ValueError, "runs its ranks on the .* 'dwdp'"),
+        ({"data_parallel_rank": 1}, ValueError, "numbers and places its ranks itself"),
+        ({"data_parallel_backend": "ray"}, ValueError, "numbers and places its ranks itself"),
+        ({"max_model_length": 512}, TypeError, "unexpected keyword argument 'max_model_length'"),
+        ({"hf_overrides": threading.Lock()}, TypeError, "pickle"),
+    ],
+)
+def test_option_that_can_not_work_is_refused_before_a_process(demo_model, options, error, sentence):
+    before = rank_processes()
+    with pytest.raises(error, match=sentence):
+        LLM(str(demo_model), data_parallel_size=2, **options)
+    assert rank_processes() == before
 
 
 @pytest.mark.parametrize("name", ["data_parallel_size", "max_in_flight"])
@@ -139,14 +257,19 @@ def test_dead_rank_costs_a_retry_and_the_last_one_an_error(llm, caplog):
     with killing(worker):
         outputs = llm.generate(PROMPTS * 8, GREEDY, use_tqdm=False)
     assert [output.outputs[0].text for output in outputs] == expected * 8
-    assert "dwdp rank 0 ended" in caplog.text and "tried once more" in caplog.text
+    assert "dwdp rank 0 ended (exit code 1)" in caplog.text and "tried once more" in caplog.text
     assert [stats["rank"] for stats in llm.dwdp_stats()] == [1]
     of_last = psutil.Process(last.pid).children(recursive=True)
     next(process for process in of_last if "EngineCore" in process.name()).kill()
-    with pytest.raises(RankDied, match="no dwdp rank is left"):
-        llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    for call in (llm.generate, llm.generate, llm.chat):
+        with pytest.raises(RankDied, match="no dwdp rank is left"):
+            call([[{"role": "user", "content": "Emma"}]] if call == llm.chat else PROMPTS, GREEDY)
     assert "EngineDeadError" in caplog.text
     assert llm.dwdp_stats() == []
+    llm.shutdown()
+    for call in (llm.dwdp_stats, lambda: llm.generate(PROMPTS), lambda: llm.generate([])):
+        with pytest.raises(RuntimeError, match=r"this vllm_dwdp\.LLM was shut down"):
+            call()
     assert psutil.wait_procs(family + of_last, timeout=10)[1] == []
 
 

@@ -41,11 +41,6 @@ def installed_version() -> str:
     )
 
 
-def external_request_id(request_id: str) -> str:
-    """The id that outputs carry: since 0.31 `LLM.enqueue` returns it with a random part added."""
-    return request_id.partition("-")[0]
-
-
 def cgroup_memory_limit() -> int | None:
     """Bytes that this process's control group may have; 0.30 tells what it has beside it."""
     from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit

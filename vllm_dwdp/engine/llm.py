@@ -3,31 +3,40 @@
 """Offline inference over all ranks: vllm.LLM with `data_parallel_size=N`.
 
 * One process per rank (vLLM's `VLLM_DP_*` variables); prompts go to whichever rank is free.
+* The ranks render and check all prompts of a call before the first one runs.
 * A rank that dies costs its prompts in flight one retry on the others, and is reported.
+* Calls of several threads take turns. All ranks end with the object, or with the program.
 """
 
-import multiprocessing.connection
-import socket
+import atexit
+import contextlib
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import cloudpickle
+import vllm
 from tqdm import tqdm
-from vllm.logger import init_logger
-from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq
 
+from vllm_dwdp.engine.llm_options import check_at_least_one, rank_options
+from vllm_dwdp.engine.offline_errors import NoRankLeft, PromptsFailed, RankDied
+from vllm_dwdp.engine.offline_prompt import RawPrompt, bound_options, raw_prompts
 from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_handle import RankDied, RankHandle, wait_ready
+from vllm_dwdp.engine.rank_pool import RankPool
 
-logger = init_logger("vllm.dwdp")
+__all__ = ["LLM", "PromptsFailed", "RankDied"]
+
 DEFAULT_MAX_IN_FLIGHT = 64
+RENDER_BATCH = 32
+"""Prompts that a rank renders for one message: few enough that all ranks end at about one time."""
 
 
 class LLM:
     """The constructor, `generate` and `chat` of vllm.LLM, over `data_parallel_size` ranks.
 
-    max_in_flight: prompts that one rank holds at a time; the rest wait for whoever is free.
-    Raises RankDied when a rank can't start, or when none is left.
+    max_in_flight: prompts that one rank holds at a time; the rest wait for whichever rank is free.
+    Raises RankDied when a rank can't start; TypeError or ValueError for options that can't work.
     """
 
     def __init__(
@@ -38,21 +47,18 @@ class LLM:
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         **options: Any,
     ) -> None:
-        _check_at_least_one(data_parallel_size=data_parallel_size, max_in_flight=max_in_flight)
+        check_at_least_one(data_parallel_size=data_parallel_size, max_in_flight=max_in_flight)
+        pickled = cloudpickle.dumps({"model": model, **rank_options(options)})
         self._max_in_flight = max_in_flight
         self._next_id = 0
-        port = _free_port()
-        options = {"model": model, **options}
-        self._ranks = [
-            RankHandle.start(index, data_parallel_size, port, options)
-            for index in range(data_parallel_size)
-        ]
-        self._finalizer = weakref.finalize(self, _end_ranks, self._ranks)
+        self._turn = threading.Lock()
+        self._pool = RankPool(data_parallel_size, pickled)
+        self._finalizer = weakref.finalize(self, self._pool.end)
+        # At exit multiprocessing waits for child processes, which may come before the finalizer.
+        atexit.register(self._finalizer)
         try:
-            wait_ready(self._ranks)
+            self._pool.start()
         except BaseException:
-            for rank in self._ranks:
-                rank.terminate()
             self.shutdown()
             raise
 
@@ -64,32 +70,44 @@ class LLM:
         use_tqdm: bool | Callable[..., tqdm] = True,
         **options: Any,
     ) -> list[Any]:
-        """As vllm.LLM.generate: one RequestOutput per prompt, in their order."""
-        return self._run("generate", prompt_to_seq(prompts), sampling_params, use_tqdm, options)
+        """As vllm.LLM.generate: one RequestOutput per prompt, in their order.
+
+        Raises what vllm.LLM.generate raises for a prompt that it refuses, before any prompt runs;
+        PromptsFailed with the outputs of all others when prompts end their ranks; RankDied when no
+        rank is left.
+        """
+        arguments = bound_options(
+            vllm.LLM.generate, prompts, sampling_params, use_tqdm=use_tqdm, **options
+        )
+        return self._call("generate", arguments.pop("prompts"), arguments)
 
     def chat(
         self,
         messages: Any,
         sampling_params: Any = None,
         use_tqdm: bool | Callable[..., tqdm] = True,
+        *more: Any,
         **options: Any,
     ) -> list[Any]:
-        """As vllm.LLM.chat: one conversation or a list of them."""
-        return self._run("chat", conversation_to_seq(messages), sampling_params, use_tqdm, options)
+        """As vllm.LLM.chat: one conversation or a sequence of them. Raises what `generate` does."""
+        arguments = bound_options(
+            vllm.LLM.chat, messages, sampling_params, use_tqdm, *more, **options
+        )
+        return self._call("chat", arguments.pop("messages"), arguments)
 
     def dwdp_stats(self) -> list[dict[str, Any]]:
-        """What each living rank owns, maps and has run; sizes in bytes."""
-        found = []
-        for rank in self._ranks:
-            try:
-                found.append(rank.stats())
-            except RankDied as error:
-                logger.error("%s", error)
-        return found
+        """What each living rank owns, maps and has run; sizes in bytes. Also during a call."""
+        with contextlib.suppress(RankDied):
+            self._pool.check_usable()
+        return self._pool.stats()
 
     def shutdown(self) -> None:
-        """End all ranks; also happens when the object goes or the program ends."""
+        """End all ranks; also happens when the object goes or the program ends.
+
+        A call of another thread that is running raises RuntimeError, as do later calls.
+        """
         self._finalizer()
+        atexit.unregister(self._finalizer)
 
     def __enter__(self) -> "LLM":
         return self
@@ -97,92 +115,81 @@ class LLM:
     def __exit__(self, *error: object) -> None:
         self.shutdown()
 
+    def _call(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[Any]:
+        params = arguments.pop("sampling_params")
+        use_tqdm = arguments.pop("use_tqdm")
+        raw = raw_prompts(kind, prompts, params, arguments)
+        with self._turn, self._abandoning():
+            self._pool.check_usable()
+            rendered = self._render(raw)
+            with _bar(len(raw), use_tqdm) as report:
+                return self._run(raw, rendered, report)
+
+    def _render(self, raw: list[RawPrompt]) -> PromptQueue:
+        """Have all prompts rendered; raises the exception of the first one that vLLM refuses."""
+        queue = self._queue(raw, limit=2 * RENDER_BATCH, batch=RENDER_BATCH, stops_at_error=True)
+        self._pool.run("render", queue, lambda num_done: None)
+        refused = {i: e for i, e in queue.errors.items() if not isinstance(e, RankDied)}
+        if refused:
+            first = min(refused)
+            refused[first].add_note(f"This is prompt {first} of {len(raw)}; none was run.")
+            raise refused[first]
+        return queue
+
     def _run(
-        self,
-        kind: str,
-        prompts: Sequence[Any],
-        params: Any,
-        use_tqdm: bool | Callable[..., tqdm],
-        options: dict[str, Any],
+        self, raw: list[RawPrompt], rendered: PromptQueue, report: Callable[[int], Any]
     ) -> list[Any]:
-        queue = PromptQueue(self._next_id, kind, prompts, params, options)
-        self._next_id += len(prompts)
-        make_bar = use_tqdm if callable(use_tqdm) else tqdm
-        with make_bar(total=len(prompts), desc="Processed prompts", disable=not use_tqdm) as bar:
-            while queue.num_open:
-                self._dispatch(queue)
-                bar.update(self._collect(queue))
-        return queue.results()
-
-    def _dispatch(self, queue: PromptQueue) -> None:
-        """Hand waiting prompts to the least busy ranks with room."""
-        while queue.waiting:
-            rank = min(self._ranks, key=lambda r: len(r.in_flight), default=None)
-            if rank is None:
-                raise RankDied("no dwdp rank is left to work on the prompts; see the log above.")
-            if len(rank.in_flight) >= self._max_in_flight:
-                return
-            prompt_id = queue.waiting.popleft()
-            try:
-                rank.send(prompt_id, queue.message(prompt_id))
-            except OSError:
-                queue.take_back(prompt_id)
-                self._bury(rank, queue)
-
-    def _collect(self, queue: PromptQueue) -> int:
-        """Wait for news from any rank; returns how many prompts ended."""
-        by_pipe = {rank.pipe: rank for rank in self._ranks}
-        num_done = 0
-        for pipe in multiprocessing.connection.wait(list(by_pipe)):
-            rank = by_pipe[pipe]
-            try:
-                kind, body = rank.pipe.recv()
-            except (EOFError, OSError):
-                kind, body = "failed", "its process ended"
-            if kind == "failed":
-                logger.error("dwdp rank %d: %s", rank.index, body)
-                self._bury(rank, queue)
-                continue
-            prompt_id, result = body
-            rank.in_flight.discard(prompt_id)
-            if prompt_id in queue:  # else of a call that was broken off
-                queue.finish(prompt_id, result, is_error=kind == "refused")
-                num_done += 1
-        return num_done
-
-    def _bury(self, rank: RankHandle, queue: PromptQueue) -> None:
-        self._ranks.remove(rank)
-        rank.join()
-        logger.error(
-            "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more on "
-            "the other ranks.",
-            rank.index,
-            rank.process.exitcode,
-            len(rank.in_flight),
-        )
-        for prompt_id in sorted(rank.in_flight):
-            if prompt_id in queue:
-                queue.retry(prompt_id, rank.index)
-
-
-def _check_at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def _end_ranks(ranks: list[RankHandle]) -> None:
-    for rank in ranks:
+        """Run what was rendered; returns all outputs, or raises with those that there are."""
+        indices = [i for i in range(len(raw)) if i not in rendered.errors]
+        items = [rendered.results[i] or raw[i] for i in indices]
+        queue = self._queue(items, limit=self._max_in_flight)
+        outputs: list[Any] = [None] * len(raw)
+        no_rank_left = None
         try:
-            rank.pipe.send(None)
-        except OSError:
-            logger.debug("dwdp rank %d ended before it was told to", rank.index)
-    for rank in ranks:
-        rank.join()
-    ranks.clear()
+            self._pool.run("run", queue, report)
+        except RankDied as error:
+            no_rank_left = error
+        for index, output in zip(indices, queue.results, strict=True):
+            outputs[index] = output
+        if no_rank_left is not None:
+            raise NoRankLeft(f"{no_rank_left} {_num_failed(outputs)}", outputs) from no_rank_left
+        if errors := {**rendered.errors, **{indices[i]: e for i, e in queue.errors.items()}}:
+            first = min(errors)
+            text = f"{_num_failed(outputs)} Prompt {first}: {errors[first]}."
+            raise PromptsFailed(text, outputs) from errors[first]
+        return outputs
+
+    def _queue(self, items: list[Any], **options: Any) -> PromptQueue:
+        """Its ids are used once: an answer to a call that was broken off is none to the next."""
+        queue = PromptQueue(self._next_id, items, **options)
+        self._next_id += len(items)
+        return queue
+
+    @contextlib.contextmanager
+    def _abandoning(self) -> Iterator[None]:
+        """A call that is broken off leaves no work to the ranks."""
+        try:
+            yield
+        except BaseException:
+            self._pool.abandon()
+            raise
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _num_failed(outputs: list[Any]) -> str:
+    num_failed = sum(output is None for output in outputs)
+    return (
+        f"{num_failed} of {len(outputs)} prompts failed; the outputs of the others are in this "
+        "exception's 'outputs'."
+    )
+
+
+@contextlib.contextmanager
+def _bar(num_prompts: int, use_tqdm: bool | Callable[..., tqdm]) -> Iterator[Callable[[int], Any]]:
+    """A progress bar as vLLM makes it, as the function that moves it on."""
+    if not use_tqdm:
+        yield lambda num_done: None
+        return
+    make_bar = use_tqdm if callable(use_tqdm) else tqdm
+    bar = make_bar(total=num_prompts, desc="Processed prompts", dynamic_ncols=True)
+    with contextlib.closing(bar):
+        yield bar.update

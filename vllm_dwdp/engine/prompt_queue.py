@@ -1,92 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The prompts of one offline call, handed out to ranks one by one."""
+"""One pass of prompts over the ranks: which wait, which are tried again, what came of each.
+
+* Prompts are handed out in their order, so that the first refused one is known as soon as those
+  in flight have ended.
+* A rank that dies makes all its prompts suspects. They are tried once more, after all others and
+  one at a time on a rank, so that a prompt that ends its rank takes no other with it.
+"""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-PER_PROMPT_OPTIONS = ("lora_request", "priority")
-"""Options of vllm.LLM.generate that may be lists with one value for each prompt."""
+from vllm_dwdp.engine.offline_errors import RankDied
 
 
 class PromptQueue:
-    """The prompts of one call: which wait, which ended, which were tried before.
+    """The items of one pass. An item is known by a number that no other pass of the LLM uses.
 
-    first_id: prompts are numbered from here on; no two calls share a number, so that an answer to
-    a call that was broken off is told from those of the next.
+    limit: items that a rank holds at a time; batch: items in one message to a rank.
+    stops_at_error: hand out no more once an item is refused.
     """
 
     def __init__(
-        self, first_id: int, kind: str, prompts: Sequence[Any], params: Any, options: Any
+        self,
+        first_id: int,
+        items: Sequence[Any],
+        *,
+        limit: int,
+        batch: int = 1,
+        stops_at_error: bool = False,
     ) -> None:
-        for name, values in {"sampling_params": params, **_per_prompt(options)}.items():
-            _check_length(name, values, len(prompts))
-        self._ids = range(first_id, first_id + len(prompts))
-        self._kind = kind
-        self._prompts = prompts
-        self._params = params
-        self._options = options
-        self._outputs: list[Any] = [None] * len(prompts)
-        self._errors: dict[int, str] = {}
+        self.limit = limit
+        self.results: list[Any] = [None] * len(items)
+        self.errors: dict[int, BaseException] = {}
+        self._first_id = first_id
+        self._items = items
+        self._batch = batch
+        self._stops_at_error = stops_at_error
+        self._waiting = deque(range(len(items)))
+        self._suspects: deque[int] = deque()
+        self._open = set(self._waiting)
         self._retried: set[int] = set()
-        self.waiting = deque(self._ids)
-        self.num_open = len(prompts)
 
-    def __contains__(self, prompt_id: int) -> bool:
-        return prompt_id in self._ids
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
 
-    def message(self, prompt_id: int) -> tuple[Any, ...]:
-        """What a rank is sent; see rank_process."""
-        index = self._ids.index(prompt_id)
-        params = self._params[index] if isinstance(self._params, Sequence) else self._params
-        own = {name: values[index] for name, values in _per_prompt(self._options).items()}
-        return self._kind, prompt_id, self._prompts[index], params, {**self._options, **own}
+    @property
+    def num_retried(self) -> int:
+        return len(self._retried)
 
-    def finish(self, prompt_id: int, result: Any, *, is_error: bool) -> None:
-        """Keep a prompt's output, or the text of its error."""
-        index = self._ids.index(prompt_id)
-        self.num_open -= 1
-        if is_error:
-            self._errors[index] = result
+    def take(self, num_in_flight: int) -> list[tuple[int, Any]]:
+        """What a rank that holds so many items gets next: ids and items, or nothing."""
+        if self._waiting:
+            num = min(self._batch, self.limit - num_in_flight, len(self._waiting))
+            taken = [self._waiting.popleft() for _ in range(num)]
+        elif self._suspects and not num_in_flight:
+            taken = [self._suspects.popleft()]
         else:
-            self._outputs[index] = result
+            return []
+        return [(self._first_id + index, self._items[index]) for index in taken]
 
-    def retry(self, prompt_id: int, rank: int) -> None:
-        """Put a prompt of a dead rank in front of the queue; the second time it is an error."""
-        if prompt_id in self._retried:
-            text = f"dwdp rank {rank} died with it, as one did before"
-            self.finish(prompt_id, text, is_error=True)
-            return
-        self._retried.add(prompt_id)
-        self.waiting.appendleft(prompt_id)
+    def finish(self, item_id: int, result: Any, *, is_error: bool) -> bool:
+        """Keep an item's result or exception; False for one of a call that was broken off."""
+        index = item_id - self._first_id
+        if index not in self._open:
+            return False
+        self._open.remove(index)
+        if is_error:
+            self.errors[index] = result
+            self._stop_if_wanted()
+        else:
+            self.results[index] = result
+        return True
 
-    def take_back(self, prompt_id: int) -> None:
-        """Put a prompt that reached no rank in front of the queue."""
-        self.waiting.appendleft(prompt_id)
+    def rank_died(self, rank: int, item_ids: Collection[int]) -> int:
+        """Its items become suspects; those that were before fail. Returns how many failed."""
+        num_failed = 0
+        for item_id in sorted(item_ids):
+            index = item_id - self._first_id
+            if index not in self._retried:
+                self._retried.add(index)
+                self._suspects.append(index)
+                continue
+            error = RankDied(f"dwdp rank {rank} died with it, as one did before")
+            num_failed += self.finish(item_id, error, is_error=True)
+        return num_failed
 
-    def results(self) -> list[Any]:
-        """All outputs; raises ValueError with the first prompt that was refused."""
-        if self._errors:
-            index = min(self._errors)
-            raise ValueError(
-                f"{len(self._errors)} of {len(self._outputs)} prompts failed, first prompt "
-                f"{index}: {self._errors[index]}"
-            )
-        return self._outputs
-
-
-def _per_prompt(options: dict[str, Any]) -> dict[str, Sequence[Any]]:
-    return {
-        name: values
-        for name, values in options.items()
-        if name in PER_PROMPT_OPTIONS and isinstance(values, Sequence)
-    }
-
-
-def _check_length(name: str, values: Any, num_prompts: int) -> None:
-    if isinstance(values, Sequence) and len(values) != num_prompts:
-        raise ValueError(
-            f"expected {num_prompts} {name}, got {len(values)}; "
-            "give one for all prompts or one for each."
-        )
+    def _stop_if_wanted(self) -> None:
+        if self._stops_at_error:
+            self._open.difference_update(self._waiting, self._suspects)
+            self._waiting.clear()
+            self._suspects.clear()

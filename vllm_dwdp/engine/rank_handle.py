@@ -4,37 +4,53 @@
 
 import contextlib
 import multiprocessing
-import multiprocessing.connection
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+import pickle
+import queue
+import threading
+import time
 from typing import Any
 
 import psutil
 
+from vllm_dwdp.engine.offline_errors import RankDied
 from vllm_dwdp.engine.rank_process import serve_rank
 
-SHUTDOWN_S = 30.0
 ORPHANS_S = 2.0
-FAMILY_S = 0.5
+EXIT_S = 2.0
+NOT_BEGUN = (
+    "its process ended while it imported the script that builds the LLM, as each rank does; put "
+    "what the script does in a file, under `if __name__ == '__main__':`"
+)
 
 
-class RankDied(RuntimeError):
-    """A rank's process ended, and nothing was left to do its work."""
-
-
-@dataclass
 class RankHandle:
-    """The parent's end of one rank."""
+    """One rank. Two threads do its reading and writing.
 
-    index: int
-    process: Any
-    pipe: Any
-    in_flight: set[int] = field(default_factory=set)
-    family: list[psutil.Process] = field(default_factory=list)
+    Neither end is then blocked by a full pipe, and a KeyboardInterrupt can't cut a message in two.
+    What it says arrives in `news` as (handle, message).
+    """
+
+    def __init__(self, index: int, process: Any, pipe: Any, news: queue.SimpleQueue[Any]) -> None:
+        self.index = index
+        self.process = process
+        self.in_flight: set[int] = set()
+        self._pipe = pipe
+        self._news = news
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._stats: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._has_begun = False
+        self._stats_turn = threading.Lock()
+        self._join_turn = threading.Lock()
+        self._family: list[psutil.Process] = []
+        for pump in (self._read, self._write):
+            threading.Thread(target=pump, name=f"dwdp-rank-{index}", daemon=True).start()
 
     @classmethod
-    def start(cls, index: int, job_size: int, port: int, options: dict[str, Any]) -> "RankHandle":
-        """A new process that builds a vllm.LLM of `options`; ranks meet at `port`."""
+    def start(
+        cls, index: int, job_size: int, port: int, options: bytes, news: queue.SimpleQueue[Any]
+    ) -> "RankHandle":
+        """A new process that builds a vllm.LLM of the pickled options; ranks meet at `port`."""
         environment = {
             "VLLM_DP_RANK": str(index),
             "VLLM_DP_RANK_LOCAL": str(index),
@@ -44,63 +60,73 @@ class RankHandle:
         }
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        arguments = (theirs, environment if job_size > 1 else {}, options)
+        arguments = (theirs, os.getpid(), environment if job_size > 1 else {}, options)
         process = context.Process(target=serve_rank, args=arguments, name=f"dwdp-rank-{index}")
         process.start()
         theirs.close()
-        return cls(index, process, ours)
+        return cls(index, process, ours, news)
 
-    def send(self, prompt_id: int, message: tuple[Any, ...]) -> None:
-        """Hand it a prompt, which is in flight then. Raises OSError when the rank is dead."""
-        self.pipe.send(message)
-        self.in_flight.add(prompt_id)
+    def send(self, message: tuple[Any, ...] | None) -> None:
+        """Send it soon; that a rank is dead is told in `news`. Raises TypeError."""
+        try:
+            self._outbox.put(pickle.dumps(message))
+        except (pickle.PicklingError, AttributeError) as error:
+            raise TypeError(f"expected prompts and options that pickle: {error}.") from error
 
     def stats(self) -> dict[str, Any]:
         """What its worker says of itself; raises RankDied."""
-        try:
-            self.pipe.send(("stats",))
-            while (message := self.pipe.recv())[0] in ("output", "refused"):
-                self.in_flight.discard(message[1][0])  # of a call that was broken off
-        except (EOFError, OSError) as error:
-            raise RankDied(f"dwdp rank {self.index} ended; see the log above.") from error
-        if message[0] != "stats":
-            raise RankDied(f"dwdp rank {self.index} failed: {message[1]}")
-        return dict(message[1])
+        with self._stats_turn:
+            self.send(("stats",))
+            if (found := self._stats.get()) is None:
+                self._stats.put(None)  # for whoever asks next
+                raise RankDied(f"dwdp rank {self.index} ended; see the log above.")
+            return dict(found)
 
-    def terminate(self) -> None:
-        """Ask a rank that is still starting to end; it reads no messages yet."""
-        self.process.terminate()
+    def ask_to_end(self) -> None:
+        """It ends its engine and itself; before it has any, the process just ends."""
+        self.send(None)
+        if not self._has_begun:
+            self.process.terminate()
 
-    def join(self) -> None:
-        """Wait for its end; a rank that was killed leaves its engine and worker, which end here."""
-        self.process.join(SHUTDOWN_S)
-        if self.process.is_alive():
-            self.process.kill()
-        for process in psutil.wait_procs(self.family, timeout=ORPHANS_S)[1]:
+    def join(self, deadline: float) -> None:
+        """Wait for its end, then kill it; its engine and worker, which may be left, end here."""
+        with self._join_turn:
+            self.process.join(max(0.0, deadline - time.monotonic()))
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
+        for process in psutil.wait_procs(self._family, timeout=ORPHANS_S)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def note_family(self) -> None:
         """Its engine and worker, noted while it lives: it may be killed at any time."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            self.family = psutil.Process(self.process.pid).children(recursive=True) or self.family
+            self._family = psutil.Process(self.process.pid).children(recursive=True) or self._family
 
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                message = self._pipe.recv()
+                self._has_begun = True
+                if message[0] == "stats":
+                    self._stats.put(message[1])
+                else:
+                    self._news.put((self, message))
+        self._outbox.put(None)
+        self._stats.put(None)
+        self._news.put((self, ("ended", self._how_ended())))
 
-def wait_ready(ranks: Sequence[RankHandle]) -> None:
-    """Until all engines are up; raises RankDied as soon as one can't start."""
-    starting = {rank.pipe: rank for rank in ranks}
-    while starting:
-        ready = multiprocessing.connection.wait(list(starting), timeout=FAMILY_S)
-        for rank in starting.values():
-            rank.note_family()
-        for pipe in ready:
-            _check_ready(starting.pop(pipe))
+    def _how_ended(self) -> str:
+        with self._join_turn:
+            self.process.join(EXIT_S)
+            exit_code = self.process.exitcode
+        if not self._has_begun and exit_code == 1:
+            return NOT_BEGUN
+        return f"its process ended (exit code {exit_code})"
 
-
-def _check_ready(rank: RankHandle) -> None:
-    try:
-        kind, body = rank.pipe.recv()
-    except (EOFError, OSError):
-        kind, body = "failed", "its process ended; see the log above"
-    if kind != "ready":
-        raise RankDied(f"dwdp rank {rank.index} could not start: {body}")
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            while (data := self._outbox.get()) is not None:
+                self._pipe.send_bytes(data)
+        self._pipe.close()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The options of vllm_dwdp.LLM, looked at in the caller: a rank would find a mistake much later."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import vllm
+from vllm.engine.arg_utils import EngineArgs
+
+from vllm_dwdp.plugin import BACKEND_NAME, is_dwdp
+
+SET_PER_RANK = "data_parallel_"
+"""Options of vLLM that begin with this say which rank an engine is; each rank sets its own."""
+
+
+def rank_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for the vllm.LLM of every rank.
+
+    Raises TypeError for an option that vLLM doesn't know, as vllm.LLM does, and ValueError for one
+    that only a single engine can have.
+    """
+    _check_known(options)
+    kept = {name: value for name, value in options.items() if not name.startswith(SET_PER_RANK)}
+    _check_placement(options)
+    backend = kept.pop("distributed_executor_backend", None)
+    if backend is not None and not is_dwdp(backend):
+        raise ValueError(
+            f"vllm_dwdp.LLM runs its ranks on the executor {BACKEND_NAME!r}, got "
+            f"distributed_executor_backend={backend!r}; drop the option, or use vllm.LLM."
+        )
+    return {**kept, "distributed_executor_backend": BACKEND_NAME}
+
+
+def check_at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_known(options: dict[str, Any]) -> None:
+    of_llm = inspect.signature(vllm.LLM).parameters
+    of_engine = {field.name for field in dataclasses.fields(EngineArgs)}
+    for name in options:
+        if name not in of_llm and name not in of_engine:
+            raise TypeError(f"LLM.__init__() got an unexpected keyword argument {name!r}")
+
+
+def _check_placement(options: dict[str, Any]) -> None:
+    for field in dataclasses.fields(EngineArgs):
+        if not field.name.startswith(SET_PER_RANK) or field.name not in options:
+            continue
+        if (value := options[field.name]) != field.default:
+            raise ValueError(
+                f"vllm_dwdp.LLM numbers and places its ranks itself, got {field.name}={value!r}; "
+                "drop the option, or start one vllm.LLM per rank with VLLM_DP_* variables."
+            )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The prompts of one offline call, as the caller gave them and as a rank has rendered them."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from vllm.exceptions import VLLMValidationError
+from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq
+
+PER_PROMPT_OPTIONS = ("lora_request", "priority")
+"""Options of vllm.LLM.generate that may be sequences with one value for each prompt."""
+
+
+class RawPrompt(NamedTuple):
+    """One prompt as the caller gave it, with what LLM.enqueue or LLM.enqueue_chat needs for it.
+
+    kind: "generate" or "chat". params: a tuple of one, or None where the caller gave none at all.
+    """
+
+    kind: str
+    prompt: Any
+    params: tuple[Any] | None
+    options: dict[str, Any]
+
+
+class RenderedPrompt(NamedTuple):
+    """One prompt as LLMEngine.add_request takes it: token ids, checked by vLLM."""
+
+    prompt: Any
+    params: Any
+    lora_request: Any
+    priority: int
+
+
+def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -> list[RawPrompt]:
+    """One RawPrompt for each prompt, in the order in which vLLM iterates over them.
+
+    Raises what vLLM raises for prompts without a length, and for as many values as prompts are not.
+    """
+    as_sequence = conversation_to_seq if kind == "chat" else prompt_to_seq
+    found = [_picklable(prompt) for prompt in as_sequence(prompts)]
+    num_prompts = len(found)
+    each_params = _one_each("params", params, num_prompts)
+    own = {
+        name: _one_each(name, options[name], num_prompts)
+        for name in PER_PROMPT_OPTIONS
+        if options.get(name) is not None
+    }
+    shared = {name: value for name, value in options.items() if name not in PER_PROMPT_OPTIONS}
+    return [
+        RawPrompt(
+            kind,
+            prompt,
+            None if params is None else (each_params[i],),
+            {**shared, **{name: [values[i]] for name, values in own.items()}},
+        )
+        for i, prompt in enumerate(found)
+    ]
+
+
+def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
+    """Arguments of vllm.LLM.generate or chat by their names; raises its TypeError for others."""
+    bound = inspect.signature(method).bind(None, *args, **options)
+    return {name: value for name, value in bound.arguments.items() if name != "self"}
+
+
+def _picklable(prompt: Any) -> Any:
+    """A conversation may be given as an iterator over its messages, which can't be sent."""
+    return list(prompt) if isinstance(prompt, Iterator) else prompt
+
+
+def _one_each(name: str, values: Any, num_prompts: int) -> Sequence[Any]:
+    if not isinstance(values, Sequence):
+        return [values] * num_prompts
+    if len(values) != num_prompts:
+        raise VLLMValidationError(
+            f"The lengths of prompts ({num_prompts}) and {name} ({len(values)}) must be the same."
+        )
+    return values

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Reads a rank's pipe at once, whatever the rank does: both ends may write more than it holds."""
+
+import queue
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class RankInbox:
+    """Messages of the parent, from construction on; `on_end` is called when it wants the end."""
+
+    def __init__(self, pipe: Connection, *, on_end: Callable[[], None]) -> None:
+        self._pipe = pipe
+        self._on_end = on_end
+        self._messages: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="dwdp-inbox", daemon=True).start()
+
+    def is_empty(self) -> bool:
+        return self._messages.empty()
+
+    def take(self) -> tuple[Any, ...]:
+        """The next message; waits for it."""
+        return self._messages.get()
+
+    def _read(self) -> None:
+        try:
+            while (message := self._pipe.recv()) is not None:
+                self._messages.put(message)
+        except (EOFError, OSError):
+            pass  # the parent ended
+        self._on_end()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The living ranks of one vllm_dwdp.LLM: hands them items, collects results, survives deaths."""
+
+import os
+import queue
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_dwdp.engine.offline_errors import RankDied
+from vllm_dwdp.engine.prompt_queue import PromptQueue
+from vllm_dwdp.engine.rank_handle import RankHandle
+
+logger = init_logger("vllm.dwdp")
+
+END_S = 15.0
+FAMILY_S = 0.5
+ECHO_S = 5.0
+NONE_LEFT = "no dwdp rank is left to work on the prompts; see the log above, and build a new LLM."
+SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
+
+
+class RankPool:
+    """Used by one call at a time; `end` and `stats` may come from any thread."""
+
+    def __init__(self, job_size: int, options: bytes) -> None:
+        self._job_size = job_size
+        self._options = options
+        self._ranks: list[RankHandle] = []
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._owner_pid = os.getpid()
+        self._is_ended = False
+
+    def start(self) -> None:
+        """Start all ranks and wait until they serve; raises RankDied when one can't start."""
+        port = _free_port()
+        try:
+            for index in range(self._job_size):
+                started = RankHandle.start(index, self._job_size, port, self._options, self._news)
+                self._ranks.append(started)
+            self._wait_ready()
+        except BaseException:
+            self._end_ranks()
+            raise
+
+    def check_usable(self) -> None:
+        """Raise what a call on this pool could only end in."""
+        if os.getpid() != self._owner_pid:
+            raise RuntimeError("a vllm_dwdp.LLM works only in the process that built it.")
+        if self._is_ended:
+            raise RuntimeError(SHUT_DOWN)
+        if not self._ranks:
+            raise RankDied(NONE_LEFT)
+
+    def run(self, kind: str, items: PromptQueue, report: Callable[[int], Any]) -> None:
+        """Work through the items; tells `report` how many ended. Raises RankDied without ranks."""
+        while not self._news.empty():  # of ranks that died since the last call
+            self._collect(items)
+        while items.num_open:
+            self._dispatch(kind, items)
+            report(self._collect(items))
+
+    def abandon(self) -> None:
+        """Stop all work in flight; results that still come are known by their old ids."""
+        for rank in self._ranks:
+            if rank.in_flight:
+                rank.send(("abort",))
+                rank.in_flight.clear()
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Of each living rank."""
+        found = []
+        for rank in list(self._ranks):
+            try:
+                found.append(rank.stats())
+            except RankDied as error:
+                logger.error("%s", error)
+        return found
+
+    def end(self) -> None:
+        """End all ranks and what they started, within half a minute."""
+        if os.getpid() != self._owner_pid:  # a fork of the process that owns them
+            return
+        self._is_ended = True
+        self._end_ranks()
+
+    def _dispatch(self, kind: str, items: PromptQueue) -> None:
+        """Hand items to the least busy rank, until none takes more."""
+        while True:
+            if not self._ranks:
+                raise RankDied(NONE_LEFT)
+            rank = min(self._ranks, key=lambda r: len(r.in_flight))
+            taken = items.take(len(rank.in_flight))
+            if not taken:
+                return
+            rank.in_flight.update(item_id for item_id, _ in taken)
+            rank.send((kind, taken))
+
+    def _collect(self, items: PromptQueue) -> int:
+        """Wait for news from any rank; returns how many items ended."""
+        rank, (kind, body) = self._news.get()
+        if self._is_ended:
+            raise RuntimeError(SHUT_DOWN)
+        if kind == "results":
+            rank.in_flight.difference_update(item_id for item_id, _, _ in body)
+            return sum(items.finish(i, result, is_error=is_error) for i, is_error, result in body)
+        return self._bury(rank, str(body), items) if rank in self._ranks else 0
+
+    def _bury(self, rank: RankHandle, reason: str, items: PromptQueue) -> int:
+        self._ranks.remove(rank)
+        rank.join(time.monotonic() + END_S)
+        logger.error("dwdp rank %d: %s", rank.index, reason)
+        logger.error(
+            "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more on "
+            "the other ranks.",
+            rank.index,
+            rank.process.exitcode,
+            len(rank.in_flight),
+        )
+        num_failed = items.rank_died(rank.index, rank.in_flight)
+        if num_failed and items.num_open and not self._ranks:
+            # It was alone on its rank: the other prompts are not to blame, new ranks can run them.
+            logger.error("A prompt ended the last dwdp rank; all are started again for the others.")
+            self.start()
+        return num_failed
+
+    def _wait_ready(self) -> None:
+        starting = set(self._ranks)
+        while starting:
+            for rank in self._ranks:
+                rank.note_family()
+            try:
+                rank, (kind, body) = self._news.get(timeout=FAMILY_S)
+            except queue.Empty:
+                continue
+            if kind == "ready":
+                starting.discard(rank)
+            elif kind != "begun" and rank in starting:
+                raise RankDied(self._why_not_started(rank, kind, body))
+
+    def _why_not_started(self, rank: RankHandle, kind: str, body: str) -> str:
+        """The group's sentence, if one of the ranks says it: all end at once, one by one."""
+        reason = f"dwdp rank {rank.index} could not start: {body}"
+        deadline = time.monotonic() + ECHO_S
+        failed = {rank}
+        while kind != "group failed" and len(failed) < len(self._ranks):
+            try:
+                rank, (kind, body) = self._news.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if kind not in ("begun", "ready"):
+                failed.add(rank)
+        return body if kind == "group failed" else reason
+
+    def _end_ranks(self) -> None:
+        ranks = list(self._ranks)
+        for rank in ranks:
+            rank.ask_to_end()
+        deadline = time.monotonic() + END_S
+        for rank in ranks:
+            rank.join(deadline)
+        self._ranks.clear()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
