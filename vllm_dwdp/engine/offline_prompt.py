@@ -62,7 +62,10 @@ def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -
 
 def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
     """Arguments of vllm.LLM.generate or chat by their names; raises its TypeError for others."""
-    bound = inspect.signature(method).bind(None, *args, **options)
+    try:
+        bound = inspect.signature(method).bind(None, *args, **options)
+    except TypeError as error:
+        raise TypeError(f"LLM.{method.__name__}() {error}") from None
     return {name: value for name, value in bound.arguments.items() if name != "self"}
 
 

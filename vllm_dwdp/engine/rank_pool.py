@@ -115,8 +115,7 @@ class RankPool:
         rank.join(time.monotonic() + END_S)
         logger.error("dwdp rank %d: %s", rank.index, reason)
         logger.error(
-            "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more on "
-            "the other ranks.",
+            "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more.",
             rank.index,
             rank.process.exitcode,
             len(rank.in_flight),
