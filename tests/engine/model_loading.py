@@ -2,10 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Models of one process, built and loaded by vLLM as it does in a worker, but never run."""
 
+import re
 from typing import NamedTuple
 
 import torch
 from layer_group import as_rank
+from torch.utils._python_dispatch import TorchDispatchMode
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
@@ -17,13 +19,25 @@ from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.loader import DwdpModelLoader
 from vllm_dwdp.engine.read_count import ReadCount
 
+OF_EXPERTS = re.compile(r"experts?\.|moe\.(in|out)put_linear")
+NUMBERED = re.compile(r"\.experts\.(\d+)\.")
+
 
 class RankLoad(NamedTuple):
-    """What a rank holds: its share [local experts, ...] of each layer's tensors, by name."""
+    """What a rank holds, how much it read, by its own count, and what it touched, by PyTorch's."""
 
     experts: dict[str, dict[str, torch.Tensor]]
+    """Its share [local experts, ...] of each layer's tensors, by name."""
     local_experts: dict[str, range]
     read_count: ReadCount
+    num_touched_bytes: int
+    """Of the checkpoint's tensors of routed experts."""
+    opened: set[int]
+    """Numbers in the names of tensors that the loader handed to the model."""
+
+    @property
+    def num_expert_bytes(self):
+        return sum(t.nbytes for layer in self.experts.values() for t in layer.values())
 
 
 def load_stock(folder, model_class=None, **options):
@@ -31,14 +45,51 @@ def load_stock(folder, model_class=None, **options):
     return _experts(_load(folder, DefaultModelLoader, model_class, options))
 
 
-def load_rank(
-    folder, rank, num_ranks, model_class=None, loader_class=DwdpModelLoader, **options
-) -> RankLoad:
-    with as_rank(rank, num_ranks, None):
-        model = _load(folder, loader_class, model_class, options)
+def load_rank(folder, rank, num_ranks, model_class=None, **options) -> RankLoad:
+    with as_rank(rank, num_ranks, None), FileReads() as reads:
+        loader = type("Watched", (_Watched,), {"reads": reads, "names": []})
+        model = _load(folder, loader, model_class, options)
         registry = active_registry()
-        local = {layer.layer_name: layer.local_experts for layer in registry.layers}
-        return RankLoad(_experts(model), local, registry.read_count)
+    return RankLoad(
+        _experts(model),
+        {layer.layer_name: layer.local_experts for layer in registry.layers},
+        registry.read_count,
+        reads.num_bytes,
+        {int(number) for name in loader.names for number in NUMBERED.findall(name)},
+    )
+
+
+class FileReads(TorchDispatchMode):
+    """Counts the bytes of watched tensors that PyTorch's operators read. A view reads none."""
+
+    def __init__(self):
+        super().__init__()
+        self.watched = []
+        self.num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if self.watched and not func.is_view:
+            is_part = func.overloadpacket is torch.ops.aten.index
+            read = [t for t in args if isinstance(t, torch.Tensor) and self._is_watched(t)]
+            self.num_bytes += sum((result if is_part else tensor).nbytes for tensor in read)
+        return result
+
+    def _is_watched(self, tensor):
+        starts = ((t.data_ptr(), t.nbytes) for t in self.watched)
+        return any(start <= tensor.data_ptr() < start + size for start, size in starts)
+
+
+class _Watched(DwdpModelLoader):
+    reads: FileReads
+    names: list[str]
+
+    def get_all_weights(self, model_config, model):
+        for name, tensor in super().get_all_weights(model_config, model):
+            self.names.append(name)
+            if OF_EXPERTS.search(name) and "shared" not in name:
+                self.reads.watched.append(tensor)
+            yield name, tensor
 
 
 def _load(folder, loader_class, model_class, options):
