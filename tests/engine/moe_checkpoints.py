@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -92,29 +93,29 @@ def write_family(folder: Path, family: str, *, is_fused: bool, **sizes: int) -> 
 
 def write_fused_demo(folder: Path) -> Path:
     """The demo model, with the experts of a layer in two tensors."""
-    shutil.copytree(DEMO_MODEL, folder)
-    (file,) = folder.glob("*.safetensors")
-    tensors = load_file(file)
-    config = json.loads((folder / "config.json").read_text())
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}.mlp.experts"
-        experts = [
-            [tensors.pop(f"{prefix}.{e}.{name}_proj.weight") for name in ("gate", "up", "down")]
-            for e in range(config["num_experts"])
-        ]
-        gate_up = [torch.cat([gate, up]) for gate, up, _ in experts]
-        tensors[f"{prefix}.gate_up_proj"] = torch.stack(gate_up)
-        tensors[f"{prefix}.down_proj"] = torch.stack([down for *_, down in experts])
-    save_file(tensors, file)
-    return folder
+    return change(shutil.copytree(DEMO_MODEL, folder), fuse)
 
 
-def change(folder: Path, changed) -> Path:
-    """Write the tensors of a checkpoint again after `changed(tensors)` has changed the dict."""
-    (file,) = folder.glob("*.safetensors")
-    tensors = load_file(file)
-    changed(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+def fuse(tensors: dict[str, torch.Tensor]) -> None:
+    """Put the experts of each layer, one by one in a Qwen3-MoE checkpoint, in two tensors."""
+    for prefix in sorted({name.partition(".experts.")[0] for name in tensors if "expert" in name}):
+        experts = []
+        while f"{prefix}.experts.{len(experts)}.up_proj.weight" in tensors:
+            names = (
+                f"{prefix}.experts.{len(experts)}.{n}_proj.weight" for n in ("gate", "up", "down")
+            )
+            experts.append([tensors.pop(name) for name in names])
+        gate_up = torch.stack([torch.cat([gate, up]) for gate, up, _ in experts])
+        tensors[f"{prefix}.experts.gate_up_proj"] = gate_up
+        tensors[f"{prefix}.experts.down_proj"] = torch.stack([down for *_, down in experts])
+
+
+def change(folder: Path, changed: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """Let `changed` change the tensors of each file of a checkpoint."""
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        changed(tensors)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
     return folder
 
 

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from vllm_dwdp.engine.read_count import NUMBERED
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 
 LOAD_FORMAT = "dwdp"
+OF_EXPERTS = re.compile("expert|moe")
 READ_WHOLE = ("eager", "prefetch")
 """vLLM's strategies for safetensors files that read every file from its beginning to its end."""
 
@@ -80,7 +82,8 @@ class DwdpModelLoader(DefaultModelLoader):
         """Raise if the fused tensor at hand hasn't one row for each expert."""
         name, shape = self._tensor
         counts = {layer.global_num_experts for layer in active_registry().layers}
-        if len(shape) == 3 and not NUMBERED.search(name) and shape[0] not in counts:
+        is_fused = len(shape) == 3 and OF_EXPERTS.search(name) and not NUMBERED.search(name)
+        if is_fused and shape[0] not in counts:
             raise ValueError(
                 f"expected {' or '.join(map(str, sorted(counts)))} experts in the checkpoint's "
                 f"'{name}', got {shape[0]} in {list(shape)}; use a complete checkpoint that fits "
