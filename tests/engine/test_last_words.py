@@ -9,13 +9,15 @@ from argparse import Namespace
 
 import pytest
 
-from vllm_dwdp.engine import job_board, last_words
+from vllm_dwdp.engine import last_words
+from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import RankFailed
 
 FRONT_END = """
 import subprocess, sys, weakref
 from argparse import Namespace
-from vllm_dwdp.engine import job_board, last_words
+from vllm_dwdp.engine import last_words
+from vllm_dwdp.group import job_board
 last_words.print_at_exit()
 config = Namespace()
 job_board.put_up(config)
@@ -57,6 +59,11 @@ def test_first_sentence_of_a_rank_is_the_last_line_of_a_command_that_fails(stder
 
 def test_script_that_goes_on_after_a_failure_does_not_repeat_it(stderr_of_front_end):
     assert stderr_of_front_end("") == ["ending the other processes"]
+
+
+def test_script_that_fails_for_another_reason_does_not_repeat_it(stderr_of_front_end):
+    lines = stderr_of_front_end("raise ValueError('something else')")
+    assert lines[-2:] == ["ValueError: something else", "ending the other processes"]
 
 
 def test_vllms_command_says_it_even_if_vllm_takes_it_for_no_error(stderr_of_front_end):

@@ -84,6 +84,7 @@ def test_setup_keeps_the_way_to_the_network_and_drops_the_rest():
     assert seen["PIP_USER"] == "0"
 
 
+@pytest.mark.timeout(720)
 def test_quickstart_works_in_a_hostile_environment():
     """As quickstart.sh starts it."""
     done = subprocess.run(
@@ -91,9 +92,12 @@ def test_quickstart_works_in_a_hostile_environment():
         env={"PATH": os.environ["PATH"], **HOSTILE},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=660,  # the quickstart itself gives up, and stops its server, after 600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = re.findall(r"^ +(\d) +4 +\d+ +(\[\d+, \d+\)) +(\S+) MiB +(\S+) MiB$", done.stdout, re.M)
-    assert rows == [("0", "[0, 8)", "5.1", "5.1"), ("1", "[8, 16)", "5.1", "5.1")]
+    row = r"^ +(\d) +(\d) +\d+ +(\[\d+, \d+\)) +(\S+) MiB +(\S+) MiB$"
+    first, second = re.findall(row, done.stdout, re.M)
+    assert (first[0], *first[2:]) == ("0", "[0, 8)", "5.1", "5.1")
+    assert (second[0], *second[2:]) == ("1", "[8, 16)", "5.1", "5.1")
+    assert int(first[1]) + int(second[1]) == 8 and min(first[1], second[1]) > "0"
     assert done.stdout.endswith("Stopped; 0 processes had to be killed.\n")

@@ -12,8 +12,7 @@ import threading
 import time
 
 from vllm_dwdp._core import HostDriver
-from vllm_dwdp.engine.job_board import JobBoard
-from vllm_dwdp.engine.meeting import BoardNotice
+from vllm_dwdp.group.job_board import BoardNotice, JobBoard
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rank import CONTEXT, MANIFEST
 
-from vllm_dwdp.engine import job_board
+from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import ManifestMismatch
 from vllm_dwdp.group.manifest import Manifest
 from vllm_dwdp.group.process_identity import ProcessIdentity

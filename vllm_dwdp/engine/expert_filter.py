@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Which tensors of single experts a rank needs not even open.
+"""Chooses which tensors of single experts a rank can skip without opening them.
 
 vLLM can leave out tensors of experts by the numbers in their names, with one set of numbers for all
 layers. What a model makes of a number is known to the model only: ERNIE-4.5-VL loads experts 64 to

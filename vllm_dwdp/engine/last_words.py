@@ -16,10 +16,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from vllm_dwdp.engine import job_board
+from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import GroupError
 
 KEY = "last words"
+ENGINE_ENDED = ("Engine core initialization failed", "Engine core process")
+"""How vLLM's errors begin when an engine could not start."""
 
 
 def left() -> str | None:
@@ -58,7 +60,7 @@ def print_at_exit() -> None:
 
 
 class EngineFailure(logging.Handler):
-    """Hears from vLLM's log why an engine could not start: vLLM tells it nobody else."""
+    """Reads from vLLM's log why an engine could not start: vLLM reports it nowhere else."""
 
     LOGGER = "vllm.v1.engine.core"
     MESSAGE = "EngineCore failed to start."
@@ -86,7 +88,16 @@ def _sentence(error: BaseException, job_rank: int) -> str:
 
 
 def _print() -> None:
+    sentence = left()
     is_command = os.path.basename(sys.argv[0]) == "vllm"
-    was_error = getattr(sys, "last_value", None) is not None
-    if (is_command or was_error) and (sentence := left()):
+    if sentence and (is_command or _is_about(getattr(sys, "last_value", None), sentence)):
         print(sentence, file=sys.stderr, flush=True)
+
+
+def _is_about(error: BaseException | None, sentence: str) -> bool:
+    """Whether the error that ends this process says the sentence, or that an engine ended."""
+    while error is not None:
+        if sentence in str(error) or str(error).startswith(ENGINE_ENDED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

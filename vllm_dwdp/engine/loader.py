@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's default loader, of which each MoE layer takes the rows of its own experts.
+"""vLLM's default loader; each MoE layer keeps only the rows of its own experts.
 
 * A checkpoint holds experts one by one or fused, all experts of a layer in one tensor. The layers
   decide what is theirs, whatever it is called; the loader only leaves out what nobody can need.
@@ -36,7 +36,13 @@ class DwdpModelLoader(DefaultModelLoader):
     inner_format = "auto"
 
     def __init__(self, load_config: Any) -> None:
-        super().__init__(dataclasses.replace(load_config, load_format=self.inner_format))
+        # By default vLLM reads all of every file that lies on a network file system.
+        strategy = load_config.safetensors_load_strategy or "lazy"
+        super().__init__(
+            dataclasses.replace(
+                load_config, load_format=self.inner_format, safetensors_load_strategy=strategy
+            )
+        )
         self._is_draft = False
         self._is_mapped = False
         self._tensor = ("", torch.Size())

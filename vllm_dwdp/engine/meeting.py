@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where a rank of vLLM meets its group, and by what it knows its own job.
+"""Where a rank of vLLM meets its group, and how it tells its own job from others.
 
 Ranks that one command started agree on a port as they start: two jobs that start at once can't
 choose the same one. Ranks of several commands share only the port that the user gave them all.
@@ -8,36 +8,24 @@ choose the same one. Ranks of several commands share only the port that the user
 
 from typing import Any
 
-from vllm_dwdp.engine import job_board
 from vllm_dwdp.engine import settings as job
+from vllm_dwdp.group import job_board
 from vllm_dwdp.group.rendezvous import Rendezvous
-
-KEY = "rendezvous port"
-
-
-class BoardNotice:
-    """Rank 0 posts its port on the board of the command that started all ranks."""
-
-    def __init__(self, board: job_board.JobBoard) -> None:
-        self._board = board
-
-    def post(self, port: int) -> None:
-        self._board.post(KEY, str(port))
-
-    def read(self) -> int:
-        return int(self._board.notes().get(KEY, 0))
 
 
 def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> Rendezvous:
     """This rank's place at the rendezvous of its group; called in the worker's process."""
     config, parallel = job.user_config(vllm_config), vllm_config.parallel_config
     endpoint = job.endpoint(vllm_config, settings, one_host=one_host)
-    is_one_command = not settings.is_spread and settings.local_rank is None
     notice = None
     # Ray starts engines where the board of the command may be out of reach.
-    if is_one_command and not config.rendezvous and parallel.data_parallel_backend != "ray":
+    if (
+        settings.is_one_command
+        and not config.rendezvous
+        and parallel.data_parallel_backend != "ray"
+    ):
         endpoint = endpoint._replace(port=0)
-        notice = BoardNotice(job_board.board_of(parallel))
+        notice = job_board.BoardNotice(job_board.board_of(parallel))
     return Rendezvous(
         endpoint=endpoint,
         job_rank=job.job_rank(vllm_config, settings),
@@ -45,6 +33,6 @@ def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> R
         dwdp_size=settings.dwdp_size,
         timeout_s=config.timeout_s,
         one_host=one_host,
-        job_id=job_board.job_id_of(parallel) if is_one_command else "",
+        job_id=job_board.job_id_of(parallel) if settings.is_one_command else "",
         notice=notice,
     )

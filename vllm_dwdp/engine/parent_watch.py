@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from vllm_dwdp.group.process_identity import start_ticks
+
 logger = logging.getLogger("vllm.dwdp")
 GRACE_S = 10.0
 
@@ -67,6 +69,16 @@ def _wait_for_end(parent: Any) -> None:
     except OSError:  # kernels before 5.3; a pipe tells it too, if no forked sibling holds it
         parent.join()
         return
+    if _started_after_this(parent.pid):
+        return
     ended = select.poll()
     ended.register(descriptor, select.POLLIN)
     ended.poll()
+
+
+def _started_after_this(pid: int) -> bool:
+    """Whether the parent's process id belongs to another process by now, or to none."""
+    try:
+        return start_ticks(pid) > start_ticks(os.getpid())
+    except OSError:
+        return True

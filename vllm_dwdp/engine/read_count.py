@@ -3,7 +3,7 @@
 """How many bytes of its checkpoint a rank has read.
 
 * A tensor out of a safetensors file is a view of the mapped file. The kernel reads its pages when
-  somebody copies them, so that of such a tensor only the rows count that a MoE layer copied.
+  somebody copies them, so only the rows that a MoE layer copied count as read.
 * In every other way of loading, vLLM has read a tensor whole before this rank sees it.
 """
 

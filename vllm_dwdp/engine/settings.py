@@ -39,6 +39,11 @@ class Settings:
     command_ranks: tuple[int, int] | None = None
 
     @property
+    def is_one_command(self) -> bool:
+        """Whether one front-end starts all ranks, so that they share more than an address."""
+        return not self.is_spread and self.local_rank is None
+
+    @property
     def command(self) -> range:
         """The ranks that this command starts."""
         first, number = self.command_ranks or (0, self.job_size)
@@ -96,15 +101,15 @@ def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
 def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoint:
     """Where the group's store listens: on loopback, unless ranks may be on several hosts.
 
-    Ranks that one command started inherit its `data_parallel_master_port`. Others share only what
-    the user gave them all: `--data-parallel-address` and the port after
-    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`.
+    Ranks that one command started agree on a port as they start (see meeting.py), except under Ray,
+    where they take its `data_parallel_master_port`. Others share only what the user gave them all:
+    `--data-parallel-address` and the port after `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP`
+    and `VLLM_DP_MASTER_PORT`.
     """
     if given := user_config(vllm_config).rendezvous:
         return Endpoint(*parse_endpoint(given))
     parallel = vllm_config.parallel_config
-    is_one_command = not settings.is_spread and settings.local_rank is None
-    host = LOOPBACK if one_host or is_one_command else parallel.data_parallel_master_ip
+    host = LOOPBACK if one_host or settings.is_one_command else parallel.data_parallel_master_ip
     if settings.is_spread:
         return Endpoint(host, parallel.data_parallel_rpc_port + 1)
     return Endpoint(host, parallel.data_parallel_master_port)

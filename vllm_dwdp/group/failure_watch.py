@@ -101,7 +101,7 @@ class FailureWatch:
                 self._unknown_ranks.remove(rank)
 
     def _name_strangers(self) -> None:
-        """One may have been meant for this job, which waits for it until the time-out."""
+        """Log a rank that was turned away: this job waits in vain if that rank belongs to it."""
         stranger = self._store.get(TURNED_AWAY_KEY)
         if stranger is not None and stranger != self._turned_away:
             self._turned_away = stranger

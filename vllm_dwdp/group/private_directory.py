@@ -29,11 +29,16 @@ class PrivateDirectory:
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
 
     def listen(self, *, backlog: int) -> socket.socket:
-        """A listening socket in it, at `path / SOCKET_NAME`."""
+        """A listening socket in it, at `path / SOCKET_NAME`.
+
+        It gets that name once it listens: one that doesn't would be taken for an orphan's.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with short_name(self.path / SOCKET_NAME) as name:
+        unfinished = self.path / f"{SOCKET_NAME}.new"
+        with short_name(unfinished) as name:
             listener.bind(name)
         listener.listen(backlog)
+        unfinished.rename(self.path / SOCKET_NAME)
         return listener
 
     def remove(self) -> None:

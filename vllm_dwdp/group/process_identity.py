@@ -26,7 +26,7 @@ class ProcessIdentity:
         pid = os.getpid()
         return cls(
             pid=pid,
-            start_ticks=_start_ticks(pid),
+            start_ticks=start_ticks(pid),
             uid=os.geteuid(),
             host=socket.gethostname(),
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -61,13 +61,16 @@ class ProcessIdentity:
         if (self.boot_id, self.namespaces) != (seen_by.boot_id, seen_by.namespaces):
             return False
         try:
-            return _start_ticks(self.pid) != self.start_ticks
+            return start_ticks(self.pid) != self.start_ticks
         except OSError:
             return True
 
 
-def _start_ticks(pid: int) -> int:
-    """Field 22 of /proc/PID/stat; a zombie counts as gone."""
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot. Raises OSError when it has ended.
+
+    Field 22 of /proc/PID/stat; a zombie counts as ended.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if fields[0] in "ZX":
         raise ProcessLookupError(pid)

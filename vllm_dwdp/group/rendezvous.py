@@ -28,7 +28,7 @@ class Rendezvous:
 
     With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread. `one_host`: ranks
     on other hosts, or of other users, are refused as soon as they come. `job_id`: what only the
-    ranks of this job share, besides the endpoint; empty where they share no more than that.
+    ranks of this job know; empty when several commands start them.
     """
 
     def __init__(
@@ -168,21 +168,26 @@ class Rendezvous:
         host = ProcessIdentity(**description["host"])
         store.name_host(host.pid)
         if reason := self._reason_not_ours(description, host):
-            own = f"process {self._identity.pid}, rank {self._job_rank} of a job of {self._job}"
+            own = (
+                f"process {self._identity.pid}, rank {self._job_rank} of {self._job_size} in "
+                f"groups of {self._dwdp_size}"
+            )
             store.set(TURNED_AWAY_KEY, own.encode())
             raise RendezvousRefused(
                 f"expected rank 0 of this rank's job at {store.endpoint}, got process {host.pid}, "
-                f"{reason}; start every rank with the same options, and every job with its own "
-                "dwdp.rendezvous."
+                f"{reason}, or give this job a dwdp.rendezvous of its own."
             )
 
     def _reason_not_ours(self, description: dict[str, Any], host: ProcessIdentity) -> str | None:
         if self._one_host and (reason := self._identity.reason_not_reachable(host)):
             return f"which can't share its experts: {reason}"
         if description["job"] != self._job:
-            return f"of a job of {description['job']} instead of {self._job}"
+            return (
+                f"of a job of {description['job']} instead of {self._job}; start every rank with "
+                "the same options"
+            )
         if description["id"] != self._job_id:
-            return "which another command started"
+            return "which another command started; start all ranks with one command"
         return None
 
     def _say_hello(self, store: RendezvousStore) -> None:

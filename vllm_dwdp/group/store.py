@@ -151,11 +151,16 @@ class RendezvousStore:
     def _wait_for_listener(self) -> None:
         """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
         while self.seconds_left > 0:
-            if not self.endpoint.port:
-                self.endpoint = self.endpoint._replace(port=self._notice.read())
-            elif is_listened_to(self.endpoint):
+            if port := self._notice.read():
+                self.endpoint = self.endpoint._replace(port=port)
+            if self.endpoint.port and is_listened_to(self.endpoint):
                 return
             time.sleep(POLL_S)
+        if not self.endpoint.port:
+            raise StoreLost(
+                f"dwdp rank 0 did not open the rendezvous within {self._timeout_s:g} s; look at "
+                "its log, or raise dwdp.timeout_s."
+            )
         raise StoreLost(
             f"dwdp rank 0 did not open the rendezvous at {self.endpoint} within "
             f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."

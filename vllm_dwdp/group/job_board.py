@@ -6,7 +6,7 @@ The command's front-end holds a memory file. Its configuration carries the file'
 and workers, who open it below `/proc` and add lines to it.
 
 * Only processes of the same user, in the same process namespace, can open the board.
-* The first value that is posted under a key stands.
+* The first note under a key stands; only the port is posted anew when a job starts again.
 * The board needs no clean-up: it is gone when the front-end is.
 """
 
@@ -15,9 +15,13 @@ import json
 import os
 import secrets
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
+from vllm_dwdp.group.errors import GroupError
+
 FILE_NAME = "vllm-dwdp-board"
+PORT_KEY = "rendezvous port"
 _held: dict[int, "JobBoard"] = {}
 """The boards that this process holds for others, by descriptor, the newest last."""
 _past_notes: dict[str, str] = {}
@@ -39,10 +43,16 @@ class JobBoard:
             os.close(fd)
 
     def notes(self) -> dict[str, str]:
-        """All that stands on the board. Raises OSError."""
+        """The first note under each key. Raises OSError."""
+        return dict(reversed(self._lines()))
+
+    def newest(self, key: str) -> str | None:
+        """The last note under a key. Raises OSError."""
+        return dict(self._lines()).get(key)
+
+    def _lines(self) -> list[tuple[str, str]]:
         with open(self._open(os.O_RDONLY), encoding="utf-8") as lines:
-            pairs = [json.loads(line) for line in lines if line.endswith("\n")]
-        return dict(reversed(pairs))
+            return [tuple(json.loads(line)) for line in lines if line.endswith("\n")]
 
     def _open(self, flags: int) -> int:
         """The path may belong to another process by now, whose file must stay as it is."""
@@ -51,6 +61,31 @@ class JobBoard:
             return fd
         os.close(fd)
         raise FileNotFoundError(f"expected the board of a dwdp job at {self._path}, got none")
+
+
+class BoardNotice:
+    """Rank 0 posts its port on the board of the command that started all ranks."""
+
+    def __init__(self, board: JobBoard) -> None:
+        self._board = board
+
+    def post(self, port: int) -> None:
+        with self._explaining():
+            self._board.post(PORT_KEY, str(port))
+
+    def read(self) -> int:
+        with self._explaining():
+            return int(self._board.newest(PORT_KEY) or 0)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GroupError(
+                f"expected to open the board that the job's front-end holds, got {error}; set "
+                "dwdp.rendezvous to 127.0.0.1 and a free port."
+            ) from error
 
 
 def put_up(parallel_config: Any) -> None:
@@ -84,7 +119,7 @@ def newest_note(key: str) -> str | None:
 
 
 def remember(key: str, value: str) -> None:
-    """Keep a note of a job that came to no board."""
+    """Keep a note of a job that was refused before it had a board."""
     _past_notes[key] = value
 
 
