@@ -3,7 +3,8 @@
 """A process ends when the one that started it is gone, even if that one was killed.
 
 * The watch is a thread that sleeps on the parent's process descriptor; it polls nothing.
-* First it asks its process to end in order; what doesn't end so is ended after 10 seconds.
+* First it asks its process to end in order. What doesn't end so is ended by the kernel's alarm
+  after 10 seconds: threads can do nothing in an interpreter that hangs while it finalises.
 * A process that Python's multiprocessing did not start has no such parent: Ray ends its own.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from vllm_dwdp.group.process_identity import start_ticks
 
 logger = logging.getLogger("vllm.dwdp")
-GRACE_S = 10.0
+GRACE_S = 10
 
 
 def end_self() -> None:
@@ -51,9 +52,7 @@ def _start_watch(own_pid: int, ask_to_end: Callable[[], None]) -> None:
 
 def _watch(parent: Any, own_pid: int, ask_to_end: Callable[[], None]) -> None:
     _wait_for_end(parent)
-    last_resort = threading.Timer(GRACE_S, os._exit, (1,))
-    last_resort.daemon = True
-    last_resort.start()
+    signal.alarm(GRACE_S)
     logger.error(
         "Process %d ends, because %s (process %d), which started it, is gone.",
         *(own_pid, parent.name, parent.pid),
