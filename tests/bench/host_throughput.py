@@ -1,173 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Tokens/s of two DWDP ranks beside stock `-tp 2` and beside two unsharded engines, on one host.
+"""Tokens/s of two DWDP ranks beside what else would use a host's two cores.
 
-All three stay loaded; the two that don't work are stopped (SIGSTOP). Rounds are interleaved, each
-round sends the same requests to each, the last line is JSON with ratios of medians.
+That is stock `-tp 2`, two unsharded engines, and one engine on both cores. Each is measured twice
+a round, undisturbed and while another process takes half of one core. All stay loaded; those that
+don't work are stopped (SIGSTOP). Rounds are interleaved, each round sends the same requests to
+each deployment, and the last line is JSON with ratios of medians. All deployments at once need
+about 20 GiB of memory; `--beside` names those to start with DWDP.
 """
 
 import argparse
-import asyncio
 import contextlib
-import io
 import json
 import os
 import statistics
-import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
+from clients import NUM_CLIENTS, Load, measure
+from deployments import COMMON, RECIPES, Deployment, deployments
+from disturbance import BUSY_S, CORE, PERIOD_S, disturbance
 from random_moe import RandomMoe
-from vllm.benchmarks.serve import add_cli_args, main_async
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from server import Server
 
 from vllm_dwdp.memory.residency import group_resident_bytes
 
-NUM_CLIENTS = 2
-COMMON = ("--no-enable-prefix-caching", "--max-model-len", "2048")
-DWDP = ("--data-parallel-size", "2", "--distributed-executor-backend", "dwdp")
+VARIANTS = ("undisturbed", "disturbed")
+WARM_UP = Load(num_prompts=6)
 
 
-@dataclass(frozen=True)
-class Load:
-    """What each of the two clients sends; lengths in tokens, `spread` as a share of them."""
+@dataclass
+class Results:
+    """Of one variant: tokens/s of each round and CPU seconds of all rounds, by deployment."""
 
-    num_prompts: int = 40
-    max_concurrency: int = 16
-    input_tokens: int = 512
-    spread: float = 0.9
-    output_tokens: int = 16
+    tokens_per_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu_seconds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
-
-class Deployment:
-    """The servers that share the work: one that takes both clients, or one for each."""
-
-    def __init__(self, servers: list[Server]) -> None:
-        self.servers = servers
-        self.tokens_per_s: list[float] = []
-
-    def pause(self) -> None:
-        for server in self.servers:
-            server.pause()
-
-    def measure(self, model: Path, load: Load, seed: int) -> float:
-        """Total tokens/s, input and output, of one round."""
-        for server in self.servers:
-            server.resume()
-        tokens_per_s = asyncio.run(self._serve(model, load, seed))
-        self.pause()
-        return tokens_per_s
-
-    async def _serve(self, model: Path, load: Load, seed: int) -> float:
-        arguments = [
-            _client_arguments(self.servers[i % len(self.servers)], model, load, seed + i)
-            for i in range(NUM_CLIENTS)
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            results = await asyncio.gather(*(main_async(a) for a in arguments))
-        assert all(r["completed"] == load.num_prompts for r in results), results
-        starts = [min(r["start_times"]) for r in results]
-        ends = [start + r["duration"] for start, r in zip(starts, results, strict=True)]
-        tokens = sum(r["total_input_tokens"] + r["total_output_tokens"] for r in results)
-        return tokens / (max(ends) - min(starts))
+    def summary(self) -> dict[str, float]:
+        medians = {name: statistics.median(rounds) for name, rounds in self.tokens_per_s.items()}
+        ratios = {
+            f"vs_{name}": round(medians["dwdp"] / other, 3)
+            for name, other in medians.items()
+            if name != "dwdp"
+        }
+        return ratios | {f"{name}_tokens_per_s": round(m, 1) for name, m in medians.items()}
 
 
-def _client_arguments(server: Server, model: Path, load: Load, seed: int) -> argparse.Namespace:
-    """What `vllm bench serve` would be given."""
-    parser = argparse.ArgumentParser()
-    add_cli_args(parser)
-    spread = json.dumps({"input": load.spread, "output": 0.0})
-    options = (
-        f"--base-url {server.url} --model demo --tokenizer {model} --dataset-name random "
-        f"--random-input-len {load.input_tokens} --random-output-len {load.output_tokens} "
-        f"--num-prompts {load.num_prompts} --max-concurrency {load.max_concurrency} "
-        f"--seed {seed} --temperature 0 --disable-tqdm --save-detailed"
-    )
-    return parser.parse_args([*options.split(), "--random-range-ratio", spread])
+class Comparison:
+    """Rounds over all deployments, in every variant."""
+
+    def __init__(self, made: dict[str, Deployment], model: Path, load: Load) -> None:
+        self._made, self._model, self._load = made, model, load
+        self.results = {variant: Results() for variant in VARIANTS}
+
+    def run(self, num_rounds: int) -> None:
+        """Warm up, then interleave rounds; every round starts with another deployment."""
+        names = list(self._made)
+        for name in names:
+            measure(self._made[name], self._model, WARM_UP, seed=0)
+        for round_idx in range(num_rounds):
+            first = round_idx % len(names)
+            for name in names[first:] + names[:first]:
+                for variant in VARIANTS:
+                    self._measure(name, variant, round_idx)
+
+    def _measure(self, name: str, variant: str, round_idx: int) -> None:
+        deployment, results = self._made[name], self.results[variant]
+        before = deployment.cpu_seconds()
+        with disturbance() if variant == "disturbed" else contextlib.nullcontext() as other:
+            seed = NUM_CLIENTS * (round_idx + 1)
+            tokens_per_s = measure(deployment, self._model, self._load, seed)
+            share = f", {other.share():.0%} of core {CORE} taken" if other else ""
+        results.tokens_per_s[name].append(tokens_per_s)
+        results.cpu_seconds[name] += deployment.cpu_seconds() - before
+        line = f"round {round_idx + 1}: {name:9} {tokens_per_s:8.1f} tokens/s {variant}{share}"
+        print(line, flush=True)
 
 
-@contextlib.contextmanager
-def deployments(model: Path, logs: Path) -> Iterator[dict[str, Deployment]]:
-    """All three, ready and stopped by SIGSTOP."""
-    recipes = {
-        "dwdp": [("auto", DWDP)],
-        "tp2": [("0|1", ("--tensor-parallel-size", "2"))],
-        "replicas": [("0", ()), ("1", ())],
-    }
-    made: dict[str, Deployment] = {}
-    with contextlib.ExitStack() as stack:
-        for name, servers in recipes.items():
-            made[name] = Deployment(
-                [
-                    stack.enter_context(_server(model, logs / f"{name}{i}.log", cores, options))
-                    for i, (cores, options) in enumerate(servers)
-                ]
-            )
-            for server in made[name].servers:
-                server.wait_until_ready()
-            made[name].pause()
-        yield made
+def expert_bytes_ratio(dwdp: Deployment, model: RandomMoe) -> float:
+    """Expert memory of all ranks, beside that of one copy."""
+    processes = [process.pid for process in dwdp.servers[0].family()]
+    return round(group_resident_bytes(processes) / model.expert_bytes, 4)
 
 
-@contextlib.contextmanager
-def _server(model: Path, log: Path, cores: str, options: tuple[str, ...]) -> Iterator[Server]:
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "1"}
-    server = Server(model, *COMMON, *options, log=log, environment=environment)
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            server.resume()
-        server.stop()
+def print_configuration(model: RandomMoe, load: Load, num_rounds: int) -> None:
+    print(json.dumps({"model": asdict(model), "expert_bytes": model.expert_bytes}))
+    print(json.dumps({"load_per_client": asdict(load), "clients": NUM_CLIENTS}))
+    print(json.dumps({"rounds": num_rounds, "cores": os.cpu_count(), "options": COMMON, **RECIPES}))
+    print(json.dumps({"disturbed_core": CORE, "busy_s": BUSY_S, "of_s": PERIOD_S}), flush=True)
 
 
-def compare(made: dict[str, Deployment], model: Path, load: Load, num_rounds: int) -> None:
-    """Warm up, then interleave rounds; every round starts with another deployment."""
-    names = list(made)
-    for name in names:
-        made[name].measure(model, Load(num_prompts=6), seed=0)
-    for round_idx in range(num_rounds):
-        order = names[round_idx % len(names) :] + names[: round_idx % len(names)]
-        for name in order:
-            tokens_per_s = made[name].measure(model, load, seed=NUM_CLIENTS * (round_idx + 1))
-            made[name].tokens_per_s.append(tokens_per_s)
-            print(f"round {round_idx + 1}: {name:9} {tokens_per_s:8.1f} tokens/s", flush=True)
-
-
-def summary(made: dict[str, Deployment], model: RandomMoe) -> dict[str, float]:
-    medians = {name: statistics.median(d.tokens_per_s) for name, d in made.items()}
-    workers = [process.pid for process in made["dwdp"].servers[0].family()]
-    return {
-        "vs_tp2": round(medians["dwdp"] / medians["tp2"], 3),
-        "vs_replicas": round(medians["dwdp"] / medians["replicas"], 3),
-        "expert_bytes_ratio": round(group_resident_bytes(workers) / model.expert_bytes, 4),
-        **{f"{name}_tokens_per_s": round(median, 1) for name, median in medians.items()},
-    }
+def print_results(comparison: Comparison, expert_bytes: float) -> None:
+    """A line of CPU seconds for each variant and deployment, then the ratios."""
+    for variant, results in comparison.results.items():
+        for name, used in results.cpu_seconds.items():
+            seconds = {title: round(s, 1) for title, s in used.most_common()}
+            print(json.dumps({"cpu_seconds": seconds, "deployment": name, "variant": variant}))
+    ratios = {variant: results.summary() for variant, results in comparison.results.items()}
+    print(json.dumps({**ratios, "expert_bytes_ratio": expert_bytes}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--num-prompts", type=int, default=Load.num_prompts)
+    others = [name for name in RECIPES if name != "dwdp"]
+    parser.add_argument("--beside", nargs="+", choices=others, default=others)
+    parser.add_argument("--load", type=json.loads, default={}, help="fields of Load, as JSON")
     parser.add_argument("--model", type=json.loads, default={}, help="sizes of RandomMoe, as JSON")
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    load, model = Load(num_prompts=args.num_prompts), RandomMoe(**args.model)
+    load, model = Load(**args.load), RandomMoe(**args.model)
+    print_configuration(model, load, args.rounds)
     with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:
         logs = args.logs or Path(folder)
         logs.mkdir(parents=True, exist_ok=True)
         path = model.write(Path(folder) / "model")
-        print(json.dumps({"model": asdict(model), "expert_bytes": model.expert_bytes}))
-        print(json.dumps({"load_per_client": asdict(load), "clients": NUM_CLIENTS}))
-        with deployments(path, logs) as made:
-            compare(made, path, load, args.rounds)
-            print(json.dumps(summary(made, model)))
+        with deployments(path, logs, ["dwdp", *args.beside]) as made:
+            comparison = Comparison(made, path, load)
+            comparison.run(args.rounds)
+            print_results(comparison, expert_bytes_ratio(made["dwdp"], model))
 
 
 if __name__ == "__main__":
