@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from bench.random_moe import RandomMoe
+from moe_checkpoints import change, fuse
 
 from vllm_dwdp.engine.cpu_host import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
@@ -184,10 +186,18 @@ def checkpoint(tmp_path_factory):
     return MODEL.write(tmp_path_factory.mktemp("random_moe") / "model")
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
-def held(request, checkpoint):
-    held = hold(checkpoint, request.param)
-    assert len(held.loads) == request.param
+@pytest.fixture(scope="module")
+def fused_checkpoint(checkpoint, tmp_path_factory):
+    return change(shutil.copytree(checkpoint, tmp_path_factory.mktemp("fused") / "model"), fuse)
+
+
+@pytest.fixture(
+    scope="module", params=[("checkpoint", 2), ("fused_checkpoint", 4)], ids="{0[0]}".format
+)
+def held(request):
+    checkpoint, num_ranks = request.param
+    held = hold(request.getfixturevalue(checkpoint), num_ranks)
+    assert len(held.loads) == num_ranks
     assert all(any(load.stats["forwards"]) for load in held.loads)
     return held
 
