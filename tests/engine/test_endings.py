@@ -51,7 +51,9 @@ def assert_ends(server, timeout_s):
 
 
 def last_line(server):
-    return server.text().rstrip().splitlines()[-1]
+    """Python's tracker of shared memory, which ends later, may complain of what was killed."""
+    lines = [line for line in server.text().splitlines() if "resource_tracker" not in line]
+    return lines[-1]
 
 
 def of_dwdp(process):
@@ -111,7 +113,7 @@ def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_mod
     psutil.Process(worker).kill()
     assert_ends(server, TIMEOUT_S)
     assert time.monotonic() - began < TIMEOUT_S
-    assert re.fullmatch(r"dwdp rank \d .*", last_line(server))
+    assert re.fullmatch(r"dwdp rank \d .* (ended; .*|ended during start-up\.)", last_line(server))
 
 
 def test_rank_that_fails_to_load_ends_all_servers_with_one_sentence(serve, demo_model, tmp_path):

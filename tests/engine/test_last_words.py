@@ -77,6 +77,14 @@ def test_other_errors_name_the_rank_and_fit_a_line():
     assert last_words.left() == "dwdp rank 3 failed while starting: ValueError: too small"
 
 
+def test_worker_that_could_say_nothing_is_named():
+    config = Namespace()
+    job_board.put_up(config)
+    error = RuntimeError("WorkerProc initialization failed due to an exception in a ...")
+    last_words.leave(config, error, job_rank=1)
+    assert last_words.left().startswith("dwdp rank 1 failed while starting: its worker ended; ")
+
+
 def test_sentence_of_refused_options_is_kept():
     with pytest.raises(RankFailed), last_words.of_refused_options():
         raise RankFailed("no.")

@@ -22,6 +22,8 @@ from vllm_dwdp.group.errors import GroupError
 KEY = "last words"
 ENGINE_ENDED = ("Engine core initialization failed", "Engine core process")
 """How vLLM's errors begin when an engine could not start."""
+WORKER_ENDED = "WorkerProc initialization failed"
+"""How vLLM begins to say that a worker ended, whatever the reason; a killed one left no words."""
 
 
 def left() -> str | None:
@@ -83,6 +85,11 @@ class EngineFailure(logging.Handler):
 def _sentence(error: BaseException, job_rank: int) -> str:
     if isinstance(error, GroupError):
         return str(error)
+    if WORKER_ENDED in str(error):
+        return (
+            f"dwdp rank {job_rank} failed while starting: its worker ended; look for its last "
+            "lines, and for the kernel's out-of-memory killer (dmesg)."
+        )
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"dwdp rank {job_rank} failed while starting: {' '.join(text.split())}"
 
