@@ -67,6 +67,15 @@ class Server:
         """What it has logged so far."""
         return self.log.read_text(errors="replace")
 
+    def wait_for_log(self, pattern: str, timeout_s: float = 120) -> re.Match[str]:
+        """Wait until it has logged something that matches; it must not end before."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := re.search(pattern, self.text())):
+            is_over = self.process.poll() is not None or time.monotonic() > deadline
+            assert not is_over, f"no {pattern!r} in:\n{self.text()[-3000:]}"
+            time.sleep(0.05)
+        return found
+
     def complete(self, prompt: str, max_tokens: int = 64) -> str:
         body = {"model": "demo", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         data = json.dumps({**body, "ignore_eos": True}).encode()

@@ -2,21 +2,46 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What tests of the forms of serving ask of servers, beyond one completion."""
 
+import contextlib
 import copy
 import json
 import re
 import signal
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import leftovers
 from ports import free_port
+from server import Server
 
 EAGER = ("--max-model-len", "512", "--enforce-eager")
 DWDP = (*EAGER, "--distributed-executor-backend", "dwdp")
 TWO_RANKS = ("--data-parallel-size", "2", *DWDP)
 REQUEST_S = 120
+
+
+@contextlib.contextmanager
+def server_per_rank(model, logs, *options, environment=MappingProxyType({})):
+    """The two ranks of one job, each behind a front-end of its own, ready to answer."""
+    job = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2)))
+    job += ("--distributed-executor-backend", "dwdp", *options)
+    made = [
+        Server(
+            model,
+            *(*job, "--data-parallel-rank", str(rank)),
+            log=logs / f"{rank}",
+            environment=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for server in made:
+            server.wait_until_ready()
+        yield made
+    finally:
+        for server in made:
+            server.stop()
 
 
 def supervisor(port):
@@ -53,13 +78,6 @@ def finished_by_engine(server):
 def owned_experts(text):
     """The runs of experts that ranks own, as they say in the log of their start."""
     return sorted(re.findall(r"MoE layers, experts (\[\d+, \d+\)) of 16", text))
-
-
-def wait_for_log(server, words, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while words not in server.text():
-        assert server.process.poll() is None and time.monotonic() < deadline, server.text()[-3000:]
-        time.sleep(0.05)
 
 
 def assert_answers_like_stock(servers, stock):

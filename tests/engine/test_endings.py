@@ -35,14 +35,6 @@ def serve(tmp_path):
     assert leftovers.of_these_tests() == set()
 
 
-def wait_for(server, pattern, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not (found := re.search(pattern, server.text())):
-        assert server.process.poll() is None and time.monotonic() < deadline, server.text()[-3000:]
-        time.sleep(0.05)
-    return found
-
-
 def assert_ends(server, timeout_s):
     """It ends by itself, with all its processes, and says that it failed."""
     gone, left = psutil.wait_procs(server.family(), timeout=timeout_s)
@@ -87,7 +79,7 @@ def test_killed_server_leaves_no_engine_worker_or_memory(serve, demo_model):
 @pytest.mark.parametrize("moment", ["Started DP Coordinator", r"Worker pid=\d+"])
 def test_server_killed_while_starting_leaves_nothing(serve, demo_model, moment):
     server = serve(demo_model, *TWO_RANKS)
-    wait_for(server, moment)
+    server.wait_for_log(moment)
     assert_killed_server_leaves_nothing(server, within_s=120)  # most of it to import vLLM
 
 
@@ -108,7 +100,7 @@ def test_server_ends_cleanly_when_a_worker_is_killed_while_serving(serve, demo_m
 
 def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_model):
     server = serve(demo_model, *TWO_RANKS, *PATIENT)
-    worker = int(wait_for(server, r"Worker pid=(\d+)").group(1))
+    worker = int(server.wait_for_log(r"Worker pid=(\d+)").group(1))
     began = time.monotonic()
     psutil.Process(worker).kill()
     assert_ends(server, TIMEOUT_S)

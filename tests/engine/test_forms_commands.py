@@ -15,7 +15,6 @@ from forms import (
     at_port,
     owned_experts,
     supervisor,
-    wait_for_log,
 )
 from ports import free_port
 from server import Server
@@ -57,7 +56,7 @@ def test_batch_file_is_answered_by_both_ranks_like_stock(demo_model, stock_eager
     assert texts == [output["text"] for output in stock_eager["outputs"]]
 
 
-HEADLESS_WAITS = "Launching 2 data parallel engine(s) in headless mode"
+HEADLESS_WAITS = r"Launching 2 data parallel engine\(s\) in headless mode"
 FRONT_END_WAITS = "Started DP Coordinator process"
 
 
@@ -74,7 +73,7 @@ def test_front_end_without_engines_serves_ranks_elsewhere(demo_model, stock_eage
 
     try:
         start(first)
-        wait_for_log(servers[first], FRONT_END_WAITS if first == "front-end" else HEADLESS_WAITS)
+        servers[first].wait_for_log(FRONT_END_WAITS if first == "front-end" else HEADLESS_WAITS)
         start("ranks" if first == "front-end" else "front-end")
         servers["front-end"].wait_until_ready()
         assert owned_experts(servers["ranks"].text()) == HALVES

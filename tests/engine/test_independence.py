@@ -7,28 +7,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ports import free_port
-from server import Server
+from forms import server_per_rank
 
 PROMPT = "It is a truth"
 
 
 @pytest.fixture
 def servers(demo_model, tmp_path):
-    """The two ranks of one job, each behind a front-end of its own."""
-    options = ["--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2))]
-    options += ["--max-model-len", "512", "--distributed-executor-backend", "dwdp"]
-    made = [
-        Server(demo_model, *options, "--data-parallel-rank", str(rank), log=tmp_path / f"{rank}")
-        for rank in range(2)
-    ]
-    try:
-        for server in made:
-            server.wait_until_ready()
+    with server_per_rank(demo_model, tmp_path, "--max-model-len", "512") as made:
         yield made
-    finally:
-        for server in made:
-            server.stop()
 
 
 def answers(server, count=5):

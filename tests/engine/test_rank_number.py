@@ -14,9 +14,8 @@ import rank_fields
 import vllm
 import zmq
 from contract.data_parallel_uses import Use, unexplained
-from forms import wait_for_log
+from forms import EAGER, server_per_rank
 from ports import free_port
-from server import Server
 from vllm import SamplingParams
 from vllm.distributed.kv_events import KVEventBatch
 from vllm.engine.arg_utils import EngineArgs
@@ -43,28 +42,12 @@ def servers(demo_model, tmp_path_factory, kv_events_port):
     """Two ranks, each with a server of its own and the same options."""
     events = {"enable_kv_cache_events": True, "publisher": "zmq", "topic": "kv"}
     events["endpoint"] = f"tcp://*:{kv_events_port}"
-    options = ["--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2))]
-    options += ["--max-model-len", "512", "--distributed-executor-backend", "dwdp"]
-    options += ["--enforce-eager", "--kv-events-config", json.dumps(events)]
+    options = ["--kv-events-config", json.dumps(events)]
     options += ["--worker-extension-cls", rank_fields.EXTENSION]
     environment = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(Path(__file__).parent)}
     logs = tmp_path_factory.mktemp("servers")
-    made = [
-        Server(
-            demo_model,
-            *(*options, "--data-parallel-rank", str(rank)),
-            log=logs / f"{rank}",
-            environment=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for server in made:
-            server.wait_until_ready()
+    with server_per_rank(demo_model, logs, *EAGER, *options, environment=environment) as made:
         yield made
-    finally:
-        for server in made:
-            server.stop()
 
 
 def test_rank_publishes_kv_events_on_its_own_port_under_its_own_number(servers, kv_events_port):
@@ -88,7 +71,7 @@ def test_metrics_and_log_name_the_rank(servers):
         with urllib.request.urlopen(f"{server.url}/metrics") as answer:
             labels = re.findall(r'^vllm:\w+\{.*engine="(\d+)"', answer.read().decode(), re.M)
         assert set(labels) == {str(rank)}
-        wait_for_log(server, f"Engine 00{rank}: Avg")
+        server.wait_for_log(f"Engine 00{rank}: Avg")
         assert set(re.findall(r"Engine (\d{3})", server.text())) == {f"00{rank}"}
 
 
