@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Where sockets go: to vLLM's and Python's places, however long; what killed ranks left goes."""
 
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from vllm_dwdp.group.descriptor_server import DescriptorServer
 from vllm_dwdp.group.errors import GroupError
 from vllm_dwdp.group.private_directory import check_place
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+CAN_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="needs mounts of its own")
 SERVE = """
 import time
 from vllm_dwdp.group.descriptor_server import DescriptorServer
@@ -28,6 +30,7 @@ time.sleep(60)
 
 @pytest.fixture
 def folder(monkeypatch):
+    multiprocessing.util.get_temp_dir()  # made once, and removed when the tests end
     with tempfile.TemporaryDirectory(dir="/tmp") as path:
         monkeypatch.setattr(tempfile, "tempdir", path)
         monkeypatch.setenv("TMPDIR", path)
@@ -78,8 +81,11 @@ def test_longer_paths_than_a_socket_may_have_work(folder, monkeypatch):
 
 
 def test_no_place_at_all_is_named_before_loading(folder, monkeypatch, start):
-    monkeypatch.setattr(tempfile, "tempdir", str(folder / "missing"))
-    with pytest.raises(GroupError, match=r"missing/vllm-dwdp-.*; set TMPDIR to a writable direc"):
+    with (
+        monkeypatch.context() as only_here,
+        pytest.raises(GroupError, match=r"missing/vllm-dwdp-.*; set TMPDIR to a writable direc"),
+    ):
+        only_here.setattr(tempfile, "tempdir", str(folder / "missing"))
         check_place()
     ranks = [start(0, load_s=60), start(1, temporary_directory="/proc/missing")]
     endings = {rank.ending() for rank in ranks}
@@ -87,9 +93,10 @@ def test_no_place_at_all_is_named_before_loading(folder, monkeypatch, start):
     assert "dwdp rank 1 failed while joining: expected to make a directory" in endings.pop()
 
 
-@needs_root
+@needs_mounts
 def test_read_only_tmp_is_passed_over(folder):
-    command = f"mount -t tmpfs -o ro tmpfs /tmp && exec {sys.executable} -c '{SERVE}'"
+    read_only = "mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp"
+    command = f"{read_only} && exec {sys.executable} -c '{SERVE}'"
     environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
     unshared = ["unshare", "--mount", "sh", "-c", command]
     with subprocess.Popen(unshared, env=environment, stdout=subprocess.PIPE, text=True) as server:
