@@ -84,7 +84,7 @@ def deployments(model: Path, logs: Path, names: list[str]) -> Iterator[dict[str,
 
 @contextlib.contextmanager
 def _server(model: Path, log: Path, cores: str, options: tuple[str, ...]) -> Iterator[Server]:
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": ""}
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": cores}
     server = Server(model, *COMMON, *options, log=log, environment=environment)
     try:
         yield server

@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it overrides the option of all deployments
     load, model = Load(**args.load), RandomMoe(**args.model)
     print_configuration(model, load, args.rounds)
     with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:

@@ -118,6 +118,7 @@ _BY_FILE = {
         "LLM.enqueue_chat.priority",
     ),
     "envs.py": (
+        "environment_variables",
         "VLLM_ENABLE_V1_MULTIPROCESSING",
         "VLLM_CPU_OMP_THREADS_BIND",
         "VLLM_DP_RANK",

@@ -5,10 +5,12 @@
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from vllm import envs
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, usable_slots
 from vllm_dwdp.engine.cpu_checks import check_cpu
@@ -32,6 +34,19 @@ def check_config(vllm_config: Any, config: DwdpConfig) -> None:
 
 def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
     return config.dwdp_size or int(vllm_config.parallel_config.data_parallel_size)
+
+
+def _environment(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """A worker reads every variable of vLLM's, but only once it has loaded the model."""
+    for name in sorted(os.environ.keys() & envs.environment_variables.keys()):
+        try:
+            envs.environment_variables[name]()
+        except Exception as error:
+            return (
+                f"expected something that vLLM can read in {name}, got '{os.environ[name]}' "
+                f"({error}); correct or unset it."
+            )
+    return None
 
 
 def _platform(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -157,8 +172,6 @@ def _rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def _in_process(vllm_config: Any, config: DwdpConfig) -> str | None:
-    import vllm.envs as envs
-
     if vllm_config.parallel_config.data_parallel_size > 1 and not (
         envs.VLLM_ENABLE_V1_MULTIPROCESSING
     ):
@@ -246,5 +259,6 @@ CHECKS: tuple[Check, ...] = (
     _drafts,
     _num_slots,
     check_cpu,
+    _environment,
     _map_budget,
 )

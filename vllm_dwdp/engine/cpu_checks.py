@@ -26,8 +26,6 @@ NUMBERS = {
 }
 """vLLM's variables that are whole numbers: the smallest that works, and what it means."""
 
-EMPTY_IS_UNSET = ("VLLM_CPU_KVCACHE_SPACE",)
-
 
 def check_cpu(vllm_config: Any, config: DwdpConfig) -> str | None:
     """Why these ranks can't run on this host's cores and memory; None on other devices."""
@@ -46,7 +44,7 @@ def check_cpu(vllm_config: Any, config: DwdpConfig) -> str | None:
 def _numbers() -> str | None:
     for name, (least, meaning) in NUMBERS.items():
         given = os.environ.get(name)
-        if given is None or (given == "" and name in EMPTY_IS_UNSET):
+        if given is None:
             continue
         try:
             is_right = int(given) >= least
