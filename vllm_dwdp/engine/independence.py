@@ -52,7 +52,7 @@ def collapse_data_parallel(parallel_config: Any) -> None:
     rank, local_rank = parallel_config.data_parallel_rank, parallel_config.data_parallel_rank_local
     parallel_config.reconfigure_for_independent_dp_rank()
     parallel_config.data_parallel_external_lb = False
-    if _is_api_server_of_its_own(parallel_config):
+    if _has_api_servers_beside(parallel_config):
         rank, local_rank = 0, None
     else:
         local_rank = local_rank or 0
@@ -78,6 +78,6 @@ def restore_rank(vllm_config: Any, settings: Settings) -> None:
         transfer.engine_id += suffix  # as vLLM does for the ranks of a job of several
 
 
-def _is_api_server_of_its_own(parallel_config: Any) -> bool:
+def _has_api_servers_beside(parallel_config: Any) -> bool:
     """Whether API servers run in processes beside the one that launches the engine."""
     return (parallel_config._api_process_count, parallel_config._api_process_rank) != (1, 0)
