@@ -13,7 +13,7 @@ CONFIG_KEY = "dwdp"
 AUTO = "auto"
 DEFAULT_NUM_SLOTS = 2
 DEFAULT_TIMEOUT_S = 540.0
-"""A minute below VLLM_ENGINE_READY_TIMEOUT_S, so that the sentence with the reason comes first."""
+"""Longer than slow storage takes for one layer of a large model."""
 
 SMALLEST, LARGEST = 1e-6, 1e9
 """Of what is given instead of measured: wide, but such that sums of them are numbers."""
@@ -50,7 +50,7 @@ class DwdpConfig:
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
-    timeout_s: seconds that start-up, loading included, may take before every rank gives up.
+    timeout_s: seconds in which a rank that starts may get no further before every rank gives up.
     """
 
     dwdp_size: int | None = None

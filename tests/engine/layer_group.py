@@ -111,10 +111,13 @@ def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
 
 
 @contextmanager
-def as_rank(rank, dwdp_size, num_experts_per_worker):
-    """MoE layers built inside are those of this rank."""
+def as_rank(rank, dwdp_size, num_experts_per_worker, on_step=lambda detail: None):
+    """MoE layers built inside are those of this rank. on_step: hears what is being loaded."""
     registry = LayerRegistry(
-        rank=rank, dwdp_size=dwdp_size, num_experts_per_worker=num_experts_per_worker
+        rank=rank,
+        dwdp_size=dwdp_size,
+        num_experts_per_worker=num_experts_per_worker,
+        on_step=on_step,
     )
     with collecting(registry), pytest.MonkeyPatch.context() as patch:
         patch.setitem(op_registry_oot, "RoutedExperts", DwdpRoutedExperts)
@@ -133,8 +136,9 @@ class Group:
                 self.models.append(make_model().load(checkpoint))
         page = self.driver.granularity
         self.layouts = [[layer_layout(e, page) for e in model.experts] for model in self.models]
+        self.adopted = []
         self.shards = [
-            adopt(self.memory, model.experts, self.layouts[rank], rank)
+            adopt(self.memory, model.experts, self.layouts[rank], rank, self.adopted.append)
             for rank, model in enumerate(self.models)
         ]
 

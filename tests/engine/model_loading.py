@@ -34,6 +34,10 @@ class RankLoad(NamedTuple):
     """Of the checkpoint's tensors of routed experts."""
     opened: set[int]
     """Numbers in the names of tensors that the loader handed to the model."""
+    names: list[str]
+    """All of those names."""
+    steps: list[str]
+    """What the loader said of its progress."""
 
     @property
     def num_expert_bytes(self):
@@ -46,7 +50,8 @@ def load_stock(folder, model_class=None, **options):
 
 
 def load_rank(folder, rank, num_ranks, model_class=None, **options) -> RankLoad:
-    with as_rank(rank, num_ranks, None), FileReads() as reads:
+    steps = []
+    with as_rank(rank, num_ranks, None, steps.append), FileReads() as reads:
         loader = type("Watched", (_Watched,), {"reads": reads, "names": []})
         model = _load(folder, loader, model_class, options)
         registry = active_registry()
@@ -56,6 +61,8 @@ def load_rank(folder, rank, num_ranks, model_class=None, **options) -> RankLoad:
         registry.read_count,
         reads.num_bytes,
         {int(number) for name in loader.names for number in NUMBERED.findall(name)},
+        loader.names,
+        steps,
     )
 
 

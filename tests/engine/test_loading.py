@@ -44,6 +44,12 @@ def checkpoint(tmp_path_factory):
     return write
 
 
+def test_every_tensor_that_is_loaded_is_a_step(checkpoint):
+    rank = load_rank(checkpoint("qwen3_moe", False), 0, NUM_RANKS)
+    assert [name for name in rank.steps if ".experts." in name]
+    assert rank.steps == rank.names
+
+
 def same_bits(one, other):
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 

@@ -92,7 +92,7 @@ def _start_up(job, say):
     try:
         session.open()
         say("open")
-        time.sleep(job.get("load_s", 0))
+        _load(session, job, say)
         if "fail" in job:
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
@@ -106,6 +106,17 @@ def _start_up(job, say):
         say("end: bound")
     except Exception as error:
         say(f"end: {session.abort(error)}")
+
+
+def _load(session, job, say):
+    """Layers that each take a while, then a while without any."""
+    for layer_idx in range(job.get("num_layers", 0)):
+        session.step(f"layer {layer_idx}")
+        say(f"layer {layer_idx}")
+        time.sleep(job["layer_s"])
+    time.sleep(job.get("load_s", 0))
+    for name in job.get("gathers", ()):
+        session.gather(name, b"")
 
 
 def _rendezvous(job):

@@ -108,9 +108,72 @@ def test_stopped_rank_ends_the_others_at_the_time_out(start):
     ranks = [start(r, 3, timeout_s=4, load_s=60 if r == 1 else 0) for r in range(3)]
     for rank in ranks:
         rank.hears("open")
+    time.sleep(1)  # so that it has told where it is
     ranks[1].send_signal(signal.SIGSTOP)
-    sentence = f"end: dwdp rank 1 did not reach 'manifest' within 4 s; {ADVICE}"
+    sentence = f"end: dwdp rank 1 got no further for 4 s (loading); {ADVICE}"
     assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
+
+
+def test_start_that_gets_further_may_take_longer_than_the_time_out(start):
+    ranks = [start(0, timeout_s=2), start(1, timeout_s=2, num_layers=6, layer_s=1)]
+    assert [rank.ending() for rank in ranks] == ["end: bound"] * 2
+
+
+def test_groups_that_load_keep_the_store_longer_than_the_time_out(start):
+    """Rank 0 has long finished when the last one does."""
+    slow = {"timeout_s": 2, "num_layers": 5, "layer_s": 1}
+    placement = {"placement": [[0, 4]] * 2}
+    first = [start(r, 4, 2, timeout_s=2, serve_s=60, manifest=placement) for r in range(2)]
+    last = [start(r, 4, 2, manifest=placement, **slow) for r in (2, 3)]
+    for rank in first:
+        for line in ("open", "met", "end: bound"):
+            rank.hears(line)
+    assert [rank.ending() for rank in last] == ["end: bound"] * 2
+
+
+def test_rank_that_hangs_is_named_within_the_time_out_of_its_last_beat(start):
+    """Others that still load learn it at their next layer."""
+    timeout_s = 3
+    slow = {"timeout_s": timeout_s, "num_layers": 100, "layer_s": 0.2}
+    ranks = [
+        start(0, 3, **slow),
+        start(1, 3, timeout_s=timeout_s, num_layers=2, layer_s=0.2, load_s=60),
+        start(2, 3, timeout_s=timeout_s),
+    ]
+    ranks[1].hears("open")
+    ranks[1].hears("layer 0")
+    ranks[1].hears("layer 1")
+    began = time.monotonic()
+    sentence = f"end: dwdp rank 1 got no further for 3 s (loading: layer 1); {ADVICE}"
+    assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
+    assert timeout_s - 0.5 < time.monotonic() - began < timeout_s + 2
+
+
+def test_stopped_rank_is_named_though_it_was_waiting_for_another(start):
+    ranks = [start(r, 3, timeout_s=3) for r in range(2)]
+    ranks.append(start(2, 3, timeout_s=3, num_layers=100, layer_s=0.2))
+    ranks[1].hears("open")
+    time.sleep(1)
+    ranks[1].send_signal(signal.SIGSTOP)
+    sentence = "end: dwdp rank 1 got no further for 3 s (meeting its group: waiting for dwdp rank 2"
+    assert [ranks[r].ending().startswith(sentence) for r in (0, 2)] == [True] * 2
+
+
+def test_ranks_that_wait_for_each_other_end_at_the_time_out(start):
+    """As ranks of different versions could."""
+    ranks = [start(0, timeout_s=2, gathers=["a"]), start(1, timeout_s=2, gathers=["b"])]
+    endings = {rank.ending() for rank in ranks}
+    assert len(endings) == 1
+    sentence = endings.pop()
+    assert sentence.startswith("end: No rank of the group got further for 2 s: ")
+    assert "dwdp rank 0 is at 'loading: waiting for dwdp rank 1 to reach 'a''" in sentence
+    assert "dwdp rank 1 is at 'loading: waiting for dwdp rank 0 to reach 'b''" in sentence
+
+
+def test_rank_that_never_comes_is_named_by_those_that_met(start):
+    ranks = [start(r, 3, timeout_s=2) for r in range(2)]
+    sentence = f"end: dwdp rank 2 did not come to the rendezvous within 2 s; {ADVICE}"
+    assert [rank.ending() for rank in ranks] == [sentence] * 2
 
 
 def test_stopped_host_of_the_store_ends_the_others_at_the_time_out(start):

@@ -76,6 +76,14 @@ def test_silent_server_costs_the_time_out_and_is_named(listener):
         DescriptorClient(listener.getsockname(), bytes(32), peer_rank=3, timeout_s=0.2)
 
 
+def test_client_says_that_it_waits(listener):
+    calls = []
+    options = {"peer_rank": 3, "timeout_s": 1, "on_wait": lambda: calls.append(1)}
+    with pytest.raises(ExchangeRefused, match="no answer within"):
+        DescriptorClient(listener.getsockname(), bytes(32), **options)
+    assert len(calls) > 3
+
+
 def test_full_backlog_costs_the_time_out_and_is_named(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as full:
         full.bind(str(tmp_path / "full"))

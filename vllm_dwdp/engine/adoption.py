@@ -6,7 +6,7 @@
 * Nothing here knows of peers; whoever builds the views does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -35,11 +35,16 @@ def adopt(
     layers: Sequence[DwdpRoutedExperts],
     layouts: Sequence[LayerLayout],
     rank: int,
+    on_step: Callable[[str], None] = lambda detail: None,
 ) -> LocalShard:
-    """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer."""
+    """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer.
+
+    on_step: called with the name of each layer when its turn comes.
+    """
     memory.give_back()
     shard = LocalShard(memory.driver, layouts, rank)
     for layer in layers:
+        on_step(layer.layer_name)
         parameters = layer.expert_parameters().values()
         shard.adopt_layer([p.data_ptr() for p in parameters])
         for parameter in parameters:

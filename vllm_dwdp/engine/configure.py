@@ -18,6 +18,7 @@ from vllm_dwdp.engine.front_end import follow_front_end
 from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
 from vllm_dwdp.engine.settings import Settings, command_ranks, is_offline, is_spread, user_config
+from vllm_dwdp.engine.start_limit import outlast_progress
 from vllm_dwdp.group import job_board
 
 logger = init_logger("vllm.dwdp")
@@ -37,6 +38,7 @@ def configure(vllm_config: Any) -> None:
         config = user_config(vllm_config)
         check_config(vllm_config, config)
     last_words.print_at_exit()
+    outlast_progress(vllm_config, config)
     job_board.put_up(vllm_config.parallel_config)
     choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config

@@ -6,7 +6,7 @@ Layers are collected at construction because a model's modules are not all of th
 hold more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 
 
 class LayerRegistry:
-    def __init__(self, *, rank: int, dwdp_size: int, num_experts_per_worker: int | None) -> None:
+    """on_step: called with what is being loaded, whenever a rank gets further with it."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        dwdp_size: int,
+        num_experts_per_worker: int | None,
+        on_step: Callable[[str], None] = lambda detail: None,
+    ) -> None:
         self.rank = rank
+        self.on_step = on_step
         self._dwdp_size = dwdp_size
         self._num_experts_per_worker = num_experts_per_worker
         self.layers: list[DwdpRoutedExperts] = []

@@ -62,9 +62,11 @@ class DwdpModelLoader(DefaultModelLoader):
     def get_all_weights(
         self, model_config: Any, model: torch.nn.Module
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        read_count = active_registry().read_count
+        registry = active_registry()
+        read_count = registry.read_count
         for name, tensor in super().get_all_weights(model_config, model):
             self._tensor = name, tensor.shape
+            registry.on_step(name)
             yield name, tensor
             if self._is_draft:
                 continue

@@ -57,16 +57,17 @@ class ExpertSharing:
         self.job_rank = job.job_rank(vllm_config, settings)
         self._settings = settings
         self.rank = self.job_rank % settings.dwdp_size
-        self.registry = LayerRegistry(
-            rank=self.rank,
-            dwdp_size=settings.dwdp_size,
-            num_experts_per_worker=config.num_experts_per_worker,
-        )
         self._device_type = vllm_config.device_config.device_type
         self._is_on_host = one_host = memory_kind(self._device_type) == "host"
         self._session = GroupSession(
             rendezvous(vllm_config, settings, one_host=one_host),
             timeout_s=config.timeout_s,
+        )
+        self.registry = LayerRegistry(
+            rank=self.rank,
+            dwdp_size=settings.dwdp_size,
+            num_experts_per_worker=config.num_experts_per_worker,
+            on_step=self._session.step,
         )
         self._handle_type_name = "none"
         self.stats: dict[str, Any] = {}
@@ -99,6 +100,7 @@ class ExpertSharing:
         layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
         self._check_limits(layouts)
         manifest = self._manifest(model, layers)
+        self._session.enter("adopting its experts")
         with self._timed("adopt"):
             shard = self._adopt(layers, layouts)
         with self._timed("meet"):
@@ -145,7 +147,7 @@ class ExpertSharing:
         )
 
     def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
-        shard = adopt(self._memory, layers, layouts, self.rank)
+        shard = adopt(self._memory, layers, layouts, self.rank, self._session.step)
         for warning in self._memory.warnings:
             logger.warning("%s", warning)
         return shard
@@ -184,6 +186,7 @@ class ExpertSharing:
         if slots and self._is_on_host:
             check_map_budget(slots.num_maps)
         for layer_idx, layer in enumerate(layers):
+            self._session.step(layer.layer_name)
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None
             bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)
         self._fetching.start(direct)

@@ -4,10 +4,11 @@
 
 import os
 import resource
+import select
 import socket
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from vllm_dwdp.group import wire
@@ -15,19 +16,30 @@ from vllm_dwdp.group.errors import ExchangeRefused, GroupError, PeerBusy
 from vllm_dwdp.group.private_directory import short_name
 
 RETRY_S = 0.02
+ON_WAIT_S = 0.1
 CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class DescriptorClient:
     """One connection to a peer's DescriptorServer. Every error names the peer and the reason.
 
-    After an error the connection is closed.
+    After an error the connection is closed. `on_wait` is called all the time while the client
+    waits: a rank that waits for a peer is not the one that hangs.
     """
 
-    def __init__(self, path: str, token: bytes, *, peer_rank: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        *,
+        peer_rank: int,
+        timeout_s: float,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self._token = token
         self._peer_rank = peer_rank
         self._timeout_s = timeout_s
+        self._on_wait = on_wait
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(timeout_s)
         try:
@@ -65,6 +77,7 @@ class DescriptorClient:
             except PeerBusy as busy:
                 if time.monotonic() > deadline:
                     raise self._error(busy) from busy
+                self._on_wait()
                 time.sleep(RETRY_S)
             except (OSError, ExchangeRefused) as error:
                 self._socket.close()
@@ -80,6 +93,7 @@ class DescriptorClient:
             except BlockingIOError:  # the peer's backlog is full
                 if time.monotonic() > deadline:
                     raise
+                self._on_wait()
                 time.sleep(RETRY_S)
         if reason := wire.reason_not_trusted(self._socket, os.geteuid()):
             raise ExchangeRefused(reason)
@@ -108,7 +122,18 @@ class DescriptorClient:
             if response.num_left == 0:
                 return
 
+    def _await_packet(self) -> None:
+        """Return when a packet has come. Raises TimeoutError when none comes in time."""
+        deadline = time.monotonic() + self._timeout_s
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        while not poller.poll(min(ON_WAIT_S, self._timeout_s) * 1000):
+            self._on_wait()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
     def _receive(self, fds: list[int]) -> wire.Response:
+        self._await_packet()
         # Not socket.recv_fds: it drops the flags that keep descriptors from child processes.
         packet, control, flags, _ = self._socket.recvmsg(
             wire.MAX_PACKET_BYTES, CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC

@@ -50,9 +50,11 @@ class DescriptorExchange(HandleExchange):
             self._server = None
 
     def _connect(self, rank: int, address: dict[str, str]) -> DescriptorClient:
+        job_rank, progress = self._rendezvous.job_ranks[rank], self._rendezvous.progress
         return DescriptorClient(
             address["path"],
             bytes.fromhex(address["token"]),
-            peer_rank=self._rendezvous.job_ranks[rank],
-            timeout_s=max(1.0, min(self._timeout_s, self._rendezvous.seconds_left)),
+            peer_rank=job_rank,
+            timeout_s=self._timeout_s,
+            on_wait=lambda: progress.wait(f"an answer of dwdp rank {job_rank}"),
         )

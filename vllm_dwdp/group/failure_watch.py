@@ -4,6 +4,7 @@
 
 * The first cause of failure that is posted wins: every rank ends with the same sentence.
 * A rank that dies is noticed at once, by its process; on another host, at the time-out.
+* A rank that hangs is noticed at the time-out, by its peers and, if it can, by itself.
 * Ranks of other jobs that came here by mistake are named in the log; they end nobody.
 * A rank that has posted the last phase needs nobody and is needed by nobody: it may end.
 """
@@ -12,10 +13,12 @@ import atexit
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 from vllm_dwdp.group.errors import StoreLost
 from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.progress import GroupProgress, Place, Progress
 from vllm_dwdp.group.store import RendezvousStore
 
 logger = logging.getLogger("vllm.dwdp")
@@ -25,10 +28,17 @@ TURNED_AWAY_KEY = "turned away"
 POLL_S = 0.1
 ECHO_S = 1.0
 POST_S = 5.0
+MAX_LOOK_S = 1.0
+LOOKS_PER_TIMEOUT = 20
+"""Ranks tell where they are so often within the time-out, or once in MAX_LOOK_S."""
 
 
 def rank_key(phase: str, job_rank: int) -> str:
     return f"{phase}/{job_rank}"
+
+
+def place_key(job_rank: int) -> str:
+    return rank_key("place", job_rank)
 
 
 class FailureWatch:
@@ -42,6 +52,8 @@ class FailureWatch:
         job_rank: int,
         peer_ranks: Sequence[int],
         one_host: bool,
+        progress: Progress,
+        timeout_s: float,
     ) -> None:
         self._store = store
         self._identity = identity
@@ -49,6 +61,10 @@ class FailureWatch:
         self._one_host = one_host
         self._unknown_ranks = set(peer_ranks) - {job_rank}
         self._peers: dict[int, ProcessIdentity] = {}
+        self._progress = progress
+        self._group = GroupProgress(peer_ranks, timeout_s=timeout_s)
+        self._look_s = min(MAX_LOOK_S, timeout_s / LOOKS_PER_TIMEOUT)
+        self._next_look_s = time.monotonic()
         self._is_over = threading.Event()
         self._sentence: str | None = None
         self._turned_away: bytes | None = None
@@ -93,6 +109,23 @@ class FailureWatch:
             if cause := self._cause(rank, peer):
                 self._post(f"dwdp rank {rank} {cause}.")
                 return
+        if time.monotonic() >= self._next_look_s:
+            self._next_look_s = time.monotonic() + self._look_s
+            self._look_for_hangs()
+
+    def _look_for_hangs(self) -> None:
+        """Tell the others where this rank is, and end the start if one of the group hangs."""
+        self._store.set(place_key(self._job_rank), self._progress.place.to_bytes())
+        for rank in self._group.job_ranks:
+            posted = self._store.get(place_key(rank))
+            self._group.hear(rank, Place.from_bytes(posted) if posted else None)
+        hanging = self._group.hanging_rank()
+        if hanging is not None and self._has_left(hanging):
+            self._group.forget(hanging)
+        elif hanging is not None:
+            self._post(self._group.describe(hanging))
+        elif self._group.is_quiet:
+            self._post(self._group.describe_all())
 
     def _meet_peers(self) -> None:
         for rank in tuple(self._unknown_ranks):
@@ -117,10 +150,14 @@ class FailureWatch:
             return f"can't share its experts: {reason}"
         if not peer.has_ended(self._identity):
             return None
-        if self._store.get(rank_key(LAST_PHASE, rank)) is not None:
+        if self._has_left(rank):
             return None
         host = ", which hosts the rendezvous," if rank == 0 else ""
         return f"(process {peer.pid}){host} ended during start-up"
+
+    def _has_left(self, rank: int) -> bool:
+        """Whether a peer has reached the last phase, after which nobody needs it."""
+        return self._store.get(rank_key(LAST_PHASE, rank)) is not None
 
     def _post(self, sentence: str) -> str:
         with contextlib.suppress(StoreLost):

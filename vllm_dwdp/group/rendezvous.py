@@ -17,6 +17,7 @@ from typing import Any
 from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, StoreLost
 from vllm_dwdp.group.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
 from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.progress import Progress
 from vllm_dwdp.group.store import POLL_S, Endpoint, PortNotice, RendezvousStore
 from vllm_dwdp.group.store_keeper import StoreKeeper
 
@@ -24,8 +25,9 @@ LEAVE_S = 1.0
 
 
 class Rendezvous:
-    """One rank's place at the rendezvous. `timeout_s` covers all of start-up, from `open` on.
+    """One rank's place at the rendezvous.
 
+    `timeout_s` is the longest time in which a rank may get no further, see `progress.py`.
     With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread. `one_host`: ranks
     on other hosts, or of other users, are refused as soon as they come. `job_id`: what only the
     ranks of this job know; empty when several commands start them.
@@ -57,6 +59,7 @@ class Rendezvous:
         self._job_id = job_id
         self._notice = notice
         self._identity = ProcessIdentity.own()
+        self.progress = Progress()
         self._store: RendezvousStore | None = None
         self._watch: FailureWatch | None = None
 
@@ -73,10 +76,6 @@ class Rendezvous:
         """The group's ranks, as the job numbers them."""
         first = self._job_rank - self.dwdp_rank
         return range(first, first + self._dwdp_size)
-
-    @property
-    def seconds_left(self) -> float:
-        return self._timeout_s if self._store is None else self._store.seconds_left
 
     def open(self) -> None:
         """Host or reach the store and say who this rank is.
@@ -106,13 +105,15 @@ class Rendezvous:
             job_rank=self._job_rank,
             peer_ranks=self.job_ranks,
             one_host=self._one_host,
+            progress=self.progress,
+            timeout_s=self._timeout_s,
         )
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
         """Post this rank's payload and wait for everyone's, in rank order.
 
         Raises RankFailed, with the same sentence on every rank, when one fails, dies, can't be
-        reached, or doesn't arrive in time.
+        reached, or gets no further.
         """
         if self._store is None:
             return [payload]
@@ -147,7 +148,9 @@ class Rendezvous:
         if self._job_rank != 0:
             store.close()
             return
-        keeper = StoreKeeper(store, self._identity, job_size=self._job_size)
+        keeper = StoreKeeper(
+            store, self._identity, job_size=self._job_size, timeout_s=self._timeout_s
+        )
         if watch.sentence is None:
             keeper.keep_in_background()
         else:
@@ -204,12 +207,6 @@ class Rendezvous:
         assert self._store is not None, "gather checks that the store is open"
         while (payload := self._store.get(rank_key(phase, rank))) is None:
             self.check()
-            if self.seconds_left <= 0:
-                raise RankFailed(
-                    self.end(
-                        f"dwdp rank {rank} did not reach '{phase}' within {self._timeout_s:g} s; "
-                        "look at its log, or raise dwdp.timeout_s."
-                    )
-                )
+            self.progress.wait(f"dwdp rank {rank} to reach '{phase}'")
             time.sleep(POLL_S)
         return payload

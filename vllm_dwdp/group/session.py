@@ -23,12 +23,12 @@ from vllm_dwdp.handle import Handle
 
 
 class GroupSession:
-    """`timeout_s` bounds each answer of a peer; the rendezvous bounds start-up as a whole."""
+    """`timeout_s` bounds each answer of a peer; the rendezvous watches the progress of all."""
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
         self._rendezvous = rendezvous
         self._timeout_s = timeout_s
-        self._doing = "joining"
+        self._progress = rendezvous.progress
         self._handover: Handover | None = None
 
     def open(self) -> None:
@@ -36,14 +36,26 @@ class GroupSession:
         self._rendezvous.open()
         if self._rendezvous.dwdp_size > 1:
             check_place()
-        self._doing = "loading"
+        self.enter("loading")
+
+    def enter(self, phase: str) -> None:
+        """This rank begins another phase; `phase` follows "failed while" in a sentence."""
+        self._progress.enter(phase)
+
+    def step(self, detail: str) -> None:
+        """This rank got further; `detail` says where it is now.
+
+        Raises RankFailed if the job has failed in the meantime.
+        """
+        self._progress.step(detail)
+        self._rendezvous.check()
 
     def meet(self, manifest: Manifest) -> None:
         """Compare manifests.
 
         Raises ManifestMismatch or RankFailed, the same on every rank.
         """
-        self._doing = "meeting its group"
+        self.enter("meeting its group")
         manifests = self._rendezvous.gather("manifest", manifest.to_bytes())
         check_manifests(
             [Manifest.from_bytes(data) for data in manifests], ranks=self._rendezvous.job_ranks
@@ -62,7 +74,7 @@ class GroupSession:
             self._rendezvous, source, probe, num_layers=num_layers, timeout_s=self._timeout_s
         )
         handle_type = self._handover.settle()
-        self._doing = "binding its experts"
+        self.enter("binding its experts")
         return handle_type
 
     def gather(self, name: str, payload: bytes) -> list[bytes]:
@@ -74,12 +86,12 @@ class GroupSession:
     ) -> Sequence[Handle]:
         """A peer's handles for a layer; the caller owns them. Ranks count in the group."""
         assert self._handover is not None, "exchange() comes before layer()"
-        self._rendezvous.check()
+        self.step(f"layer {layer_idx} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
         return self._handover.layer(peer_rank, layer_idx, expected_sizes)
 
     def finish(self) -> None:
         """Wait until every rank has taken what it needs, then close everything."""
-        self._doing = "finishing start-up"
+        self.enter("finishing start-up")
         self._rendezvous.gather(LAST_PHASE, b"1")
         self._close()
 
@@ -88,7 +100,7 @@ class GroupSession:
         if isinstance(error, RankFailed | ManifestMismatch | PeersUnreachable):
             sentence = self._rendezvous.end(str(error))
         else:
-            sentence = self._rendezvous.fail(_one_line(error), doing=self._doing)
+            sentence = self._rendezvous.fail(_one_line(error), doing=self._progress.phase)
         self._close()
         return sentence
 

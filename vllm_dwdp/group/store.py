@@ -21,6 +21,7 @@ from vllm_dwdp.group.errors import RendezvousRefused, StoreLost
 POLL_S = 0.05
 DESCRIPTION_KEY = "vllm-dwdp rendezvous 2"
 MIN_PATIENCE_S = 2.0
+MAX_REACH_S = 30.0
 CLOSE_S = 1.0
 
 
@@ -53,7 +54,7 @@ class NoNotice:
 
 
 class RendezvousStore:
-    """One process's end of the store. `timeout_s` covers all of start-up, from construction on.
+    """One process's end of the store. `timeout_s` bounds each answer of its host.
 
     With port 0 rank 0 takes a free port, and `notice` tells it to the others.
     """
@@ -64,15 +65,10 @@ class RendezvousStore:
         self.endpoint = endpoint
         self._notice = notice or NoNotice()
         self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
         self._thread = BoundedThread("dwdp-store")
         self._store: Any = None
         self._host_name = "dwdp rank 0"
         self._loss: StoreLost | None = None
-
-    @property
-    def seconds_left(self) -> float:
-        return self._deadline - time.monotonic()
 
     def host(self, description: bytes) -> None:
         """Listen; the description tells those who come that this is a dwdp rendezvous, and whose.
@@ -88,7 +84,7 @@ class RendezvousStore:
     def reach(self) -> bytes:
         """The host's description. Raises RendezvousRefused for anything but a dwdp rendezvous."""
         self._wait_for_listener()
-        patience_s = max(MIN_PATIENCE_S, min(30.0, self.seconds_left))
+        patience_s = max(MIN_PATIENCE_S, min(MAX_REACH_S, self._timeout_s))
         try:
             self._store = self._thread.call(
                 lambda: _reach(self.endpoint, patience_s), patience_s + CLOSE_S
@@ -124,7 +120,7 @@ class RendezvousStore:
         if self._loss is not None:
             raise self._loss
         try:
-            return self._thread.call(function, patience_s or max(MIN_PATIENCE_S, self.seconds_left))
+            return self._thread.call(function, patience_s or max(MIN_PATIENCE_S, self._timeout_s))
         except TimeoutError as error:
             self._loss = self._lost(f"did not answer within {self._timeout_s:g} s")
             raise self._loss from error
@@ -150,7 +146,8 @@ class RendezvousStore:
 
     def _wait_for_listener(self) -> None:
         """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
-        while self.seconds_left > 0:
+        deadline = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline:
             if port := self._notice.read():
                 self.endpoint = self.endpoint._replace(port=port)
             if self.endpoint.port and is_listened_to(self.endpoint):

@@ -8,20 +8,29 @@ import threading
 import time
 
 from vllm_dwdp.group.errors import StoreLost
-from vllm_dwdp.group.failure_watch import rank_key
+from vllm_dwdp.group.failure_watch import place_key, rank_key
 from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.progress import GroupProgress, Place
 from vllm_dwdp.group.store import POLL_S, RendezvousStore
 
 LINGER_S = 5.0
 
 
 class StoreKeeper:
-    """Closes the store when every rank has left it, has ended, or time is up."""
+    """Closes the store when every rank has left it or ended, or none gets further any more."""
 
-    def __init__(self, store: RendezvousStore, identity: ProcessIdentity, *, job_size: int) -> None:
+    def __init__(
+        self,
+        store: RendezvousStore,
+        identity: ProcessIdentity,
+        *,
+        job_size: int,
+        timeout_s: float,
+    ) -> None:
         self._store = store
         self._identity = identity
         self._staying = set(range(1, job_size))
+        self._timeout_s = timeout_s
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="dwdp-keeper", daemon=True)
 
@@ -39,8 +48,9 @@ class StoreKeeper:
         atexit.register(self._leave)
 
     def _keep(self) -> None:
+        progress = GroupProgress(self._staying, timeout_s=self._timeout_s)
         with contextlib.suppress(StoreLost):
-            while self._someone_stays(counts_absent=True) and self._store.seconds_left > 0:
+            while self._someone_stays(counts_absent=True) and not self._is_quiet(progress):
                 if self._is_stopped.wait(POLL_S):
                     break
         self._store.close()
@@ -50,6 +60,13 @@ class StoreKeeper:
         self._thread.join(LINGER_S)
         self._is_stopped.set()
         self._thread.join(LINGER_S)
+
+    def _is_quiet(self, progress: GroupProgress) -> bool:
+        """Whether none of the ranks that stay got further for `timeout_s`."""
+        for rank in progress.job_ranks:
+            posted = self._store.get(place_key(rank))
+            progress.hear(rank, Place.from_bytes(posted) if posted else None)
+        return progress.is_quiet
 
     def _someone_stays(self, *, counts_absent: bool) -> bool:
         self._staying = {rank for rank in self._staying if self._stays(rank, counts_absent)}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A start is judged by its progress: what counts as such, and what vLLM's own limit becomes."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from layer_group import NUM_LAYERS, Group, Model, make_checkpoint
+from log_lines import log_lines
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine import core_client
+
+from vllm_dwdp.engine import compat
+
+MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
+LONGEST_S = 10 * (6 + 1)
+"""timeout_s for each of the demo model's layers and once more."""
+
+
+def configure():
+    """The log of a front-end that configures dwdp."""
+    with log_lines(logging.INFO) as lines:
+        EngineArgs(
+            model=MODEL,
+            distributed_executor_backend="dwdp",
+            additional_config={"dwdp": {"timeout_s": 10}},
+            data_parallel_size=2,
+            max_model_len=256,
+        ).create_engine_config()
+    return [line for line in lines if compat.READY_TIMEOUT in line]
+
+
+@pytest.fixture(scope="module")
+def logging_is_set_up():
+    """vLLM sets loggers up anew with a process's first configuration, which drops handlers."""
+    configure()
+
+
+@pytest.fixture
+def limit(monkeypatch, logging_is_set_up):
+    """vLLM's limit as if nobody had set it, in this process."""
+    monkeypatch.setenv(compat.READY_TIMEOUT, "600")
+    monkeypatch.setattr(compat, "_raised_to", "600")
+    monkeypatch.setattr(core_client, compat.READY_TIMEOUT, 600)
+
+
+@pytest.mark.usefixtures("limit")
+def test_vllms_limit_outlasts_a_start_that_gets_further():
+    (line,) = configure()
+    assert os.environ[compat.READY_TIMEOUT] == str(LONGEST_S)
+    assert core_client.VLLM_ENGINE_READY_TIMEOUT_S == LONGEST_S, "it was imported before"
+    assert line.startswith(f"{compat.READY_TIMEOUT} is {LONGEST_S} for this start")
+
+
+@pytest.mark.usefixtures("limit")
+@pytest.mark.parametrize(("given", "num_lines"), [(LONGEST_S - 1, 1), (LONGEST_S, 0)])
+def test_limit_that_the_user_set_stays_and_one_too_low_is_named(monkeypatch, given, num_lines):
+    monkeypatch.setenv(compat.READY_TIMEOUT, str(given))
+    lines = configure()
+    assert os.environ[compat.READY_TIMEOUT] == str(given)
+    assert core_client.VLLM_ENGINE_READY_TIMEOUT_S == 600
+    assert len(lines) == num_lines
+    assert all(f"Set it to {LONGEST_S} or leave it out" in line for line in lines)
+
+
+@pytest.mark.usefixtures("limit")
+def test_limit_of_an_earlier_job_of_this_process_is_not_taken_for_the_users(monkeypatch):
+    configure()
+    assert compat.read_ready_timeout() is None
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_every_adopted_layer_is_a_step():
+    shape = 6, torch.bfloat16, False
+    group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
+    names = [f"layers.{idx}.experts" for idx in range(NUM_LAYERS)]
+    assert len(group.adopted) == 2 * NUM_LAYERS
+    assert all(name in found for name, found in zip(names * 2, group.adopted, strict=True))

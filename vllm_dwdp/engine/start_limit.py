@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How long vLLM's front-end waits for engines that get further all the time.
+
+dwdp ends a start in which a rank gets no further for `timeout_s`. vLLM's limit counts the whole
+start instead, and would end one that only has much to load.
+"""
+
+import math
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.engine.compat import READY_TIMEOUT, raise_ready_timeout, read_ready_timeout
+
+logger = init_logger("vllm.dwdp")
+
+
+def outlast_progress(vllm_config: Any, config: DwdpConfig) -> None:
+    """Raise vLLM's limit to the longest start that gets further; a user's own limit stays.
+
+    Called in the front-end's process, before engines start.
+    """
+    longest = _longest_start_s(vllm_config, config)
+    given = read_ready_timeout()
+    if given is None:
+        raise_ready_timeout(longest)
+        logger.info("%s is %d for this start: %s", READY_TIMEOUT, longest, _reason(config))
+    elif given < longest:
+        logger.info(
+            "%s is set to %d: vLLM ends this start after that time even if it gets further. Set it "
+            "to %d or leave it out: %s",
+            *(READY_TIMEOUT, given, longest, _reason(config)),
+        )
+
+
+def _longest_start_s(vllm_config: Any, config: DwdpConfig) -> int:
+    """`timeout_s` for each layer, and once more for all the rest."""
+    num_layers = vllm_config.model_config.get_total_num_hidden_layers()
+    return math.ceil(config.timeout_s * (num_layers + 1))
+
+
+def _reason(config: DwdpConfig) -> str:
+    return (
+        f"dwdp itself ends a start in which a rank gets no further for {config.timeout_s:g} s "
+        "(dwdp.timeout_s)."
+    )
