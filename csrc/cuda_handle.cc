@@ -17,7 +17,8 @@ constexpr char kExport[] = "cuMemExportToShareableHandle of a block";
 
 std::string FdAdvice(CUresult result) {
   if (result != CUDA_ERROR_INVALID_DEVICE) return "";
-  return "the peer's GPU must be visible to this process (CUDA_VISIBLE_DEVICES)";
+  return "the peer's GPU must be visible to this process (CUDA_VISIBLE_DEVICES); let every rank "
+         "see all GPUs of its host";
 }
 
 std::string FabricAdvice(CUresult result) {

@@ -155,7 +155,9 @@ _BY_FILE = {
         "ExpertMapManager._placement_strategy",
         "ExpertMapManager.global_num_experts",
     ),
-    "model_executor/layers/fused_moe/modular_kernel.py": ("FusedMoEKernel.fused_experts",),
+    "model_executor/layers/fused_moe/modular_kernel.py": (
+        "FusedMoEKernel.fused_experts",
+    ),
     "model_executor/layers/fused_moe/routed_experts.py": (
         "RoutedExperts.forward_modular",
         "RoutedExperts.forward_monolithic",
@@ -317,6 +319,7 @@ _BY_FILE = {
         "Worker.get_model",
         "Worker.compile_or_warm_up_model",
         "Worker.determine_available_memory",
+        "Worker.requested_memory",
         "Worker.init_device",
         "Worker.initialize_from_config",
         "Worker.sleep",

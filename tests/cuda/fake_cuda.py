@@ -14,6 +14,7 @@ from vllm_dwdp._core import ChosenExperts, CudaDriver
 
 LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
 INVALID_VALUE, OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED = 1, 2, 800, 801
+INVALID_DEVICE = 101
 VIRTUAL_MEMORY, POSIX_DESCRIPTORS, FABRIC = 102, 103, 128
 """CU_DEVICE_ATTRIBUTE_*."""
 

@@ -31,7 +31,7 @@ from vllm_dwdp.handle import TYPE_NAMES  # noqa: E402
 from vllm_dwdp.placement import Placement  # noqa: E402
 
 NUM_LAYERS, NUM_EXPERTS = 3, 7
-outcome = {"handles": None}
+outcome = {"handles": None, "has_loaded": False}
 
 
 def run(device):
@@ -49,7 +49,10 @@ def run(device):
     )
     try:
         session.open()
-        rank = bind(device, session)
+        driver = device.driver(job["gpu"])
+        handle_type = session.try_peers(PeerProbe(driver, job_rank=job["rank"]))
+        outcome["handles"] = TYPE_NAMES[handle_type]
+        rank = bind(device, driver, session)
         session.finish()
     except Exception as error:
         return session.abort(error)
@@ -59,8 +62,8 @@ def run(device):
     return f"{rank.num_wrong_reads()} wrong reads"
 
 
-def bind(device, session):
-    driver = device.driver(job["gpu"])
+def bind(device, driver, session):
+    outcome["has_loaded"] = True
     placement = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=job["size"])
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
     layouts = layouts_of(layers, placement, driver.granularity)
@@ -76,9 +79,7 @@ def bind(device, session):
         tensors=(),
     )
     session.meet(manifest)
-    probe = PeerProbe(driver, job_rank=job["rank"])
-    handle_type = session.exchange(shard.handles, probe, num_layers=NUM_LAYERS + 1)
-    outcome["handles"] = TYPE_NAMES[handle_type]
+    session.hand_over(shard.handles, num_layers=NUM_LAYERS + 1)
     options = {"gpu": job["gpu"], "num_slots": 2}
     return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, **options)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cuda import FABRIC, INVALID_VALUE, NOT_SUPPORTED, POSIX_DESCRIPTORS
+from fake_cuda import FABRIC, INVALID_DEVICE, INVALID_VALUE, NOT_SUPPORTED, POSIX_DESCRIPTORS
 from hosts import needs_hosts, on_host
 from ports import free_port
 
@@ -53,7 +53,11 @@ def domain(tmp_path):
 def test_kernels_of_every_process_read_right_bytes(size):
     for rank in run_ranks(size):
         assert rank.pop("imports") > size
-        assert rank == {"ending": "0 wrong reads", "handles": "file descriptors"}
+        assert rank == {
+            "ending": "0 wrong reads",
+            "handles": "file descriptors",
+            "has_loaded": True,
+        }
 
 
 def test_ranks_that_see_different_gpus_are_refused_with_that_reason():
@@ -63,7 +67,21 @@ def test_ranks_that_see_different_gpus_are_refused_with_that_reason():
     sentence = said[0]["ending"]
     assert "dwdp rank 1 can't read the memory of rank 0" in sentence
     assert "must be visible to this process (CUDA_VISIBLE_DEVICES)" in sentence
+    assert "let every rank see all GPUs of its host" in sentence
     assert "(pairs that can't: 0->1, of 2)" in sentence
+    assert not any(rank["has_loaded"] for rank in said), "it was found before loading"
+
+
+def test_gpus_without_peer_access_are_refused_before_loading_with_pair_and_remedy():
+    """Rank 1 makes three pages for itself; the next access is to the view with rank 0's page."""
+    said = run_ranks(2, fails=[None, ("cuMemSetAccess", 4, INVALID_DEVICE)])
+    assert said[0]["ending"] == said[1]["ending"]
+    sentence = said[0]["ending"]
+    assert "dwdp rank 1 can't read the memory of rank 0 by file descriptors" in sentence
+    assert "this GPU can't reach the peer's memory" in sentence
+    assert "'nvidia-smi topo -p2p r' shows which GPUs reach each other" in sentence
+    assert "(pairs that can't: 0->1, of 2)" in sentence
+    assert not any(rank["has_loaded"] for rank in said)
 
 
 def test_ranks_that_see_different_gpus_share_by_fabric_where_they_can(domain):

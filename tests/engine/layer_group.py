@@ -111,13 +111,13 @@ def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
 
 
 @contextmanager
-def as_rank(rank, dwdp_size, num_experts_per_worker, on_step=lambda detail: None):
-    """MoE layers built inside are those of this rank. on_step: hears what is being loaded."""
+def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
+    """MoE layers built inside are those of this rank. callbacks: see LayerRegistry."""
     registry = LayerRegistry(
         rank=rank,
         dwdp_size=dwdp_size,
         num_experts_per_worker=num_experts_per_worker,
-        on_step=on_step,
+        **callbacks,
     )
     with collecting(registry), pytest.MonkeyPatch.context() as patch:
         patch.setitem(op_registry_oot, "RoutedExperts", DwdpRoutedExperts)

@@ -49,9 +49,12 @@ def load_stock(folder, model_class=None, **options):
     return _experts(_load(folder, DefaultModelLoader, model_class, options))
 
 
-def load_rank(folder, rank, num_ranks, model_class=None, **options) -> RankLoad:
+def load_rank(
+    folder, rank, num_ranks, model_class=None, before_loading=lambda model: None, **options
+) -> RankLoad:
     steps = []
-    with as_rank(rank, num_ranks, None, steps.append), FileReads() as reads:
+    callbacks = {"on_step": steps.append, "before_loading": before_loading}
+    with as_rank(rank, num_ranks, None, **callbacks), FileReads() as reads:
         loader = type("Watched", (_Watched,), {"reads": reads, "names": []})
         model = _load(folder, loader, model_class, options)
         registry = active_registry()

@@ -92,13 +92,14 @@ def _start_up(job, say):
     try:
         session.open()
         say("open")
+        session.try_peers(PeerProbe(HostDriver(), job_rank=job["rank"]))
+        say("tried")
         _load(session, job, say)
         if "fail" in job:
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
         session.meet(manifest)
-        probe = PeerProbe(HostDriver(), job_rank=job["rank"])
-        session.exchange(lambda handle_type, layer_idx: [_memory_file(job)], probe, num_layers=1)
+        session.hand_over(lambda handle_type, layer_idx: [_memory_file(job)], num_layers=1)
         say("met")
         time.sleep(job.get("bind_s", 0))
         _take_all(session, job)

@@ -40,7 +40,8 @@ def open_exchanges(port):
                 one_host=False,
             )
             rendezvous.open()
-            exchange = FabricExchange(rendezvous, source, num_layers=len(HANDLES))
+            options = {"subject": "experts", "num_layers": len(HANDLES)}
+            exchange = FabricExchange(rendezvous, source, **options)
             exchange.open()
             return exchange, rendezvous
 

@@ -84,7 +84,8 @@ def test_different_manifest_ends_both_naming_field_and_values(start, field, valu
 def test_rank_killed_while_loading_is_noticed_at_once(start, killed):
     ranks = [start(r, 3, timeout_s=120, load_s=60 if r == killed else 0) for r in range(3)]
     for rank in ranks:
-        rank.hears("open")
+        for line in ("open", "tried"):
+            rank.hears(line)
     time.sleep(0.3)
     ranks[killed].kill()
     began = time.monotonic()
@@ -98,8 +99,8 @@ def test_rank_killed_while_loading_is_noticed_at_once(start, killed):
 def test_rank_killed_while_binding_is_named_not_the_broken_connection(start):
     ranks = [start(0, bind_s=1), start(1, bind_s=60)]
     for rank in ranks:
-        rank.hears("open")
-        rank.hears("met")
+        for line in ("open", "tried", "met"):
+            rank.hears(line)
     ranks[1].kill()
     assert ranks[0].ending() == f"end: dwdp rank 1 (process {ranks[1].pid}) ended during start-up."
 
@@ -107,7 +108,8 @@ def test_rank_killed_while_binding_is_named_not_the_broken_connection(start):
 def test_stopped_rank_ends_the_others_at_the_time_out(start):
     ranks = [start(r, 3, timeout_s=4, load_s=60 if r == 1 else 0) for r in range(3)]
     for rank in ranks:
-        rank.hears("open")
+        for line in ("open", "tried"):
+            rank.hears(line)
     time.sleep(1)  # so that it has told where it is
     ranks[1].send_signal(signal.SIGSTOP)
     sentence = f"end: dwdp rank 1 got no further for 4 s (loading); {ADVICE}"
@@ -126,7 +128,7 @@ def test_groups_that_load_keep_the_store_longer_than_the_time_out(start):
     first = [start(r, 4, 2, timeout_s=2, serve_s=60, manifest=placement) for r in range(2)]
     last = [start(r, 4, 2, manifest=placement, **slow) for r in (2, 3)]
     for rank in first:
-        for line in ("open", "met", "end: bound"):
+        for line in ("open", "tried", "met", "end: bound"):
             rank.hears(line)
     assert [rank.ending() for rank in last] == ["end: bound"] * 2
 
@@ -140,9 +142,8 @@ def test_rank_that_hangs_is_named_within_the_time_out_of_its_last_beat(start):
         start(1, 3, timeout_s=timeout_s, num_layers=2, layer_s=0.2, load_s=60),
         start(2, 3, timeout_s=timeout_s),
     ]
-    ranks[1].hears("open")
-    ranks[1].hears("layer 0")
-    ranks[1].hears("layer 1")
+    for line in ("open", "tried", "layer 0", "layer 1"):
+        ranks[1].hears(line)
     began = time.monotonic()
     sentence = f"end: dwdp rank 1 got no further for 3 s (loading: layer 1); {ADVICE}"
     assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
@@ -152,7 +153,8 @@ def test_rank_that_hangs_is_named_within_the_time_out_of_its_last_beat(start):
 def test_stopped_rank_is_named_though_it_was_waiting_for_another(start):
     ranks = [start(r, 3, timeout_s=3) for r in range(2)]
     ranks.append(start(2, 3, timeout_s=3, num_layers=100, layer_s=0.2))
-    ranks[1].hears("open")
+    for line in ("open", "tried"):
+        ranks[1].hears(line)
     time.sleep(1)
     ranks[1].send_signal(signal.SIGSTOP)
     sentence = "end: dwdp rank 1 got no further for 3 s (meeting its group: waiting for dwdp rank 2"
@@ -179,7 +181,8 @@ def test_rank_that_never_comes_is_named_by_those_that_met(start):
 def test_stopped_host_of_the_store_ends_the_others_at_the_time_out(start):
     ranks = [start(r, 3, timeout_s=4, load_s=60 if r == 0 else 0) for r in range(3)]
     for rank in ranks:
-        rank.hears("open")
+        for line in ("open", "tried"):
+            rank.hears(line)
     ranks[0].send_signal(signal.SIGSTOP)
     process = f"dwdp rank 0 (process {ranks[0].pid})"
     sentence = f"end: {process}, which hosts the rendezvous, did not answer within 4 s."
@@ -194,7 +197,7 @@ def test_nothing_is_left_and_the_store_closes_once_all_have_finished(start):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         ranks = [start(r, serve_s=60, temporary_directory=folder) for r in range(2)]
         for rank in ranks:
-            for line in ("open", "met", "end: bound", []):
+            for line in ("open", "tried", "met", "end: bound", []):
                 rank.hears(line)
         assert os.listdir(folder) == []
     for rank in ranks:
@@ -211,7 +214,8 @@ def test_nothing_is_left_after_a_failure(start):
             for r in range(2)
         ]
         for rank in ranks:
-            rank.hears("open")
+            for line in ("open", "tried"):
+                rank.hears(line)
             assert rank.next_line().startswith("end: dwdp ranks 0 and 1 differ in dtype")
             rank.hears([])
             assert listening(rank.pid) == []
@@ -226,7 +230,8 @@ def test_first_rank_may_leave_the_process_before_others_have_finished_reading(st
 def test_store_listens_on_loopback_only_and_is_the_only_port(start, port):
     ranks = [start(0, load_s=60), start(1, load_s=60)]
     for rank in ranks:
-        rank.hears("open")
+        for line in ("open", "tried"):
+            rank.hears(line)
     assert listening(ranks[0].pid) == [f"0100007F:{port:04X}"]
     assert listening(ranks[1].pid) == []
 
@@ -234,7 +239,7 @@ def test_store_listens_on_loopback_only_and_is_the_only_port(start, port):
 def test_group_of_one_opens_no_socket(port):
     job = {"rank": 0, "size": 2, "dwdp_size": 1, "port": port, "serve_s": 60}
     rank = RankProcess(job)
-    for line in ("open", "met", "end: bound"):
+    for line in ("open", "tried", "met", "end: bound"):
         rank.hears(line)
     links = [os.readlink(fd) for fd in Path(f"/proc/{rank.pid}/fd").iterdir()]
     rank.kill()

@@ -15,7 +15,7 @@ import pytest
 from vllm_dwdp.group.descriptor_client import DescriptorClient
 from vllm_dwdp.group.descriptor_server import DescriptorServer
 from vllm_dwdp.group.errors import GroupError
-from vllm_dwdp.group.private_directory import check_place
+from vllm_dwdp.group.private_directory import PrivateDirectory
 
 CAN_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="needs mounts of its own")
@@ -86,11 +86,12 @@ def test_no_place_at_all_is_named_before_loading(folder, monkeypatch, start):
         pytest.raises(GroupError, match=r"missing/vllm-dwdp-.*; set TMPDIR to a writable direc"),
     ):
         only_here.setattr(tempfile, "tempdir", str(folder / "missing"))
-        check_place()
+        PrivateDirectory()
     ranks = [start(0, load_s=60), start(1, temporary_directory="/proc/missing")]
     endings = {rank.ending() for rank in ranks}
     assert len(endings) == 1
-    assert "dwdp rank 1 failed while joining: expected to make a directory" in endings.pop()
+    reason = "dwdp rank 1 failed while trying its peers' memory: expected to make a directory"
+    assert reason in endings.pop()
 
 
 @needs_mounts

@@ -13,6 +13,10 @@ from vllm_dwdp.memory.residency import process_proportional_bytes
 class DwdpCPUWorker(DwdpWorker, CPUWorker):
     """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
 
+    @property
+    def budget_bytes(self) -> int:
+        return int(self.requested_cpu_memory)
+
     def run_largest_step(self) -> None:
         """Without attention: vLLM's kernel for CPUs can't run it on requests that are made up."""
         run = self.model_runner.profile_run

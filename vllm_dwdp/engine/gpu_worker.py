@@ -11,6 +11,10 @@ from vllm_dwdp.engine.worker import DwdpWorker
 class DwdpGPUWorker(DwdpWorker, Worker):
     """vLLM profiles free memory after `load_model`: blocks, slots and views are counted by then."""
 
+    @property
+    def budget_bytes(self) -> int:
+        return int(self.requested_memory)
+
     def run_largest_step(self) -> None:
         """With attention, which vLLM's profiling run leaves out, and on random tokens."""
         run = self.model_runner._dummy_run

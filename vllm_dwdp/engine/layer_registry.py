@@ -14,11 +14,15 @@ from vllm_dwdp.engine.read_count import ReadCount
 from vllm_dwdp.placement import Placement
 
 if TYPE_CHECKING:
+    import torch
+
     from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 
 
 class LayerRegistry:
-    """on_step: called with what is being loaded, whenever a rank gets further with it."""
+    """The loader calls back: `before_loading` once the model is built, before weights are read, and
+    `on_step` with what is being loaded, whenever it gets further.
+    """
 
     def __init__(
         self,
@@ -27,8 +31,10 @@ class LayerRegistry:
         dwdp_size: int,
         num_experts_per_worker: int | None,
         on_step: Callable[[str], None] = lambda detail: None,
+        before_loading: Callable[["torch.nn.Module"], None] = lambda model: None,
     ) -> None:
         self.rank = rank
+        self.before_loading = before_loading
         self.on_step = on_step
         self._dwdp_size = dwdp_size
         self._num_experts_per_worker = num_experts_per_worker

@@ -52,6 +52,8 @@ class DwdpModelLoader(DefaultModelLoader):
         check_layers(model)
         self._model = model
         self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
+        if not self._is_draft:
+            active_registry().before_loading(model)
         try:
             super().load_weights(model, model_config)
         except IndexError:

@@ -8,11 +8,13 @@ All that differs between the two above the driver seam is here.
 import ctypes
 import functools
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 
 from vllm_dwdp._core import (
@@ -45,6 +47,19 @@ class RankMemory(ABC):
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
     slice_bytes: int
+    is_taken_at_once = False
+    """Whether what PyTorch allocates is taken at once, or when it is first written to."""
+    gpu_name: str | None = None
+    """What no other GPU is called; None where experts lie in the host's memory."""
+
+    @property
+    def place(self) -> str:
+        """The memory in which experts lie, for ranks to tell whether it is the same one."""
+        return self.gpu_name or f"host {socket.gethostname()}"
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """What this memory can still give."""
 
     @property
     def warnings(self) -> list[str]:
@@ -115,6 +130,9 @@ class HostMemory(RankMemory):
     def current_stream(self) -> int:
         return 0
 
+    def free_bytes(self) -> int:
+        return int(psutil.virtual_memory().available)
+
     def seconds(self) -> float:
         return time.perf_counter()
 
@@ -131,9 +149,11 @@ class GpuMemory(RankMemory):
     """Memory of the GPU that this rank runs on."""
 
     slice_bytes = GPU_SLICE_BYTES
+    is_taken_at_once = True
 
     def __init__(self) -> None:
         gpu = torch.cuda.current_device()
+        self.gpu_name = f"GPU {torch.cuda.get_device_properties(gpu).uuid}"
         self.driver = self.slot_driver = self._driver = CudaDriver(gpu)
         self._totals: torch.Tensor | None = None
 
@@ -156,6 +176,10 @@ class GpuMemory(RankMemory):
 
     def make_waits(self, seconds: list[float]) -> Waits:
         return GpuWaits(seconds)
+
+    def free_bytes(self) -> int:
+        free, _ = torch.cuda.mem_get_info()
+        return int(free)
 
     def gathered(self) -> list[int] | None:
         return None if self._totals is None else self._totals.tolist()

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The life of one rank's experts: load, adopt, meet, bind, all in the worker's load_model; settle.
 
+* What can be known before loading is: whether peers can read each other's memory, and whether the
+  model will fit.
 * Peers learn of a failure wherever it happens, and end with the same sentence.
 * Views are bound before vLLM profiles, compiles or sizes the KV cache; they never change again.
 """
@@ -29,8 +31,10 @@ from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.meeting import rendezvous
+from vllm_dwdp.engine.memory_check import MemoryCheck, VllmLimits
 from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
 from vllm_dwdp.engine.start_report import expert_stats, log_start
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
@@ -47,10 +51,15 @@ logger = init_logger("vllm.dwdp")
 
 
 class ExpertSharing:
-    """One rank's part in its group, from the start of loading on."""
+    """One rank's part in its group, from the start of loading on.
 
-    def __init__(self, vllm_config: Any) -> None:
+    budget_bytes: the memory that vLLM may use in all, unless the size of the KV cache is given.
+    """
+
+    def __init__(self, vllm_config: Any, *, budget_bytes: int) -> None:
         self._vllm_config = vllm_config
+        self._budget_bytes = budget_bytes
+        self._kv_cache_bytes = vllm_config.cache_config.kv_cache_memory_bytes
         settings = job.Settings.load(vllm_config)
         assert settings is not None, "the executor checks that dwdp is configured"
         config = self._config = job.user_config(vllm_config)
@@ -68,6 +77,7 @@ class ExpertSharing:
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
             on_step=self._session.step,
+            before_loading=self._check_memory,
         )
         self._handle_type_name = "none"
         self.stats: dict[str, Any] = {}
@@ -82,6 +92,7 @@ class ExpertSharing:
             # Not earlier: of a GPU that can't share memory the peers should hear.
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
+            self._try_peers()
             self._memory.give_back()
             with collecting(self.registry):
                 yield
@@ -124,6 +135,38 @@ class ExpertSharing:
         """What has been counted since start-up, with the policy that steps follow."""
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
+    def _try_peers(self) -> None:
+        """Find out before loading by which type of handle the ranks can read each other."""
+        handle_type = self._session.try_peers(PeerProbe(self._driver, job_rank=self.job_rank))
+        if handle_type is None:
+            return
+        self._handle_type_name = TYPE_NAMES[handle_type]
+        size = self._settings.dwdp_size
+        logger.info(
+            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
+            *(size * (size - 1), size, self._driver.kind, self._handle_type_name),
+        )
+        check_shared_gpus(
+            GpuUse(self._memory.gpu_name, self._kv_cache_bytes),
+            self._session.gather,
+            first_rank=self.job_rank - self.rank,
+        )
+
+    def _check_memory(self, model: torch.nn.Module) -> None:
+        """Called when the model is built and before weights are read."""
+        layers = self.registry.layers
+        of_experts = sum(p.nbytes for layer in layers for p in layer.expert_parameters().values())
+        given = self._kv_cache_bytes
+        check = MemoryCheck(
+            self._config,
+            [layer_layout(layer, self._driver.granularity) for layer in layers],
+            rank=self.rank,
+            job_rank=self.job_rank,
+            other_bytes=sum(p.nbytes for p in model.parameters()) - of_experts,
+            limits=VllmLimits(self._budget_bytes if given is None else None, given),
+        )
+        check.run(self._memory, self._session.gather)
+
     def _check_limits(self, layouts: list[LayerLayout]) -> None:
         usable_slots(self._config.num_slots, len(layouts))
         if self._is_on_host:
@@ -155,16 +198,7 @@ class ExpertSharing:
     def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
         """Behind the last layer stands the fringe."""
         self._session.meet(manifest)
-        probe = PeerProbe(self._driver, job_rank=self.job_rank)
-        handle_type = self._session.exchange(shard.handles, probe, num_layers=num_layers + 1)
-        if handle_type is None:
-            return
-        self._handle_type_name = TYPE_NAMES[handle_type]
-        size = self._settings.dwdp_size
-        logger.info(
-            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
-            *(size * (size - 1), size, self._driver.kind, self._handle_type_name),
-        )
+        self._session.hand_over(shard.handles, num_layers=num_layers + 1)
 
     def _bind(
         self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard

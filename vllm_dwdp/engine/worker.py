@@ -72,7 +72,7 @@ class DwdpWorker(WorkerBase):
         if "RoutedExperts" not in op_registry_oot:
             RoutedExperts.register_oot(DwdpRoutedExperts)
         use_dwdp_loader(self.vllm_config.load_config)
-        self._sharing = ExpertSharing(self.vllm_config)
+        self._sharing = ExpertSharing(self.vllm_config, budget_bytes=self.budget_bytes)
         with self._sharing.starting():
             super().load_model(*args, **kwargs)
             self._sharing.share(self.get_model())
@@ -81,6 +81,11 @@ class DwdpWorker(WorkerBase):
         """Called once, last of all, by every engine; there is a KV cache by then."""
         self._sharing.settle(self.run_largest_step)
         return super().compile_or_warm_up_model()
+
+    @property
+    @abstractmethod
+    def budget_bytes(self) -> int:
+        """The memory that vLLM may use in all, unless the size of the KV cache is given."""
 
     @abstractmethod
     def run_largest_step(self) -> None:

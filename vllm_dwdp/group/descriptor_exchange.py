@@ -15,12 +15,22 @@ from vllm_dwdp.group.rendezvous import Rendezvous
 
 
 class DescriptorExchange(HandleExchange):
-    """A server for the peers, a client of each. `timeout_s` bounds each answer of a peer."""
+    """A server for the peers, a client of each. `timeout_s` bounds each answer of a peer.
+
+    subject: what is handed over; each exchange of a group has another.
+    """
 
     def __init__(
-        self, rendezvous: Rendezvous, source: HandleSource, *, num_layers: int, timeout_s: float
+        self,
+        rendezvous: Rendezvous,
+        source: HandleSource,
+        *,
+        subject: str,
+        num_layers: int,
+        timeout_s: float,
     ) -> None:
         self._rendezvous = rendezvous
+        self._subject = subject
         descriptors = functools.partial(source, HandleType.FILE_DESCRIPTOR)
         self._source = cast(DescriptorSource, descriptors)
         self._num_layers = num_layers
@@ -31,11 +41,13 @@ class DescriptorExchange(HandleExchange):
     def open(self) -> None:
         server = self._server = DescriptorServer(self._source, num_layers=self._num_layers)
         address = {"path": server.path, "token": server.token.hex()}
-        addresses = self._rendezvous.gather("address", json.dumps(address).encode())
+        addresses = self._rendezvous.gather(
+            f"address for {self._subject}", json.dumps(address).encode()
+        )
         for rank, data in enumerate(addresses):
             if rank != self._rendezvous.dwdp_rank:
                 self._clients[rank] = self._connect(rank, json.loads(data))
-        self._rendezvous.gather("connected", b"1")
+        self._rendezvous.gather(f"connected for {self._subject}", b"1")
         server.remove_directory()
 
     def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:

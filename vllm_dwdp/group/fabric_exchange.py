@@ -16,16 +16,23 @@ from vllm_dwdp.group.rendezvous import Rendezvous
 
 
 class FabricExchange(HandleExchange):
-    """Each rank posts the handles of all its layers at once, or why it can't."""
+    """Each rank posts the handles of all its layers at once, or why it can't.
 
-    def __init__(self, rendezvous: Rendezvous, source: HandleSource, *, num_layers: int) -> None:
+    subject: what is handed over; each exchange of a group has another.
+    """
+
+    def __init__(
+        self, rendezvous: Rendezvous, source: HandleSource, *, subject: str, num_layers: int
+    ) -> None:
         self._rendezvous = rendezvous
+        self._subject = subject
         self._source = source
         self._num_layers = num_layers
         self._offers: list[bytes] = []
 
     def open(self) -> None:
-        self._offers = self._rendezvous.gather("fabric handles", json.dumps(self._offer()).encode())
+        name = f"fabric handles of {self._subject}"
+        self._offers = self._rendezvous.gather(name, json.dumps(self._offer()).encode())
 
     def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[bytes]:
         offer = json.loads(self._offers[peer_rank])

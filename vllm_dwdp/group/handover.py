@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Finds the type of handle by which every rank of a group reads every other's memory.
+"""Finds the type of handle by which every rank of a group reads every other's memory, and uses it.
 
-File descriptors first, then fabric handles. What a rank says of itself rules out types that can't
-work; the others are tried on a page, by every pair. All ranks see all votes, and choose alike.
+* File descriptors first, then fabric handles. What a rank says of itself rules out types that
+  can't work; the others are tried on a page, by every pair, before anything is loaded.
+* All ranks see all votes, and choose alike.
+* The experts are handed over later, by the type that was chosen.
 """
 
 import json
@@ -26,50 +28,50 @@ logger = logging.getLogger("vllm.dwdp")
 
 
 class Handover:
-    """`source` has layers up to `num_layers`; the page that is tried stands behind them."""
+    """One rank's part in it. Life: types are tried, then it is opened, then closed."""
 
-    def __init__(
-        self,
-        rendezvous: Rendezvous,
-        source: HandleSource,
-        probe: PeerProbe,
-        *,
-        num_layers: int,
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
         self._rendezvous = rendezvous
-        self._source = source
-        self._probe = probe
-        self._num_layers = num_layers
         self._timeout_s = timeout_s
+        self._handle_type: HandleType | None = None
         self._exchange: HandleExchange | None = None
 
-    def settle(self) -> HandleType | None:
-        """The first type that works between all pairs; its exchange stays open. Alone: None.
+    def try_types(self, probe: PeerProbe) -> HandleType | None:
+        """Choose the first type that works between all pairs. Alone: None.
 
         Raises PeersUnreachable, the same on every rank, when none does, and what
         HandleExchange.open raises.
         """
         if self._rendezvous.dwdp_size == 1:
             return None
-        offer = Offer(ProcessIdentity.own(), self._probe.obstacles)
+        offer = Offer(ProcessIdentity.own(), probe.obstacles)
         offers = [
             Offer.from_bytes(data) for data in self._rendezvous.gather("offer", offer.to_bytes())
         ]
         reasons = []
         for handle_type in offer.obstacles:
-            reason = self._reason_against(handle_type, offers)
+            reason = self._reason_against(handle_type, offers, probe)
             if reason is None:
+                self._handle_type = handle_type
                 return handle_type
             logger.info("Not every pair can share by %s: %s.", TYPE_NAMES[handle_type], reason)
             reasons.append(reason)
         raise PeersUnreachable("; ".join(reasons))
 
+    def open(self, source: HandleSource, *, num_layers: int) -> None:
+        """Hand over this rank's memory to the peers, and get ready to take theirs.
+
+        Raises what HandleExchange.open raises.
+        """
+        if self._handle_type is not None:
+            self._exchange = self._make_exchange("experts", self._handle_type, source, num_layers)
+            self._exchange.open()
+
     def layer(
         self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """A peer's handles for a layer; the caller owns them. Ranks count in the group."""
-        assert self._exchange is not None, "settle() comes before layer()"
+        """See HandleExchange.layer; ranks count in the group."""
+        assert self._exchange is not None, "open() comes before layer()"
         return self._exchange.layer(peer_rank, layer_idx, expected_sizes)
 
     def close(self) -> None:
@@ -78,7 +80,9 @@ class Handover:
             self._exchange.close()
             self._exchange = None
 
-    def _reason_against(self, handle_type: HandleType, offers: Sequence[Offer]) -> str | None:
+    def _reason_against(
+        self, handle_type: HandleType, offers: Sequence[Offer], probe: PeerProbe
+    ) -> str | None:
         job_ranks, by = self._rendezvous.job_ranks, TYPE_NAMES[handle_type]
         ruled_out = [
             {
@@ -89,40 +93,47 @@ class Handover:
             for rank in range(len(offers))
         ]
         return reason_against(ruled_out, job_ranks, by=by) or reason_against(
-            self._try(handle_type), job_ranks, by=by
+            self._try(handle_type, probe), job_ranks, by=by
         )
 
-    def _try(self, handle_type: HandleType) -> list[Vote]:
+    def _try(self, handle_type: HandleType, probe: PeerProbe) -> list[Vote]:
         """Hand pages over by this type; what each rank read."""
-        self.close()
-        self._exchange = self._make_exchange(handle_type)
-        self._exchange.open()
-        vote = {
-            job_rank: self._reason_unreadable(peer_rank, job_rank)
-            for peer_rank, job_rank in enumerate(self._rendezvous.job_ranks)
-            if peer_rank != self._rendezvous.dwdp_rank
-        }
-        ballots = self._rendezvous.gather(
-            f"pages by {TYPE_NAMES[handle_type]}", json.dumps(list(vote.items())).encode()
+        exchange = self._make_exchange(
+            "page", handle_type, lambda handle_type, _: probe.handles(handle_type), 1
         )
+        try:
+            exchange.open()
+            vote = {
+                job_rank: _reason_unreadable(exchange, probe, peer_rank, job_rank)
+                for peer_rank, job_rank in enumerate(self._rendezvous.job_ranks)
+                if peer_rank != self._rendezvous.dwdp_rank
+            }
+            ballots = self._rendezvous.gather(
+                f"pages by {TYPE_NAMES[handle_type]}", json.dumps(list(vote.items())).encode()
+            )
+        finally:
+            exchange.close()
         return [dict(json.loads(ballot)) for ballot in ballots]
 
-    def _make_exchange(self, handle_type: HandleType) -> HandleExchange:
-        num_layers = self._num_layers + 1
+    def _make_exchange(
+        self, subject: str, handle_type: HandleType, source: HandleSource, num_layers: int
+    ) -> HandleExchange:
         if handle_type is HandleType.FABRIC:
-            return FabricExchange(self._rendezvous, self._handles, num_layers=num_layers)
+            return FabricExchange(self._rendezvous, source, subject=subject, num_layers=num_layers)
         return DescriptorExchange(
-            self._rendezvous, self._handles, num_layers=num_layers, timeout_s=self._timeout_s
+            self._rendezvous,
+            source,
+            subject=subject,
+            num_layers=num_layers,
+            timeout_s=self._timeout_s,
         )
 
-    def _handles(self, handle_type: HandleType, layer_idx: int) -> list[tuple[Handle, int]]:
-        if layer_idx == self._num_layers:
-            return self._probe.handles(handle_type)
-        return self._source(handle_type, layer_idx)
 
-    def _reason_unreadable(self, peer_rank: int, job_rank: int) -> str | None:
-        try:
-            (page,) = self.layer(peer_rank, self._num_layers, [self._probe.num_bytes])
-        except ExchangeRefused as error:
-            return str(error)
-        return self._probe.reason(page, peer_job_rank=job_rank)
+def _reason_unreadable(
+    exchange: HandleExchange, probe: PeerProbe, peer_rank: int, job_rank: int
+) -> str | None:
+    try:
+        (page,) = exchange.layer(peer_rank, 0, [probe.num_bytes])
+    except ExchangeRefused as error:
+        return str(error)
+    return probe.reason(page, peer_job_rank=job_rank)

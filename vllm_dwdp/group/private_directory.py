@@ -31,8 +31,19 @@ class PrivateDirectory:
     def listen(self, *, backlog: int) -> socket.socket:
         """A listening socket in it, at `path / SOCKET_NAME`.
 
-        It gets that name once it listens: one that doesn't would be taken for an orphan's.
+        Raises GroupError where sockets can't be made.
         """
+        try:
+            return self._listen(backlog)
+        except OSError as error:
+            self.remove()
+            raise GroupError(
+                f"expected to make a socket in {self.path.parent}, got {error}; set TMPDIR to a "
+                "directory that allows it."
+            ) from error
+
+    def _listen(self, backlog: int) -> socket.socket:
+        """It gets its name once it listens: one that doesn't would be taken for an orphan's."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         unfinished = self.path / f"{SOCKET_NAME}.new"
         with short_name(unfinished) as name:
@@ -43,20 +54,6 @@ class PrivateDirectory:
 
     def remove(self) -> None:
         self._remove()
-
-
-def check_place() -> None:
-    """Raise GroupError unless a socket can be made: before loading, not after it."""
-    directory = PrivateDirectory()
-    try:
-        directory.listen(backlog=1).close()
-    except OSError as error:
-        raise GroupError(
-            f"expected to make a socket in {directory.path.parent}, got {error}; set TMPDIR to a "
-            "directory that allows it."
-        ) from error
-    finally:
-        directory.remove()
 
 
 def places() -> list[str]:

@@ -2,13 +2,13 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A group's start-up, seen from one rank: agree, exchange, be done.
 
-    open -> (load weights) -> meet -> exchange -> layer, layer, ... -> finish
+    open -> try_peers -> (load weights) -> meet -> hand_over -> layer, layer, ... -> finish
 
 After `finish` nothing is left open and nothing ever waits for a peer again. Any failure, of this
 rank or another, ends in `abort`, whose sentence is the same everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.group.errors import GroupError, ManifestMismatch, PeersUnreachable, RankFailed
@@ -17,9 +17,11 @@ from vllm_dwdp.group.handle_exchange import HandleSource
 from vllm_dwdp.group.handover import Handover
 from vllm_dwdp.group.manifest import Manifest, check_manifests
 from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.private_directory import check_place
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.handle import Handle
+
+Gather = Callable[[str, bytes], Sequence[bytes]]
+"""See GroupSession.gather."""
 
 
 class GroupSession:
@@ -27,16 +29,27 @@ class GroupSession:
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
         self._rendezvous = rendezvous
-        self._timeout_s = timeout_s
         self._progress = rendezvous.progress
-        self._handover: Handover | None = None
+        self._handover = Handover(rendezvous, timeout_s=timeout_s)
 
     def open(self) -> None:
-        """Meet the others; find out before loading what would fail after it."""
+        """Meet the others.
+
+        Raises RendezvousRefused or RankFailed.
+        """
         self._rendezvous.open()
-        if self._rendezvous.dwdp_size > 1:
-            check_place()
+
+    def try_peers(self, probe: PeerProbe) -> HandleType | None:
+        """Have every pair share a page, before anything is loaded.
+
+        Returns the type of handle that works between all pairs, or None for a rank alone.
+
+        Raises PeersUnreachable or RankFailed, the same on every rank, or GroupError.
+        """
+        self.enter("trying its peers' memory")
+        handle_type = self._handover.try_types(probe)
         self.enter("loading")
+        return handle_type
 
     def enter(self, phase: str) -> None:
         """This rank begins another phase; `phase` follows "failed while" in a sentence."""
@@ -61,21 +74,13 @@ class GroupSession:
             [Manifest.from_bytes(data) for data in manifests], ranks=self._rendezvous.job_ranks
         )
 
-    def exchange(
-        self, source: HandleSource, probe: PeerProbe, *, num_layers: int
-    ) -> HandleType | None:
-        """Offer this rank's memory, by the type of handle that works between all pairs.
+    def hand_over(self, source: HandleSource, *, num_layers: int) -> None:
+        """Offer this rank's memory, by the type of handle that `try_peers` found.
 
-        Returns it, or None for a rank alone.
-
-        Raises PeersUnreachable or RankFailed, the same on every rank, or ExchangeRefused.
+        Raises RankFailed, the same on every rank, or GroupError.
         """
-        self._handover = Handover(
-            self._rendezvous, source, probe, num_layers=num_layers, timeout_s=self._timeout_s
-        )
-        handle_type = self._handover.settle()
+        self._handover.open(source, num_layers=num_layers)
         self.enter("binding its experts")
-        return handle_type
 
     def gather(self, name: str, payload: bytes) -> list[bytes]:
         """What every rank of the group sends under a name, in rank order; each name once."""
@@ -85,7 +90,6 @@ class GroupSession:
         self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
         """A peer's handles for a layer; the caller owns them. Ranks count in the group."""
-        assert self._handover is not None, "exchange() comes before layer()"
         self.step(f"layer {layer_idx} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
         return self._handover.layer(peer_rank, layer_idx, expected_sizes)
 
@@ -105,9 +109,7 @@ class GroupSession:
         return sentence
 
     def _close(self) -> None:
-        if self._handover is not None:
-            self._handover.close()
-            self._handover = None
+        self._handover.close()
         self._rendezvous.close()
 
 

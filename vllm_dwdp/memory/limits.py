@@ -15,7 +15,7 @@ DESCRIPTOR_RESERVE = 256
 
 
 class LimitError(RuntimeError):
-    """The kernel allows fewer mappings or descriptors than the experts need."""
+    """There is less memory, or the kernel allows fewer mappings or descriptors, than is needed."""
 
 
 def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What is estimated from layouts before loading is what a rank takes in the end."""
+
+import pytest
+from gpu_ranks import adopt, layouts_of, make_layers
+
+from vllm_dwdp._core import HandleType
+from vllm_dwdp.memory.estimate import MemoryEstimate, gib
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.placement import Placement
+
+NUM_LAYERS, NUM_EXPERTS, OTHER_BYTES = 3, 7, 12345
+
+
+@pytest.mark.parametrize("num_slots", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("dwdp_size", "num_experts_per_worker"), [(1, None), (2, None), (2, 5), (3, None)]
+)
+def test_estimate_is_what_a_rank_takes(fake, dwdp_size, num_experts_per_worker, num_slots):
+    placement = Placement.make(
+        num_experts=NUM_EXPERTS,
+        dwdp_size=dwdp_size,
+        num_experts_per_worker=num_experts_per_worker,
+    )
+    drivers = [fake.driver(rank) for rank in range(dwdp_size)]
+    page = drivers[0].granularity
+    layers = make_layers(NUM_LAYERS, NUM_EXPERTS, page)
+    layouts = layouts_of(layers, placement, page)
+    shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
+
+    def pull(peer, layer_idx, expected_sizes):
+        handles = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+        return [handle for handle, _ in handles]
+
+    estimate = MemoryEstimate.make(layouts, rank=0, num_slots=num_slots, other_bytes=OTHER_BYTES)
+    assert estimate.own == shards[0].num_block_bytes
+    views = ExpertViews(drivers[0], layouts, shards[0], 0, pull)
+    direct = [views.build(i) for i in range(NUM_LAYERS)]
+    assert estimate.private == views.num_private_bytes
+    taken = shards[0].num_block_bytes + views.num_private_bytes + OTHER_BYTES
+    assert estimate.without_slots == taken
+    if num_slots and dwdp_size > 1:
+        options = {"rank": 0, "num_slots": num_slots, "slice_bytes": page}
+        slots = Slots(drivers[0], layouts, **options)
+        on_slot = [views.build_on_slot(i, slots) for i in range(NUM_LAYERS)]
+        assert len(on_slot) == len(direct)
+        taken += slots.num_bytes + views.num_private_bytes - estimate.private
+    assert estimate.in_all == taken
+
+
+def test_layer_that_is_twice_in_memory_counts_where_it_is_more_than_what_stays():
+    parts = {"own": 100, "private": 1, "other": 10}
+    assert MemoryEstimate(slots=0, layer=30, **parts).most == 140
+    assert MemoryEstimate(slots=60, layer=30, **parts).most == 171
+
+
+def test_estimate_is_described_for_people():
+    estimate = MemoryEstimate(own=3 << 30, private=0, slots=1 << 29, layer=0, other=1 << 30)
+    assert estimate.describe() == (
+        "3.00 GiB of own experts, 0.00 GiB of private pages, 0.50 GiB of slots, "
+        "1.00 GiB of other weights"
+    )
+    assert gib(1 << 30) == "1.00 GiB"

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A model that can't fit is refused before loading, with numbers and the options that help."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+from log_lines import log_lines
+from model_loading import load_rank
+from moe_checkpoints import write_family
+
+from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.engine.memory_check import MemoryCheck, Need, VllmLimits
+from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
+from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.limits import LimitError
+from vllm_dwdp.placement import Placement
+
+GIB, PAGE = 1 << 30, 2 << 20
+NUM_LAYERS, NUM_EXPERTS = 4, 8
+OTHER = 2 * GIB
+"""Two ranks of four layers with eight experts of 256 MiB: 4 GiB each, 1 GiB lacking in a layer."""
+
+
+def check(*, budget=None, kv_cache=None, num_experts_per_worker=None, **options):
+    placement = Placement.make(
+        num_experts=NUM_EXPERTS, dwdp_size=2, num_experts_per_worker=num_experts_per_worker
+    )
+    layout = (TensorLayout(ExpertTensor("w13_weight", GIB // 4), placement, PAGE),)
+    return MemoryCheck(
+        DwdpConfig(num_experts_per_worker=num_experts_per_worker, **options),
+        [layout] * NUM_LAYERS,
+        rank=0,
+        job_rank=4,
+        other_bytes=OTHER,
+        limits=VllmLimits(budget, kv_cache),
+    )
+
+
+def run(made, *, free=100 * GIB, is_taken_at_once=True, peers=()):
+    """What is logged. peers: of the other ranks of the group, what they send."""
+    memory = SimpleNamespace(
+        place="GPU 0", free_bytes=lambda: free, is_taken_at_once=is_taken_at_once
+    )
+
+    def gather(name, payload):
+        return [payload, *(json.dumps(peer).encode() for peer in peers)]
+
+    with log_lines(logging.INFO) as lines:
+        made.run(memory, gather)
+    return lines
+
+
+def test_estimate_is_logged_with_its_parts():
+    (line,) = run(check(fetch="prefetch", budget=50 * GIB))
+    assert line == (
+        "dwdp rank 4 will hold 8.00 GiB of weights: 4.00 GiB of own experts, 0.00 GiB of private "
+        "pages, 2.00 GiB of slots, 2.00 GiB of other weights"
+    )
+    (line,) = run(check(budget=50 * GIB))
+    assert line.endswith("(slots only if copies turn out to pay)")
+
+
+def test_model_beyond_vllms_budget_is_refused_with_the_options_that_help():
+    with pytest.raises(LimitError) as refusal:
+        run(check(fetch="prefetch", budget=8 * GIB))
+    sentence = str(refusal.value)
+    assert "8.00 GiB of weights" in sentence and "2.00 GiB of slots" in sentence
+    assert "vLLM may use 8.00 GiB in all" in sentence
+    for option in (
+        "raise --gpu-memory-utilization",
+        "set dwdp.num_slots to 1 (1.00 GiB less)",
+        "set dwdp.fetch to 'direct' (2.00 GiB less)",
+        "or start more ranks (--data-parallel-size)",
+    ):
+        assert option in sentence
+    assert "num_experts_per_worker" not in sentence
+
+
+def test_redundant_experts_are_named_as_what_could_go():
+    with pytest.raises(LimitError, match=r"num_experts_per_worker \(2\.00 GiB less\)"):
+        run(check(fetch="direct", num_experts_per_worker=6, budget=7 * GIB))
+
+
+def test_slots_that_auto_may_not_make_are_warned_of_only():
+    *_, warning = run(check(budget=7 * GIB))
+    assert "Slots for copies of experts would take 2.00 GiB of dwdp rank 4" in warning
+    assert "leave 0.00 GiB" in warning
+    assert "set dwdp.num_slots to 1 (1.00 GiB less)" in warning
+    with pytest.raises(LimitError):
+        run(check(budget=6 * GIB))
+
+
+def test_slots_that_leave_less_than_they_take_are_warned_of():
+    *_, warning = run(check(fetch="prefetch", budget=9 * GIB))
+    assert "leave 1.00 GiB for activations and the KV cache" in warning
+    assert len(run(check(fetch="prefetch", budget=10 * GIB))) == 1
+
+
+@pytest.mark.parametrize("is_taken_at_once", [True, False])
+def test_layer_twice_in_memory_and_the_kv_cache_must_fit_what_is_free(is_taken_at_once):
+    """A GPU's free memory has the parameters out already; the host's hasn't."""
+    made = check(fetch="direct", kv_cache=3 * GIB)
+    needed = (4 + 1 + 2 + 3) * GIB
+    free = needed - (4 + 2) * GIB if is_taken_at_once else needed
+    assert len(run(made, free=free, is_taken_at_once=is_taken_at_once)) == 1
+    with pytest.raises(LimitError) as refusal:
+        run(made, free=free - 1, is_taken_at_once=is_taken_at_once)
+    sentence = str(refusal.value)
+    assert "10.00 GiB" in sentence and "3.00 GiB of KV cache" in sentence
+    assert "1.00 GiB of a layer that is in memory twice" in sentence
+
+
+def test_ranks_that_share_a_memory_add_up():
+    made = check(fetch="direct")
+    own_need = 7 * GIB
+    for place, fits in (("GPU 1", True), ("GPU 0", False)):
+        peer = Need(place, 1 * GIB, 6 * GIB, own_need)
+        if fits:
+            run(made, free=GIB, peers=[peer])
+        else:
+            with pytest.raises(LimitError, match=r"on GPU 0 for 2 rank\(s\)"):
+                run(made, free=GIB, peers=[peer])
+
+
+def test_nothing_is_read_of_a_model_that_is_refused(tmp_path, one_process_group):
+    def refuse(model):
+        assert all(p.isnan().all() for p in model.parameters()), "as they were made"
+        raise LimitError("too large")
+
+    folder = write_family(tmp_path / "model", "qwen3_moe", is_fused=False)
+    with pytest.raises(LimitError):
+        load_rank(folder, 0, 2, before_loading=refuse)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "kv_cache_bytes", "names"),
+    [
+        (["a", "b"], [None, None], None),
+        ([None, None], [None, None], None),
+        (["a", "a"], [1, 1], None),
+        (["a", "a"], [1, None], "4 and 5 share a"),
+        (["b", "a", "c", "a"], [None] * 4, "5 and 7 share a"),
+    ],
+)
+def test_ranks_on_one_gpu_need_the_size_of_their_kv_caches(gpus, kv_cache_bytes, names):
+    uses = [GpuUse(*use) for use in zip(gpus, kv_cache_bytes, strict=True)]
+
+    def gather(name, payload):
+        return [payload, *(json.dumps(use).encode() for use in uses[1:])]
+
+    if names is None:
+        check_shared_gpus(uses[0], gather, first_rank=4)
+        return
+    with pytest.raises(LimitError, match="--kv-cache-memory-bytes") as refusal:
+        check_shared_gpus(uses[0], gather, first_rank=4)
+    assert f"dwdp ranks {names}" in str(refusal.value)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Whether a rank's model fits into its memory, said before any weight is read.
+
+* The model is built by then: the shapes of its tensors are known.
+* Ranks that share one memory, as those of a host do, add up what they need.
+* Slots count as needed if `dwdp.fetch` asks for copies. Under 'auto' nobody knows yet whether
+  there will be any, so that the log says only what they would take.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vllm.logger import init_logger
+
+from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode, usable_slots
+from vllm_dwdp.engine.rank_memory import RankMemory
+from vllm_dwdp.group.session import Gather
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.memory.estimate import MemoryEstimate, gib
+from vllm_dwdp.memory.limits import LimitError
+from vllm_dwdp.placement import Placement
+
+logger = init_logger("vllm.dwdp")
+
+
+class VllmLimits(NamedTuple):
+    """What vLLM was told: the bytes that it may use in all, or those of the KV cache."""
+
+    budget_bytes: int | None
+    kv_cache_bytes: int | None
+
+
+class Need(NamedTuple):
+    """What one rank needs of a memory, and what it sees there."""
+
+    place: str
+    free_bytes: int
+    allocated_bytes: int
+    needed_bytes: int
+
+
+class MemoryCheck:
+    """For one rank; `other_bytes` are weights that are not of experts."""
+
+    def __init__(
+        self,
+        config: DwdpConfig,
+        layouts: Sequence[LayerLayout],
+        *,
+        rank: int,
+        job_rank: int,
+        other_bytes: int,
+        limits: VllmLimits,
+    ) -> None:
+        self._config = config
+        self._layouts = layouts
+        self._rank = rank
+        self._job_rank = job_rank
+        self._other_bytes = other_bytes
+        self._limits = limits
+        num_slots = usable_slots(config.num_slots, len(layouts))
+        self._in_place = self._estimate(0)
+        self._copying = self._estimate(0 if config.fetch == FetchMode.DIRECT else num_slots)
+        self._certain = self._in_place if config.fetch == AUTO else self._copying
+
+    def run(self, memory: RankMemory, gather: Gather) -> None:
+        """Raise LimitError, with numbers and the options that help, if the model can't fit."""
+        logger.info(
+            "dwdp rank %d will hold %s of weights: %s%s",
+            *(self._job_rank, gib(self._copying.in_all), self._copying.describe()),
+            " (slots only if copies turn out to pay)" if self._certain != self._copying else "",
+        )
+        self._check_budget()
+        allocated = self._other_bytes + self._loaded_bytes if memory.is_taken_at_once else 0
+        free = memory.free_bytes()
+        self._check_free(Need(memory.place, free, allocated, self._needed_bytes), gather)
+        self._advise(free + allocated)
+
+    @property
+    def _needed_bytes(self) -> int:
+        return self._certain.most + (self._limits.kv_cache_bytes or 0)
+
+    @property
+    def _loaded_bytes(self) -> int:
+        """Bytes of the local experts as they are loaded."""
+        placement = self._layouts[0][0].placement
+        num_local = len(placement.local_experts(self._rank))
+        return sum(num_local * t.tensor.expert_bytes for layer in self._layouts for t in layer)
+
+    def _check_budget(self) -> None:
+        budget = self._limits.budget_bytes
+        if budget is not None and self._certain.in_all >= budget:
+            raise LimitError(
+                f"expected room for {gib(self._certain.in_all)} of weights "
+                f"({self._certain.describe()}), vLLM may use {gib(budget)} in all, KV cache "
+                f"included; raise --gpu-memory-utilization, {self._remedies(self._certain)}."
+            )
+
+    def _check_free(self, own: Need, gather: Gather) -> None:
+        """Together with the ranks that have their experts in the same memory."""
+        needs = [Need(*json.loads(data)) for data in gather("memory", json.dumps(own).encode())]
+        here = [need for need in needs if need.place == own.place]
+        needed = sum(need.needed_bytes for need in here)
+        free = min(need.free_bytes for need in here) + sum(need.allocated_bytes for need in here)
+        if needed > free:
+            kv_cache = self._limits.kv_cache_bytes
+            raise LimitError(
+                f"expected {gib(needed)} of free memory on {own.place} for {len(here)} rank(s) of "
+                f"the group, got {gib(free)}; this one needs {gib(own.needed_bytes)} "
+                f"({self._certain.describe()}, {gib(self._certain.layer)} of a layer that is in "
+                f"memory twice while it is adopted{_of_kv_cache(kv_cache)}); free memory there, "
+                f"{self._remedies(self._certain)}."
+            )
+
+    def _advise(self, usable_bytes: int) -> None:
+        """Warn if slots would leave less than they take, or nothing beside a given KV cache."""
+        slots = self._copying.slots
+        budget, kv_cache = self._limits
+        room = budget if budget is not None else usable_bytes - (kv_cache or 0)
+        left = room - self._copying.in_all
+        if slots and left < (slots if budget is not None else 0):
+            logger.warning(
+                "Slots for copies of experts would take %s of dwdp rank %d and leave %s%s. To "
+                "have more, %s.",
+                *(gib(slots), self._job_rank, gib(max(0, left))),
+                " for activations and the KV cache" if budget is not None else " for activations",
+                self._remedies(self._copying),
+            )
+
+    def _remedies(self, estimate: MemoryEstimate) -> str:
+        """The options that lower an estimate, with what each saves."""
+        found = []
+        if estimate.slots:
+            if (saved := estimate.slots - self._estimate(1).slots) > 0:
+                found.append(f"set dwdp.num_slots to 1 ({gib(saved)} less)")
+            found.append(f"set dwdp.fetch to 'direct' ({gib(estimate.slots)} less)")
+        if (saved := self._redundant_bytes(estimate)) > 0:
+            found.append(f"leave out dwdp.num_experts_per_worker ({gib(saved)} less)")
+        found.append("start more ranks (--data-parallel-size)")
+        return ", ".join(found[:-1]) + (", or " if found[:-1] else "or ") + found[-1]
+
+    def _redundant_bytes(self, estimate: MemoryEstimate) -> int:
+        """What this rank owns beyond an even share."""
+        placement = self._layouts[0][0].placement
+        even = Placement.make(num_experts=placement.num_experts, dwdp_size=placement.dwdp_size)
+        num_even, num_local = (len(p.local_experts(self._rank)) for p in (even, placement))
+        return estimate.own * (num_local - num_even) // num_local
+
+    def _estimate(self, num_slots: int) -> MemoryEstimate:
+        return MemoryEstimate.make(
+            self._layouts,
+            rank=self._rank,
+            num_slots=num_slots,
+            other_bytes=self._other_bytes,
+        )
+
+
+def _of_kv_cache(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f", {gib(num_bytes)} of KV cache"

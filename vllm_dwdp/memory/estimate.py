@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How much memory a rank's model will take, worked out from layouts before anything is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.memory.local_shard import block_sizes
+from vllm_dwdp.slot_layout import SlotLayout
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one rank's model, by what they hold.
+
+    own: blocks and fringe. private: boundary pages, and tensors that every rank keeps whole.
+    slots: with the private pages of their views; 0 where there are none. layer: the largest layer
+    as it is loaded, which is in memory twice while it is adopted. other: weights that are not of
+    experts.
+    """
+
+    own: int
+    private: int
+    slots: int
+    layer: int
+    other: int
+
+    @classmethod
+    def make(
+        cls, layers: Sequence[LayerLayout], *, rank: int, num_slots: int, other_bytes: int
+    ) -> "MemoryEstimate":
+        """For a rank that will have so many slots; 0: none."""
+        granularity = layers[0][0].granularity
+        private = sum(span.num_bytes for layer in layers for t in layer for span in t.private_spans)
+        slots = slot_bytes(layers, rank=rank, num_slots=num_slots)
+        return cls(
+            own=sum(map(sum, block_sizes(layers, rank, granularity))),
+            private=private,
+            slots=slots + private if slots else 0,
+            layer=max(_loaded_bytes(layer, rank) for layer in layers),
+            other=other_bytes,
+        )
+
+    @property
+    def without_slots(self) -> int:
+        """What stays if no step copies experts."""
+        return self.own + self.private + self.other
+
+    @property
+    def in_all(self) -> int:
+        """What stays."""
+        return self.without_slots + self.slots
+
+    @property
+    def most(self) -> int:
+        """The most that is in use at any time of the start."""
+        return max(self.in_all, self.own + self.layer + self.other)
+
+    def describe(self) -> str:
+        """The parts, for a sentence."""
+        parts = {
+            "own experts": self.own,
+            "private pages": self.private,
+            "slots": self.slots,
+            "other weights": self.other,
+        }
+        return ", ".join(f"{gib(num_bytes)} of {name}" for name, num_bytes in parts.items())
+
+
+def slot_bytes(layers: Sequence[LayerLayout], *, rank: int, num_slots: int) -> int:
+    """Bytes of so many slots."""
+    return sum(
+        SlotLayout.make(layers, range(slot, len(layers), num_slots), rank=rank).num_bytes
+        for slot in range(num_slots)
+    )
+
+
+def gib(num_bytes: int) -> str:
+    """A number of bytes, for people."""
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _loaded_bytes(layer: LayerLayout, rank: int) -> int:
+    return sum(len(t.placement.local_experts(rank)) * t.tensor.expert_bytes for t in layer)
