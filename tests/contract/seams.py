@@ -73,6 +73,7 @@ _BY_FILE = {
         "ParallelConfig.pipeline_parallel_size",
         "ParallelConfig.assigned_physical_gpu_ids",
     ),
+    "config/scheduler.py": ("SchedulerConfig.max_num_seqs",),
     "config/speculative.py": (
         "SpeculativeConfig.draft_model_config",
         "SpeculativeConfig.method",
@@ -155,9 +156,7 @@ _BY_FILE = {
         "ExpertMapManager._placement_strategy",
         "ExpertMapManager.global_num_experts",
     ),
-    "model_executor/layers/fused_moe/modular_kernel.py": (
-        "FusedMoEKernel.fused_experts",
-    ),
+    "model_executor/layers/fused_moe/modular_kernel.py": ("FusedMoEKernel.fused_experts",),
     "model_executor/layers/fused_moe/routed_experts.py": (
         "RoutedExperts.forward_modular",
         "RoutedExperts.forward_monolithic",

@@ -54,14 +54,15 @@ class Fetching:
         self._costs = FetchCosts(config, layers, layouts, rank=rank, memory=memory)
         self._scheduler: FetchScheduler | None = None
         self.slots: Slots | None = None
+        self.bandwidths: Bandwidths | None = None
         self._num_peers = layouts[0][0].placement.dwdp_size
         self.counters = FetchCounters(len(layouts), self._num_peers)
 
     def make_slots(self, direct: Sequence[Sequence[View]]) -> Slots | None:
         """Slots if any step may need them; `direct` are all views of peers' memory."""
+        self.bandwidths = links = self._costs.measure_links(self._copier, direct)
         if self._config.fetch == FetchMode.DIRECT:
             return None
-        links = self._costs.measure_links(self._copier, direct)
         if links is None:
             logger.info("fetch=%s has nothing to fetch: this rank has all", self._config.fetch)
             return None

@@ -47,3 +47,9 @@ class GraphFence(BaseOffloader):
 def captured_tokens(vllm_config: Any) -> int:
     """Padded tokens of the largest step that vLLM captures in a graph; 0: none is captured."""
     return max(vllm_config.compilation_config.cudagraph_capture_sizes or (), default=0)
+
+
+def decode_sizes(vllm_config: Any) -> list[int]:
+    """Tokens of the decode steps to expect: captured sizes, or all sequences where none are."""
+    captured = vllm_config.compilation_config.cudagraph_capture_sizes
+    return list(captured or [vllm_config.scheduler_config.max_num_seqs])

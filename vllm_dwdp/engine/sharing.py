@@ -35,7 +35,7 @@ from vllm_dwdp.engine.memory_check import MemoryCheck, VllmLimits
 from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
-from vllm_dwdp.engine.start_report import expert_stats, log_start
+from vllm_dwdp.engine.start_report import expert_stats, log_decode, log_start
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
@@ -121,6 +121,9 @@ class ExpertSharing:
             views = self._bind(layers, layouts, shard)
         self._session.finish()
         self._report(layers, shard, views)
+        log_decode(
+            self._vllm_config, layers, layouts, rank=self.rank, bandwidths=self._fetching.bandwidths
+        )
 
     def settle(self, run_step: RunStep) -> None:
         """Fix how steps fetch, once there is a KV cache for the steps that this takes."""

@@ -7,10 +7,15 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from vllm_dwdp.engine.graph_fence import decode_sizes
 from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
+from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.slot_layout import missing_bytes
 
 logger = init_logger("vllm.dwdp")
 
@@ -32,6 +37,27 @@ def expert_stats(
         "expert_bytes_read": read_count.num_expert_bytes,
         "bytes_read": read_count.num_bytes,
     }
+
+
+def log_decode(
+    vllm_config: Any,
+    layers: Sequence[DwdpRoutedExperts],
+    layouts: Sequence[LayerLayout],
+    *,
+    rank: int,
+    bandwidths: Bandwidths | None,
+) -> None:
+    """Say what decode steps will read of peers; nothing if all experts are here."""
+    if bandwidths is None:
+        return
+    model = DecodeModel(
+        missing_bytes=sum(missing_bytes(layout, i, rank=rank) for i, layout in enumerate(layouts)),
+        num_experts=layers[0].global_num_experts,
+        top_k=layers[0].moe_config.experts_per_token,
+        bandwidths=bandwidths,
+    )
+    has_kv_transfer = vllm_config.kv_transfer_config is not None
+    report_decode(model, decode_sizes(vllm_config), has_kv_transfer=has_kv_transfer)
 
 
 def log_start(stats: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ class CostModel:
 
     def seconds(self, num_tokens: int) -> Seconds:
         compute = num_tokens * self.compute_s_per_token
-        chosen = self.missing_bytes * self._share_chosen(num_tokens)
+        chosen = self.missing_bytes * share_chosen(num_tokens, self.top_k, self.num_experts)
         selective = chosen / self.bandwidths.peers
         read_once = selective - chosen / self.bandwidths.own
         direct = max(0.0, read_once, num_tokens * self.direct_extra_s_per_token)
@@ -68,9 +68,10 @@ class CostModel:
         """Seconds."""
         return self.missing_bytes / self.bandwidths.copies
 
-    def _share_chosen(self, num_tokens: int) -> float:
-        """Expected share of the experts that at least one token chooses."""
-        return 1.0 - (1.0 - self.top_k / self.num_experts) ** num_tokens
+
+def share_chosen(num_tokens: int, top_k: int, num_experts: int) -> float:
+    """Expected share of the experts that at least one token chooses, if all are equally likely."""
+    return 1.0 - (1.0 - top_k / num_experts) ** num_tokens
 
 
 def best_mode(seconds: Seconds, *, may_prefetch: bool, min_gain: float) -> FetchMode:
