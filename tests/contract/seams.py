@@ -156,7 +156,10 @@ _BY_FILE = {
         "ExpertMapManager._placement_strategy",
         "ExpertMapManager.global_num_experts",
     ),
-    "model_executor/layers/fused_moe/modular_kernel.py": ("FusedMoEKernel.fused_experts",),
+    "model_executor/layers/fused_moe/modular_kernel.py": (
+        "FusedMoEKernel.fused_experts",
+        "FusedMoEKernel.impl",
+    ),
     "model_executor/layers/fused_moe/routed_experts.py": (
         "RoutedExperts.forward_modular",
         "RoutedExperts.forward_monolithic",

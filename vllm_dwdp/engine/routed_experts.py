@@ -18,6 +18,7 @@ from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.loaded_rows import LoadedRows
 from vllm_dwdp.engine.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
+from vllm_dwdp.engine.reader_state import differences
 from vllm_dwdp.fetch.scheduler import ChosenIds
 
 EXPERT_TENSORS = (
@@ -153,6 +154,22 @@ class DwdpRoutedExperts(RoutedExperts):
             self._readers |= dict.fromkeys((FetchMode.PREFETCH, FetchMode.SELECTIVE), reader)
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
+
+    def settle_readers(self) -> None:
+        """Have every reader carry what vLLM has set on this layer since it was bound.
+
+        Attributes of the layer are taken over. Raises ConfigError if kernels differ.
+        """
+        own = ("_parameters", "_modules", "_readers", "quant_method")
+        changed = {name: value for name, value in vars(self).items() if name not in own}
+        for mode, reader in self._readers.items():
+            reader.__dict__.update(changed)
+            if differing := differences(self.quant_method, reader.quant_method):
+                raise ConfigError(
+                    f"{self.layer_name}: expected the kernel of fetch mode '{mode}' to be set up "
+                    f"like the layer's own, got differences in {', '.join(differing)}; drop the "
+                    "option that sets them, or set dwdp.fetch to 'direct'."
+                )
 
     def forward_modular(
         self,

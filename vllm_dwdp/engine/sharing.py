@@ -127,6 +127,8 @@ class ExpertSharing:
 
     def settle(self, run_step: RunStep) -> None:
         """Fix how steps fetch, once there is a KV cache for the steps that this takes."""
+        for layer in self.registry.layers:
+            layer.settle_readers()
         self._fetching.settle(run_step)
 
     def stop(self) -> None:

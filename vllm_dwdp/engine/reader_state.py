@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Whether two kernels of one MoE layer are set up alike.
+
+A layer has a kernel that reads peers' memory in place and, where steps copy, one that reads slots.
+vLLM knows the first alone: what it sets there after both were made doesn't reach the second.
+"""
+
+import enum
+import functools
+import types
+from typing import Any
+
+PARTS = ("", "moe_kernel", "moe_kernel.impl", "moe_kernel.fused_experts")
+"""The objects of a quantisation method that hold state of its kernel, as paths from the method."""
+
+PLAIN = (bool, int, float, str, tuple, enum.Enum)
+MISSING = object()
+
+
+def differences(method: Any, other: Any) -> list[str]:
+    """Attributes in which the second method is set up differently, as paths."""
+    return [
+        f"{part}.{name}".lstrip(".")
+        for part in PARTS
+        for name in _differing(_state(method, part), _state(other, part))
+    ]
+
+
+def _state(method: Any, part: str) -> dict[str, Any]:
+    found = method
+    for name in filter(None, part.split(".")):
+        found = getattr(found, name, None)
+    return vars(found) if hasattr(found, "__dict__") else {}
+
+
+def _differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [
+        name
+        for name in sorted(state.keys() | other.keys())
+        if not _are_alike(state.get(name, MISSING), other.get(name, MISSING))
+    ]
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Objects that each kernel has of its own, such as tensors, are alike if of the same type."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, functools.partial):
+        return _are_alike(one.func, other.func)
+    if isinstance(one, types.MethodType):
+        return one.__func__ is other.__func__
+    if isinstance(one, types.FunctionType):
+        return one.__code__ is other.__code__
+    return not isinstance(one, PLAIN) or bool(one == other)
