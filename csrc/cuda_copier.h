@@ -10,8 +10,9 @@
 namespace dwdp {
 
 struct CudaCopierOptions {
-  // A whole round in one call, where the driver can; else one call per copy.
-  bool use_batches = true;
+  // A whole round in one call, where the driver can; else one call per copy. Drivers have crashed
+  // and hung on the one call, and no GPU has shown it to be faster.
+  bool use_batches = false;
   // Ask for the copy engine also inside one GPU, where the driver would take a kernel.
   bool prefer_overlap = true;
   // The copy stream goes before others where both want the same engine.

@@ -205,7 +205,7 @@ void BindCopier(nb::module_& module) {
              bool high_priority) {
             new (self) CudaCopier(driver.device(), {use_batches, prefer_overlap, high_priority});
           },
-          "driver"_a, nb::kw_only(), "use_batches"_a = true, "prefer_overlap"_a = true,
+          "driver"_a, nb::kw_only(), "use_batches"_a = false, "prefer_overlap"_a = true,
           "high_priority"_a = true)
       .def_prop_ro("uses_batches", &CudaCopier::uses_batches);
 }

@@ -192,7 +192,7 @@ class CudaCopier(Copier):
         self,
         driver: CudaDriver,
         *,
-        use_batches: bool = True,
+        use_batches: bool = False,
         prefer_overlap: bool = True,
         high_priority: bool = True,
     ) -> None:

@@ -21,16 +21,19 @@ def stream(fake):
     fake.destroy_stream(made)
 
 
-def test_what_the_wrong_stream_orders_is_a_race(fake, stream):
+@pytest.mark.parametrize(
+    ("use_batches", "symbol"), [(False, "cuMemcpyDtoDAsync"), (True, "cuMemcpyBatchAsync")]
+)
+def test_what_the_wrong_stream_orders_is_a_race(fake, stream, use_batches, symbol):
     """The guards themselves: copies ordered with another stream than the kernels'."""
-    (rank,) = make_ranks(fake)[:1]
+    (rank,) = make_ranks(fake, use_batches=use_batches)[:1]
     rank.scheduler._current_stream = lambda: stream
     for _ in range(3):
         rank.step()
     rank.num_wrong_reads()
     found = set(fake.violations)
-    assert "no event orders cuMemcpyBatchAsync of 8192 bytes after a kernel's read" in found, "WAR"
-    assert "no event orders a kernel's read after cuMemcpyBatchAsync of 8192 bytes" in found, "RAW"
+    assert f"no event orders {symbol} of 8192 bytes after a kernel's read" in found, "WAR"
+    assert f"no event orders a kernel's read after {symbol} of 8192 bytes" in found, "RAW"
     del rank
     gc.collect()
     fake.reset()
@@ -54,7 +57,7 @@ def test_missing_wait_shows_as_wrong_data(fake, stream):
 def test_rounds_of_many_copies_are_cut_into_batches_of_1024(fake, stream):
     driver = fake.driver()
     source, page = (driver.create_slot_page(PAGE) for _ in range(2))
-    copier = CudaCopier(driver)
+    copier = CudaCopier(driver, use_batches=True)
     copies = [(page.address + i, source.address + i, 1) for i in range(2500)]
     fake.fill(stream, source.address, PAGE, 7)
     copier.wait(copier.submit(CopyList([copies]), stream), stream)
@@ -89,7 +92,7 @@ def test_ticket_of_nothing_is_refused(fake, stream, ticket):
 def test_driver_without_batches_copies_one_by_one(fake, stream):
     fake.set_version(12_040)
     driver = fake.driver()
-    copier = CudaCopier(driver)
+    copier = CudaCopier(driver, use_batches=True)
     assert not copier.uses_batches
     source, page = (driver.create_slot_page(PAGE) for _ in range(2))
     fake.fill(stream, source.address, PAGE, 9)
