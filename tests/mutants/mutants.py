@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch), on real layers",
         SCHEDULER,
-        "        self._copier.wait(slot.ticket, self._current_stream())\n"
+        "        self._copier.wait(slot.ticket, self._stream)\n"
         "        slot.end_fill(self._step)",
         "        slot.end_fill(self._step)",
         LAYERS,
