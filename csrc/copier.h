@@ -17,17 +17,50 @@ struct Copy {
   std::size_t num_bytes;
 };
 
-// Copies in rounds: those of one round in any order or at once, rounds one after the other.
+// Copies that may run in any order, or at once. Kept as the arrays that the CUDA driver takes, so
+// that submitting a list makes none.
+class CopyRound {
+ public:
+  using Address = unsigned long long;  // CUdeviceptr, without CUDA's headers
+
+  CopyRound() = default;
+  CopyRound(const std::vector<Copy>& copies) {
+    for (const Copy& copy : copies) Add(copy);
+  }
+
+  void Add(const Copy& copy) {
+    destinations_.push_back(reinterpret_cast<Address>(copy.destination));
+    sources_.push_back(reinterpret_cast<Address>(copy.source));
+    sizes_.push_back(copy.num_bytes);
+  }
+  std::size_t size() const { return sizes_.size(); }
+  bool empty() const { return sizes_.empty(); }
+  Copy operator[](std::size_t i) const {
+    return {reinterpret_cast<std::byte*>(destinations_[i]),
+            reinterpret_cast<const std::byte*>(sources_[i]), sizes_[i]};
+  }
+
+  const Address* destinations() const { return destinations_.data(); }
+  const Address* sources() const { return sources_.data(); }
+  const std::size_t* sizes() const { return sizes_.data(); }
+
+ private:
+  std::vector<Address> destinations_;
+  std::vector<Address> sources_;
+  std::vector<std::size_t> sizes_;
+};
+
+// Copies in rounds, one round after the other.
 //
 // Threads that don't hold Python's lock may drop it and with it the memory, so it must not be
 // Python that counts the owners of either: nanobind asks `shared_from_this` where there is such a
 // thing.
 struct CopyList : std::enable_shared_from_this<CopyList> {
-  explicit CopyList(std::vector<std::vector<Copy>> all = {},
+  explicit CopyList(const std::vector<std::vector<Copy>>& all = {},
                     std::vector<std::shared_ptr<const void>> held = {})
-      : rounds(std::move(all)), memory(std::move(held)) {}
+      : rounds(all.begin(), all.end()), memory(std::move(held)) {}
 
-  std::vector<std::vector<Copy>> rounds;
+  std::vector<CopyRound> rounds;
   std::vector<std::shared_ptr<const void>> memory;  // kept mapped until the copies have ended
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "copier.h"
 #include "cuda_device.h"
@@ -48,15 +49,17 @@ class CudaCopier : public Copier {
 
   void RequireUncaptured(CUstream stream) const;
   void RequireSubmitted(Ticket ticket) const;
-  void CopyRound(const std::vector<Copy>& round);
-  void CopyBatch(const Copy* copies, std::size_t num_copies);
-  void CopyOneByOne(const std::vector<Copy>& round);
+  void RunRound(const CopyRound& round);
+  void CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies);
+  void CopyOneByOne(const CopyRound& round);
   void Release();
 
   std::shared_ptr<const CudaDevice> device_;
   const CudaApi& api_;
   bool use_batches_;
-  bool prefer_overlap_;
+  CUmemcpyAttributes attributes_ = {};  // of every batch
+  // One index would do; drivers have been seen to read one for every copy.
+  std::vector<std::size_t> attribute_of_;
   CUstream copy_stream_ = nullptr;
   CUevent gate_ = nullptr;  // what a computing stream had to do when copies were submitted
   std::array<CUevent, kNumEvents> done_ = {};

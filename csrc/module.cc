@@ -165,10 +165,10 @@ Copy CopyOf(std::uintptr_t destination, std::uintptr_t source, std::size_t num_b
           num_bytes};
 }
 
-std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
-  std::vector<Copy> copies;
-  for (const auto& [to, from, num_bytes] : tuples) copies.push_back(CopyOf(to, from, num_bytes));
-  return copies;
+CopyRound Round(const std::vector<CopyTuple>& tuples) {
+  CopyRound round;
+  for (const auto& [to, from, num_bytes] : tuples) round.Add(CopyOf(to, from, num_bytes));
+  return round;
 }
 
 void BindCopier(nb::module_& module) {
@@ -177,7 +177,7 @@ void BindCopier(nb::module_& module) {
                        const std::vector<std::shared_ptr<SlotPage>>& pages,
                        const std::vector<std::shared_ptr<View>>& views) {
              auto list = std::make_shared<CopyList>();
-             for (const auto& round : rounds) list->rounds.push_back(Copies(round));
+             for (const auto& round : rounds) list->rounds.push_back(Round(round));
              list->memory.insert(list->memory.end(), pages.begin(), pages.end());
              list->memory.insert(list->memory.end(), views.begin(), views.end());
              return list;
