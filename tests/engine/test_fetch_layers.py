@@ -108,7 +108,7 @@ def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
 def test_measured_steps_between_others_leave_slots_right():
     """On whatever the slots hold, even while they fill."""
     case = Case(5, poison=POISON["real"])
-    probe = ComputeProbe(time.perf_counter, FetchMode.PREFETCH)
+    probe = ComputeProbe(time.perf_counter, 2, FetchMode.PREFETCH)
     for num_tokens in (4, 300, 1, 77, 4):
         case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
         install(case.model.experts, probe)

@@ -52,8 +52,8 @@ def cgroup_memory_limit() -> int | None:
 def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
     """Those of the keyword arguments that this vLLM's function has.
 
-    For `_dummy_run` and `profile_run`: `force_attention` is of the older runner, the newer one runs
-    attention unless told not to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
+    For `_dummy_run` and `profile_run`: `skip_attn` is of the newer runner, the older one runs
+    attention only if told to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
     of its run may choose the same experts.
     """
     parameters = inspect.signature(function).parameters

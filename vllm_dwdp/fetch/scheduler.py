@@ -51,7 +51,7 @@ class Copies(Protocol):
     @property
     def everything(self) -> CopyList: ...
     @property
-    def chosen(self) -> Chosen: ...
+    def chosen(self) -> Chosen | None: ...
     @property
     def bytes_by_peer(self) -> tuple[int, ...]: ...
     @property
@@ -67,7 +67,8 @@ class FetchScheduler:
     """layers: what each layer copies; none at all where a rank runs on direct views only.
 
     current_stream: the handle of the stream that kernels are given to now; copies are ordered with
-    its work. It is asked once a step, and wherever something else than a step begins. make_waits: what times its waits, from the list of seconds by layer.
+    its work. It is asked once a step, and wherever something else than a step begins.
+    make_waits: what times its waits, from the list of seconds by layer.
     """
 
     def __init__(
@@ -192,15 +193,17 @@ class FetchScheduler:
 
     def _bring(self, slot: Slot, layer: int, chosen: ChosenIds) -> None:
         """Add the chosen experts to what the slot holds of this layer."""
+        experts = self._layers[layer].chosen
+        assert experts is not None, "policies with selective steps come with what brings experts"
         if slot.layer != layer:
             self._empty(slot, layer)
-            self._layers[layer].chosen.forget()
+            experts.forget()
         else:
             slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
         slot.begin_fill(layer, self._step, is_whole=False)
         self._waits.begin(self._step)
         try:
-            bytes_by_peer, num_copies, num_hits = self._layers[layer].chosen.fetch(*chosen)
+            bytes_by_peer, num_copies, num_hits = experts.fetch(*chosen)
         except BaseException:
             slot.end_fill(self._step)
             slot.discard(self._step)
