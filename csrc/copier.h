@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -60,8 +61,11 @@ struct CopyList : std::enable_shared_from_this<CopyList> {
                     std::vector<std::shared_ptr<const void>> held = {})
       : rounds(all.begin(), all.end()), memory(std::move(held)) {}
 
+  static constexpr int kNoLayer = -1;
+
   std::vector<CopyRound> rounds;
   std::vector<std::shared_ptr<const void>> memory;  // kept mapped until the copies have ended
+  int layer = kNoLayer;                             // whose experts they bring
 };
 
 // Runs copy lists one after the other, in the order of their submission.
@@ -75,6 +79,14 @@ class Copier {
   using Stream = std::uintptr_t;
   static constexpr Stream kCpu = 0;
 
+  // How far the copies of a list have come.
+  struct Progress {
+    Ticket ticket = 0;
+    int layer = CopyList::kNoLayer;
+    bool has_begun = false;
+    std::size_t num_ended = 0;  // of its copies, which end in order but for those of one round
+  };
+
   virtual ~Copier() = default;
   // Starts after everything submitted before, and after what `stream` has to do now.
   // Never blocks.
@@ -87,6 +99,8 @@ class Copier {
   virtual bool IsDone(Ticket ticket) const = 0;
   // Blocks until no copy is under way.
   virtual void Drain() = 0;
+  // The first list whose copies haven't ended. Any thread may ask, at any time.
+  virtual std::optional<Progress> FirstUnderWay() = 0;
 };
 
 }  // namespace dwdp

@@ -14,7 +14,8 @@ CudaCopier::CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptio
     : device_(std::move(device)),
       api_(device_->api()),
       use_batches_(options.use_batches && api_.cuMemcpyBatchAsync != nullptr),
-      attribute_of_(kMaxBatch, 0) {
+      attribute_of_(kMaxBatch, 0),
+      progress_(device_) {
   attributes_.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
   if (options.prefer_overlap) attributes_.flags = CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE;
   const CudaScope scope(device_->context());
@@ -48,8 +49,9 @@ Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream s
   api_.Check(api_.cuEventRecord(gate_, computing), "cuEventRecord before copies");
   api_.Check(api_.cuStreamWaitEvent(copy_stream_, gate_, CU_EVENT_WAIT_DEFAULT),
              "cuStreamWaitEvent before copies");
-  for (const CopyRound& round : list->rounds) RunRound(round);
   const Ticket ticket = num_submitted_ + 1;
+  progress_.Begin(ticket, *list, copy_stream_);
+  Run(*list);
   api_.Check(api_.cuEventRecord(done_[ticket % kNumEvents], copy_stream_),
              "cuEventRecord after copies");
   return num_submitted_ = ticket;
@@ -92,6 +94,16 @@ void CudaCopier::RequireUncaptured(CUstream stream) const {
           "steps of captured sizes must fetch 'direct' or 'selective'");
 }
 
+void CudaCopier::Run(const CopyList& list) {
+  try {
+    for (const CopyRound& round : list.rounds) RunRound(round);
+    progress_.End(copy_stream_);
+  } catch (...) {
+    progress_.GiveUp();
+    throw;
+  }
+}
+
 void CudaCopier::RunRound(const CopyRound& round) {
   if (!use_batches_) return CopyOneByOne(round);
   for (std::size_t first = 0; first < round.size(); first += kMaxBatch) {
@@ -102,20 +114,22 @@ void CudaCopier::RunRound(const CopyRound& round) {
 // The driver's signature knows no const; it writes none of the arrays.
 void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies) {
   std::size_t failed = 0;
-  api_.Check(
-      api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
-                              const_cast<CUdeviceptr*>(round.sources()) + first,
-                              const_cast<std::size_t*>(round.sizes()) + first, num_copies,
-                              &attributes_, attribute_of_.data(), 1, &failed, copy_stream_),
-      "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
+  api_.Check(api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
+                                     const_cast<CUdeviceptr*>(round.sources()) + first,
+                                     const_cast<std::size_t*>(round.sizes()) + first, num_copies,
+                                     &attributes_, attribute_of_.data(), 1, &failed, copy_stream_),
+             "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
+  progress_.Mark(num_copies, copy_stream_);
 }
 
 void CudaCopier::CopyOneByOne(const CopyRound& round) {
   for (std::size_t i = 0; i < round.size(); ++i) {
     const CUresult result = api_.cuMemcpyDtoDAsync(round.destinations()[i], round.sources()[i],
                                                    round.sizes()[i], copy_stream_);
-    if (result == CUDA_SUCCESS) continue;  // a sentence for each copy would cost the host
-    api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
+    if (result != CUDA_SUCCESS) {  // a sentence for each copy would cost the host
+      api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
+    }
+    progress_.Mark(1, copy_stream_);
   }
 }
 

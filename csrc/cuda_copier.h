@@ -7,6 +7,7 @@
 
 #include "copier.h"
 #include "cuda_device.h"
+#include "cuda_progress.h"
 
 namespace dwdp {
 
@@ -22,7 +23,7 @@ struct CudaCopierOptions {
 
 // A stream of copies beside the streams that compute. Events order them; the host never waits.
 //
-// * One thread uses it: the one that runs the model.
+// * One thread uses it: the one that runs the model. Others may ask how far it has come.
 // * It refuses streams under capture: a batch of copies would be lost there without an error.
 class CudaCopier : public Copier {
  public:
@@ -37,6 +38,7 @@ class CudaCopier : public Copier {
   void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
   void Drain() override;
+  std::optional<Progress> FirstUnderWay() override { return progress_.First(); }
 
   bool uses_batches() const { return use_batches_; }
 
@@ -48,6 +50,8 @@ class CudaCopier : public Copier {
   static constexpr std::size_t kMaxBatch = 1024;
 
   void RequireUncaptured(CUstream stream) const;
+  // Gives the copy stream all copies of a list.
+  void Run(const CopyList& list);
   void RequireSubmitted(Ticket ticket) const;
   void RunRound(const CopyRound& round);
   void CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies);
@@ -64,6 +68,7 @@ class CudaCopier : public Copier {
   CUevent gate_ = nullptr;  // what a computing stream had to do when copies were submitted
   std::array<CUevent, kNumEvents> done_ = {};
   Ticket num_submitted_ = 0;
+  CudaProgress progress_;
 };
 
 }  // namespace dwdp

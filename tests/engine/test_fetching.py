@@ -56,6 +56,7 @@ class Rank:
             memory=self._group.memory,
             sizes=StepSizes(MAX_TOKENS, captured_tokens),
             gather=self._gather,
+            job_ranks=range(2),
         )
         if patch is not None:
             patch(self)

@@ -17,11 +17,13 @@ from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_sl
 from vllm_dwdp.engine.experts_op import InPlace, install
 from vllm_dwdp.engine.fetch_costs import FetchCosts, Gather, RunStep
 from vllm_dwdp.engine.graph_fence import GraphFence
+from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.busy_log import BusyLog
 from vllm_dwdp.fetch.choice import StepSizes, policy_for, report, warn_of_captured
+from vllm_dwdp.fetch.copy_watch import CopiedSlice, CopyWatch
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -46,7 +48,9 @@ class Fetching:
         memory: RankMemory,
         sizes: StepSizes,
         gather: Gather,
+        job_ranks: Sequence[int],
     ) -> None:
+        """job_ranks: the group's ranks, as the job numbers them."""
         self._config = config
         self._layers = layers
         self._layouts = layouts
@@ -58,6 +62,7 @@ class Fetching:
             config, layers, layouts, rank=rank, memory=memory, copier=self._copier, gather=gather
         )
         self._scheduler: FetchScheduler | None = None
+        self._job_ranks = job_ranks
         self._copies: list[LayerCopies] = []
         self._num_ranks = layouts[0][0].placement.dwdp_size
         self.policy = Policy.always(FetchMode.DIRECT)
@@ -123,6 +128,8 @@ class Fetching:
         GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
         BusyLog(self.counters).start()
+        if self._copies:
+            self._watch_copies()
 
     def stop(self) -> None:
         """No copy is under way when it returns."""
@@ -140,6 +147,12 @@ class Fetching:
         if (links := self._costs.links) is not None:
             counts["link_gb_per_s"] = links.gb_per_s(self._num_ranks)
         return counts
+
+    def _watch_copies(self) -> None:
+        layers = [[CopiedSlice(*one) for one in copies.slices] for copies in self._copies]
+        CopyWatch(
+            self._copier, layers, rank=self._rank, job_ranks=self._job_ranks, end_rank=end_for_good
+        ).start()
 
     def _needs_compute(self, bandwidths: Bandwidths | None) -> bool:
         """Whether the policy, or what is said about it, depends on how long layers compute."""

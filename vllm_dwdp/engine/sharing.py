@@ -186,6 +186,7 @@ class ExpertSharing:
                 captured_tokens=captured_tokens(self._vllm_config),
             ),
             gather=self._session.gather,
+            job_ranks=self._session.job_ranks,
         )
         self._fetching.decide(views, direct, run_step)
         if slots := self._fetching.make_slots():

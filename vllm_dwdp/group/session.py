@@ -65,6 +65,11 @@ class GroupSession:
         self._doing = "binding its experts"
         return handle_type
 
+    @property
+    def job_ranks(self) -> range:
+        """The group's ranks, as the job numbers them."""
+        return self._rendezvous.job_ranks
+
     def gather(self, name: str, payload: bytes) -> list[bytes]:
         """What every rank of the group sends under a name, in rank order; each name once."""
         return self._rendezvous.gather(name, payload)

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from vllm_dwdp._core import CopyList, MemoryDriver, SlotPage, View
@@ -31,13 +32,18 @@ MakeChosen = Callable[[list[list[PeerCopy]], int], Chosen]
 class LayerCopies(Generic[Chosen]):
     """What the scheduler moves for one layer: all that it misses, or the experts chosen.
 
-    chosen: None where no step fetches by choice; its tables take long to make.
+    chosen: None where no step fetches by choice; its tables take long to make. slices: the copies
+    of `everything` in order, (rank that is read, bytes).
     """
 
     everything: CopyList
     chosen: Chosen | None
     bytes_by_peer: tuple[int, ...]
-    num_slices: int
+    slices: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def num_slices(self) -> int:
+        return len(self.slices)
 
 
 class Slots:
@@ -112,10 +118,11 @@ class Slots:
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds],
                 self._pages[layer_idx % self.num_slots],
                 direct,
+                layer=layer_idx,
             ),
             chosen=chosen,
             bytes_by_peer=tuple(plan.bytes_by_peer(dwdp_size)),
-            num_slices=plan.num_slices,
+            slices=tuple((s.peer, s.num_bytes) for s in plan.slices),
         )
 
     def _expert_copies(self, layer_idx: int, direct: Sequence[View]) -> list[list[PeerCopy]]:
