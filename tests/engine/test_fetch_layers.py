@@ -135,6 +135,22 @@ def test_biases_are_read_from_slots_too(mode):
     assert case.model.slots.pages(0, 2), "the bias has pages in a slot"
 
 
+@pytest.mark.parametrize("dwdp_size", [1, 2])
+def test_only_weights_that_are_read_from_peers_are_marked_as_behind_a_link(dwdp_size):
+    """vLLM's kernel then doesn't read them once for each token."""
+    shape = NUM_EXPERTS, DTYPE, False, 1
+    group = Group(dwdp_size, None, make_checkpoint(*shape), lambda: Model(*shape))
+    (experts,) = group.bind(0).experts
+    for name in ("w13_weight", "w2_weight"):
+        marked = {
+            mode
+            for mode, reader in experts._readers.items()
+            if hasattr(getattr(reader, name), "_vllm_is_uva_offloaded")
+        }
+        assert marked == ({FetchMode.DIRECT} if dwdp_size > 1 else set())
+        assert not hasattr(getattr(experts, name), "_vllm_is_uva_offloaded"), "not of the kernel"
+
+
 def test_each_reader_runs_a_kernel_of_its_own():
     case = Case(1)
     for reader in case.model.experts[0]._readers.values():

@@ -14,6 +14,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
+from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.loaded_rows import LoadedRows
@@ -141,6 +142,9 @@ class DwdpRoutedExperts(RoutedExperts):
         self._readers = {FetchMode.DIRECT: self._reader(parameters)}
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
+        if len(self.local_experts) < self.global_num_experts:
+            for name in LOADED_WEIGHTS:
+                mark_as_behind_a_link(parameters[name])
 
     def bind_slot(self, slot_views: dict[str, torch.Tensor]) -> None:
         """Run on these views in the modes that copy.
