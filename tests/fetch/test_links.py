@@ -2,7 +2,6 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Links are measured peer by peer, in turns in which no two ranks read one peer."""
 
-import threading
 import time
 from collections import defaultdict
 
@@ -19,12 +18,11 @@ PAGE = 4096
 
 
 class NotingProbe(LinkProbe):
-    """Of a rank whose peer's memory is a tensor that names it; notes who is read from when on."""
+    """Of a rank whose peer's memory is a tensor that names it; notes whom it reads until when."""
 
     room_bytes = PAGE
 
-    def __init__(self, rank, notes):
-        self._rank = rank
+    def __init__(self, notes):
         self._notes = notes
 
     def copies(self, sources, until):
@@ -35,9 +33,13 @@ class NotingProbe(LinkProbe):
 
     def _move(self, sources, until):
         peer = int(sources[0][0])
-        self._notes.append((time.monotonic(), until, self._rank, peer))
-        time.sleep(max(0.0, until - time.monotonic()))
+        self._notes.append((until, peer))
         return 100.0 + peer
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(links, "TURN_S", 0.01)
 
 
 def places(owners):
@@ -45,42 +47,37 @@ def places(owners):
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 5])
-def test_no_two_ranks_read_one_peer_at_a_time(num_ranks):
-    notes, found = [], {}
-
-    def measure(rank):
-        probe = NotingProbe(rank, notes)
-        found[rank] = measure_links(probe, places(range(num_ranks)), rank=rank, num_ranks=num_ranks)
-
-    threads = [threading.Thread(target=measure, args=(rank,)) for rank in range(num_ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for rank, own_links in found.items():
-        assert own_links.own == 2 * (100 + rank)
+def test_no_two_ranks_read_one_peer_in_a_turn(num_ranks):
+    read_in_turn = defaultdict(list)
+    for rank in range(num_ranks):
+        notes = []
+        found = measure_links(
+            NotingProbe(notes), places(range(num_ranks)), rank=rank, num_ranks=num_ranks
+        )
+        assert found.own == 2 * (100 + rank)
         expected = {p: PeerLink(100 + p, 2 * (100 + p)) for p in range(num_ranks) if p != rank}
-        assert own_links.peers == expected
-    by_turn = defaultdict(set)
-    first = min(start for start, *_ in notes)
-    for start, _, _, peer in notes:
-        turn = round((start - first) / links.TURN_S)
-        assert peer not in by_turn[turn], "two ranks read one peer in a turn"
-        by_turn[turn].add(peer)
+        assert found.peers == expected
+        (first, _), *_ = notes
+        for until, peer in notes:
+            read_in_turn[round((until - first) / links.TURN_S)].append(peer)
+    assert len(read_in_turn) == 2 * (num_ranks - 1) + 1, "each peer is copied and read, then own"
+    for peers in read_in_turn.values():
+        assert sorted(peers) == list(range(num_ranks))
 
 
 def test_peer_of_whom_nothing_is_read_keeps_its_turn():
     """With redundant experts; the others' turns go on meanwhile."""
     notes = []
     start = time.monotonic()
-    found = measure_links(NotingProbe(0, notes), places([0, 2]), rank=0, num_ranks=3)
+    found = measure_links(NotingProbe(notes), places([0, 2]), rank=0, num_ranks=3)
     assert list(found.peers) == [2]
-    begin, *_ = notes[0]
-    assert begin - start >= 2 * links.TURN_S
+    (until, _), *_ = notes
+    assert until - start >= 3 * links.TURN_S
+    assert time.monotonic() - start >= 4 * links.TURN_S
 
 
 def test_rank_without_blocks_of_its_own_takes_a_peers_figure_for_own_memory():
-    found = measure_links(NotingProbe(0, []), places([1]), rank=0, num_ranks=2)
+    found = measure_links(NotingProbe([]), places([1]), rank=0, num_ranks=2)
     assert found.own == found.peers[1].reads
 
 
