@@ -45,7 +45,7 @@ ChosenExperts::Fetched ChosenExperts::Fetch(const Id* ids, std::size_t num_ids) 
     }
     brought.push_back(id);
     for (const auto& [peer, copy] : expert) {
-      round.push_back(copy);
+      round.Add(copy);
       fetched.bytes_by_peer[peer] += copy.num_bytes;
     }
   }

@@ -13,39 +13,40 @@ namespace dwdp {
 
 // Symbol and the CUDA version in which its signature appeared. A driver refuses versions above its
 // own, so each symbol is asked for at its own.
-#define DWDP_CUDA_SYMBOLS(X)               \
-  X(cuGetErrorName, 6000)                  \
-  X(cuGetErrorString, 6000)                \
-  X(cuInit, 2000)                          \
-  X(cuDeviceGet, 2000)                     \
-  X(cuDeviceGetAttribute, 2000)            \
-  X(cuDevicePrimaryCtxRetain, 7000)        \
-  X(cuDevicePrimaryCtxRelease, 11000)      \
-  X(cuCtxPushCurrent, 4000)                \
-  X(cuCtxPopCurrent, 4000)                 \
-  X(cuCtxSynchronize, 2000)                \
-  X(cuCtxGetStreamPriorityRange, 5050)     \
-  X(cuMemGetAllocationGranularity, 10020)  \
-  X(cuMemCreate, 10020)                    \
-  X(cuMemRelease, 10020)                   \
-  X(cuMemAddressReserve, 10020)            \
-  X(cuMemAddressFree, 10020)               \
-  X(cuMemMap, 10020)                       \
-  X(cuMemUnmap, 10020)                     \
-  X(cuMemSetAccess, 10020)                 \
-  X(cuMemExportToShareableHandle, 10020)   \
-  X(cuMemImportFromShareableHandle, 10020) \
-  X(cuMemcpyAsync, 4000)                   \
-  X(cuMemcpyDtoDAsync, 3020)               \
-  X(cuMemsetD8Async, 3020)                 \
-  X(cuStreamCreateWithPriority, 5050)      \
-  X(cuStreamDestroy, 4000)                 \
-  X(cuStreamSynchronize, 2000)             \
-  X(cuStreamWaitEvent, 3020)               \
-  X(cuStreamIsCapturing, 10000)            \
-  X(cuEventCreate, 2000)                   \
-  X(cuEventRecord, 2000)                   \
-  X(cuEventQuery, 2000)                    \
+#define DWDP_CUDA_SYMBOLS(X)                  \
+  X(cuGetErrorName, 6000)                     \
+  X(cuGetErrorString, 6000)                   \
+  X(cuInit, 2000)                             \
+  X(cuDeviceGet, 2000)                        \
+  X(cuDeviceGetAttribute, 2000)               \
+  X(cuDevicePrimaryCtxRetain, 7000)           \
+  X(cuDevicePrimaryCtxRelease, 11000)         \
+  X(cuCtxPushCurrent, 4000)                   \
+  X(cuCtxPopCurrent, 4000)                    \
+  X(cuCtxSynchronize, 2000)                   \
+  X(cuCtxGetStreamPriorityRange, 5050)        \
+  X(cuMemGetAllocationGranularity, 10020)     \
+  X(cuMemCreate, 10020)                       \
+  X(cuMemRelease, 10020)                      \
+  X(cuMemAddressReserve, 10020)               \
+  X(cuMemAddressFree, 10020)                  \
+  X(cuMemMap, 10020)                          \
+  X(cuMemUnmap, 10020)                        \
+  X(cuMemSetAccess, 10020)                    \
+  X(cuMemExportToShareableHandle, 10020)      \
+  X(cuMemImportFromShareableHandle, 10020)    \
+  X(cuMemcpyAsync, 4000)                      \
+  X(cuMemcpyDtoDAsync, 3020)                  \
+  X(cuMemsetD8Async, 3020)                    \
+  X(cuStreamCreateWithPriority, 5050)         \
+  X(cuStreamDestroy, 4000)                    \
+  X(cuStreamSynchronize, 2000)                \
+  X(cuStreamWaitEvent, 3020)                  \
+  X(cuStreamIsCapturing, 10000)               \
+  X(cuThreadExchangeStreamCaptureMode, 10010) \
+  X(cuEventCreate, 2000)                      \
+  X(cuEventRecord, 2000)                      \
+  X(cuEventQuery, 2000)                       \
   X(cuEventDestroy, 4000)
 
 // Null where the driver is older than they are.

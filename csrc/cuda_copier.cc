@@ -7,17 +7,17 @@
 #include "error.h"
 
 namespace dwdp {
-namespace {
 
-CUdeviceptr Pointer(const std::byte* address) { return reinterpret_cast<CUdeviceptr>(address); }
-
-}  // namespace
+static_assert(std::is_same_v<CopyRound::Address, CUdeviceptr>);
 
 CudaCopier::CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptions options)
     : device_(std::move(device)),
       api_(device_->api()),
       use_batches_(options.use_batches && api_.cuMemcpyBatchAsync != nullptr),
-      prefer_overlap_(options.prefer_overlap) {
+      attribute_of_(kMaxBatch, 0),
+      progress_(device_) {
+  attributes_.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+  if (options.prefer_overlap) attributes_.flags = CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE;
   const CudaScope scope(device_->context());
   try {
     int lowest = 0;
@@ -49,8 +49,9 @@ Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream s
   api_.Check(api_.cuEventRecord(gate_, computing), "cuEventRecord before copies");
   api_.Check(api_.cuStreamWaitEvent(copy_stream_, gate_, CU_EVENT_WAIT_DEFAULT),
              "cuStreamWaitEvent before copies");
-  for (const auto& round : list->rounds) CopyRound(round);
   const Ticket ticket = num_submitted_ + 1;
+  progress_.Begin(ticket, *list, copy_stream_);
+  Run(*list);
   api_.Check(api_.cuEventRecord(done_[ticket % kNumEvents], copy_stream_),
              "cuEventRecord after copies");
   return num_submitted_ = ticket;
@@ -93,38 +94,42 @@ void CudaCopier::RequireUncaptured(CUstream stream) const {
           "steps of captured sizes must fetch 'direct' or 'selective'");
 }
 
-void CudaCopier::CopyRound(const std::vector<Copy>& round) {
+void CudaCopier::Run(const CopyList& list) {
+  try {
+    for (const CopyRound& round : list.rounds) RunRound(round);
+    progress_.End(copy_stream_);
+  } catch (...) {
+    progress_.GiveUp();
+    throw;
+  }
+}
+
+void CudaCopier::RunRound(const CopyRound& round) {
   if (!use_batches_) return CopyOneByOne(round);
-  for (std::size_t at = 0; at < round.size(); at += kMaxBatch) {
-    CopyBatch(round.data() + at, std::min(kMaxBatch, round.size() - at));
+  for (std::size_t first = 0; first < round.size(); first += kMaxBatch) {
+    CopyBatch(round, first, std::min(kMaxBatch, round.size() - first));
   }
 }
 
-void CudaCopier::CopyBatch(const Copy* copies, std::size_t num_copies) {
-  std::vector<CUdeviceptr> destinations(num_copies);
-  std::vector<CUdeviceptr> sources(num_copies);
-  std::vector<std::size_t> sizes(num_copies);
-  for (std::size_t i = 0; i < num_copies; ++i) {
-    destinations[i] = Pointer(copies[i].destination);
-    sources[i] = Pointer(copies[i].source);
-    sizes[i] = copies[i].num_bytes;
-  }
-  CUmemcpyAttributes attributes = {};
-  attributes.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
-  if (prefer_overlap_) attributes.flags = CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE;
-  // One index would do; drivers have been seen to read one for every copy.
-  std::vector<std::size_t> attribute_of(num_copies, 0);
+// The driver's signature knows no const; it writes none of the arrays.
+void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies) {
   std::size_t failed = 0;
-  api_.Check(api_.cuMemcpyBatchAsync(destinations.data(), sources.data(), sizes.data(), num_copies,
-                                     &attributes, attribute_of.data(), 1, &failed, copy_stream_),
+  api_.Check(api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
+                                     const_cast<CUdeviceptr*>(round.sources()) + first,
+                                     const_cast<std::size_t*>(round.sizes()) + first, num_copies,
+                                     &attributes_, attribute_of_.data(), 1, &failed, copy_stream_),
              "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
+  progress_.Mark(num_copies, copy_stream_);
 }
 
-void CudaCopier::CopyOneByOne(const std::vector<Copy>& round) {
-  for (const Copy& copy : round) {
-    api_.Check(api_.cuMemcpyDtoDAsync(Pointer(copy.destination), Pointer(copy.source),
-                                      copy.num_bytes, copy_stream_),
-               "cuMemcpyDtoDAsync of " + std::to_string(copy.num_bytes) + " bytes");
+void CudaCopier::CopyOneByOne(const CopyRound& round) {
+  for (std::size_t i = 0; i < round.size(); ++i) {
+    const CUresult result = api_.cuMemcpyDtoDAsync(round.destinations()[i], round.sources()[i],
+                                                   round.sizes()[i], copy_stream_);
+    if (result != CUDA_SUCCESS) {  // a sentence for each copy would cost the host
+      api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
+    }
+    progress_.Mark(1, copy_stream_);
   }
 }
 

@@ -93,6 +93,16 @@ void HostCopier::Drain() {
   has_ended_.wait(lock, [this] { return jobs_.empty(); });
 }
 
+std::optional<Copier::Progress> HostCopier::FirstUnderWay() {
+  const std::lock_guard lock(mutex_);
+  if (jobs_.empty()) return std::nullopt;
+  const Job& job = jobs_.front();
+  Progress progress{.ticket = job.ticket, .layer = job.list->layer, .num_ended = job.num_ended};
+  for (std::size_t i = 0; i < job.round; ++i) progress.num_ended += job.list->rounds[i].size();
+  progress.has_begun = job.num_begun > 0 || progress.num_ended > 0;
+  return progress;
+}
+
 void HostCopier::Work() {
   std::unique_lock lock(mutex_);
   while (true) {

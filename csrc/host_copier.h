@@ -27,6 +27,7 @@ class HostCopier : public Copier {
   void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
   void Drain() override;
+  std::optional<Progress> FirstUnderWay() override;
 
  private:
   struct Job {

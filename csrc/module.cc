@@ -165,25 +165,32 @@ Copy CopyOf(std::uintptr_t destination, std::uintptr_t source, std::size_t num_b
           num_bytes};
 }
 
-std::vector<Copy> Copies(const std::vector<CopyTuple>& tuples) {
-  std::vector<Copy> copies;
-  for (const auto& [to, from, num_bytes] : tuples) copies.push_back(CopyOf(to, from, num_bytes));
-  return copies;
+CopyRound Round(const std::vector<CopyTuple>& tuples) {
+  CopyRound round;
+  for (const auto& [to, from, num_bytes] : tuples) round.Add(CopyOf(to, from, num_bytes));
+  return round;
 }
 
 void BindCopier(nb::module_& module) {
   nb::class_<CopyList>(module, "CopyList")
       .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds,
                        const std::vector<std::shared_ptr<SlotPage>>& pages,
-                       const std::vector<std::shared_ptr<View>>& views) {
+                       const std::vector<std::shared_ptr<View>>& views, int layer) {
              auto list = std::make_shared<CopyList>();
-             for (const auto& round : rounds) list->rounds.push_back(Copies(round));
+             for (const auto& round : rounds) list->rounds.push_back(Round(round));
              list->memory.insert(list->memory.end(), pages.begin(), pages.end());
              list->memory.insert(list->memory.end(), views.begin(), views.end());
+             list->layer = layer;
              return list;
            }),
            "rounds"_a, "pages"_a = std::vector<std::shared_ptr<SlotPage>>(),
-           "views"_a = std::vector<std::shared_ptr<View>>());
+           "views"_a = std::vector<std::shared_ptr<View>>(), nb::kw_only(),
+           "layer"_a = CopyList::kNoLayer);
+  nb::class_<Copier::Progress>(module, "CopyProgress")
+      .def_ro("ticket", &Copier::Progress::ticket)
+      .def_ro("layer", &Copier::Progress::layer)
+      .def_ro("has_begun", &Copier::Progress::has_begun)
+      .def_ro("num_ended", &Copier::Progress::num_ended);
   nb::class_<Copier>(module, "Copier")
       .def(
           "submit",
@@ -194,7 +201,8 @@ void BindCopier(nb::module_& module) {
       .def("cancel", &Copier::Cancel, "ticket"_a)
       .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("is_done", &Copier::IsDone, "ticket"_a)
-      .def("drain", &Copier::Drain, ReleaseGil());
+      .def("drain", &Copier::Drain, ReleaseGil())
+      .def("first_under_way", &Copier::FirstUnderWay, ReleaseGil());
   nb::class_<HostCopier, Copier>(module, "HostCopier")
       .def(nb::init<std::size_t, const std::vector<int>&>(), nb::kw_only(), "num_threads"_a = 1,
            "cores"_a = std::vector<int>());
@@ -205,7 +213,7 @@ void BindCopier(nb::module_& module) {
              bool high_priority) {
             new (self) CudaCopier(driver.device(), {use_batches, prefer_overlap, high_priority});
           },
-          "driver"_a, nb::kw_only(), "use_batches"_a = true, "prefer_overlap"_a = true,
+          "driver"_a, nb::kw_only(), "use_batches"_a = false, "prefer_overlap"_a = true,
           "high_priority"_a = true)
       .def_prop_ro("uses_batches", &CudaCopier::uses_batches);
 }

@@ -152,7 +152,24 @@ class CopyList:
         rounds: list[list[CopyTuple]],
         pages: Sequence[SlotPage] = ...,
         views: Sequence[View] = ...,
-    ) -> None: ...
+        *,
+        layer: int = -1,
+    ) -> None:
+        """`layer`: whose experts they bring, for `CopyProgress`."""
+
+class CopyProgress:
+    """How far the copies of a list have come."""
+
+    @property
+    def ticket(self) -> int: ...
+    @property
+    def layer(self) -> int:
+        """As the list says it; -1: of no layer."""
+    @property
+    def has_begun(self) -> bool: ...
+    @property
+    def num_ended(self) -> int:
+        """Of the list's copies, which end in order but for those of one round."""
 
 class Copier:
     """Runs copy lists one after the other, in the order of their submission. Abstract.
@@ -175,6 +192,8 @@ class Copier:
     def is_done(self, ticket: int) -> bool: ...
     def drain(self) -> None:
         """Return when no copy is under way. Releases the GIL."""
+    def first_under_way(self) -> CopyProgress | None:
+        """The first list whose copies haven't ended. Any thread may ask, at any time."""
 
 class HostCopier(Copier):
     """Threads that copy host memory."""
@@ -192,7 +211,7 @@ class CudaCopier(Copier):
         self,
         driver: CudaDriver,
         *,
-        use_batches: bool = True,
+        use_batches: bool = False,
         prefer_overlap: bool = True,
         high_priority: bool = True,
     ) -> None:

@@ -44,9 +44,10 @@ class DwdpConfig:
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
     slice_bytes: of the largest slice of a copy, and the most that a round reads from one peer;
-        default: 1 MiB on host memory, 1 GiB on a GPU.
+        default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see copy_plan.gpu_slice_bytes.
     copy_threads: threads that copy, on host memory.
-    batched_copies: on a GPU, give the driver a round of copies in one call, where it can.
+    batched_copies: on a GPU, give the driver a round of copies in one call, where it can; off,
+        because drivers have crashed and hung on such calls.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
@@ -59,7 +60,7 @@ class DwdpConfig:
     num_slots: int = DEFAULT_NUM_SLOTS
     slice_bytes: int | None = None
     copy_threads: int = 1
-    batched_copies: bool = True
+    batched_copies: bool = False
     link_gb_per_s: float | None = None
     compute_us_per_token: float | None = None
     rendezvous: str | None = None

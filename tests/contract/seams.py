@@ -304,6 +304,7 @@ _BY_FILE = {
         "GPUModelRunner._dummy_run.num_tokens",
         "GPUModelRunner._dummy_run.is_profile",
         "GPUModelRunner._dummy_run.skip_eplb",
+        "GPUModelRunner._dummy_run.skip_attn",
         "GPUModelRunner.max_num_tokens",
     ),
     "v1/worker/gpu_model_runner.py": (
@@ -311,7 +312,6 @@ _BY_FILE = {
         "GPUModelRunner._dummy_run.num_tokens",
         "GPUModelRunner._dummy_run.is_profile",
         "GPUModelRunner._dummy_run.skip_eplb",
-        "GPUModelRunner._dummy_run.force_attention",
         "GPUModelRunner.max_num_tokens",
         "GPUModelRunner.profile_run",
     ),

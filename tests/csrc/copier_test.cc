@@ -96,6 +96,43 @@ TEST_P(HostCopierTest, CancelledListEndsAndLaterOnesRun) {
   EXPECT_EQ(destination, source);
 }
 
+TEST_P(HostCopierTest, SaysHowFarTheFirstListHasCome) {
+  HostCopier copier(GetParam(), {});
+  EXPECT_FALSE(copier.FirstUnderWay());
+  const Bytes source = Pattern(1 << 20, 1);
+  Bytes destination(source.size());
+  auto list = std::make_shared<CopyList>(
+      std::vector<std::vector<Copy>>(200, {{destination.data(), source.data(), source.size()}}));
+  list->layer = 7;
+  const auto first = copier.Submit(list, Copier::kCpu);
+  const auto second = copier.Submit(InRounds({{}}), Copier::kCpu);
+  std::size_t num_ended = 0;
+  while (const auto progress = copier.FirstUnderWay()) {
+    EXPECT_EQ(progress->ticket, first);
+    EXPECT_EQ(progress->layer, 7);
+    EXPECT_GE(progress->num_ended, num_ended);
+    EXPECT_LE(progress->num_ended, 200U);
+    EXPECT_TRUE(progress->has_begun || progress->num_ended == 0);
+    num_ended = progress->num_ended;
+  }
+  EXPECT_TRUE(copier.IsDone(first) && copier.IsDone(second));
+}
+
+TEST(CopyRound, KeepsCopiesAsTheArraysThatADriverTakes) {
+  Bytes bytes(3);
+  CopyRound round;
+  EXPECT_TRUE(round.empty());
+  round.Add({bytes.data(), bytes.data() + 1, 1});
+  round.Add({bytes.data() + 2, bytes.data(), 2});
+  EXPECT_EQ(round.size(), 2U);
+  EXPECT_EQ(round.destinations()[1], reinterpret_cast<CopyRound::Address>(bytes.data() + 2));
+  EXPECT_EQ(round.sources()[0], reinterpret_cast<CopyRound::Address>(bytes.data() + 1));
+  EXPECT_EQ(round.sizes()[1], 2U);
+  EXPECT_EQ(round[1].destination, bytes.data() + 2);
+  EXPECT_EQ(round[1].source, bytes.data());
+  EXPECT_EQ(round[1].num_bytes, 2U);
+}
+
 TEST_P(HostCopierTest, GoesWhileCopiesAreLeft) {
   const Bytes source = Pattern(1 << 20, 1);
   Bytes destination(source.size());

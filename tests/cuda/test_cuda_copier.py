@@ -3,6 +3,7 @@
 """The copy stream: ordered by events alone, batches within the driver's limits."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -21,16 +22,19 @@ def stream(fake):
     fake.destroy_stream(made)
 
 
-def test_what_the_wrong_stream_orders_is_a_race(fake, stream):
+@pytest.mark.parametrize(
+    ("use_batches", "symbol"), [(False, "cuMemcpyDtoDAsync"), (True, "cuMemcpyBatchAsync")]
+)
+def test_what_the_wrong_stream_orders_is_a_race(fake, stream, use_batches, symbol):
     """The guards themselves: copies ordered with another stream than the kernels'."""
-    (rank,) = make_ranks(fake)[:1]
+    (rank,) = make_ranks(fake, use_batches=use_batches)[:1]
     rank.scheduler._current_stream = lambda: stream
     for _ in range(3):
         rank.step()
     rank.num_wrong_reads()
     found = set(fake.violations)
-    assert "no event orders cuMemcpyBatchAsync of 8192 bytes after a kernel's read" in found, "WAR"
-    assert "no event orders a kernel's read after cuMemcpyBatchAsync of 8192 bytes" in found, "RAW"
+    assert f"no event orders {symbol} of 8192 bytes after a kernel's read" in found, "WAR"
+    assert f"no event orders a kernel's read after {symbol} of 8192 bytes" in found, "RAW"
     del rank
     gc.collect()
     fake.reset()
@@ -54,7 +58,7 @@ def test_missing_wait_shows_as_wrong_data(fake, stream):
 def test_rounds_of_many_copies_are_cut_into_batches_of_1024(fake, stream):
     driver = fake.driver()
     source, page = (driver.create_slot_page(PAGE) for _ in range(2))
-    copier = CudaCopier(driver)
+    copier = CudaCopier(driver, use_batches=True)
     copies = [(page.address + i, source.address + i, 1) for i in range(2500)]
     fake.fill(stream, source.address, PAGE, 7)
     copier.wait(copier.submit(CopyList([copies]), stream), stream)
@@ -86,10 +90,61 @@ def test_ticket_of_nothing_is_refused(fake, stream, ticket):
         copier.wait(ticket, stream)
 
 
+def progress_of(copier):
+    """All that a watching thread sees of two lists of four copies, until both have ended."""
+    found = []
+
+    def look():
+        while (seen := copier.first_under_way()) is not None:
+            found.append((seen.ticket, seen.layer, seen.has_begun, seen.num_ended))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found
+
+
+@pytest.mark.parametrize("use_batches", [False, True])
+def test_another_thread_sees_how_far_copies_have_come(fake, stream, use_batches):
+    """Also while another list is behind; a batch ends as a whole."""
+    driver = fake.driver()
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    copies = [(page.address + at, source.address + at, 1024) for at in range(0, PAGE, 1024)]
+    found = set()
+    for seed in range(40):
+        fake.reset(seed)
+        copier = CudaCopier(driver, use_batches=use_batches)
+        for layer in (7, 8):
+            copier.submit(CopyList([copies[:2], copies[2:]], layer=layer), stream)
+        before = fake.calls("cuThreadExchangeStreamCaptureMode")
+        seen = progress_of(copier)
+        assert seen == sorted(seen)
+        exchanges = fake.calls("cuThreadExchangeStreamCaptureMode") - before
+        assert exchanges == 2 * (len(seen) + 1), "no capture is broken, and the mode is set back"
+        found.update(seen)
+    ends = (0, 2, 4) if use_batches else range(5)
+    possible = {(ticket, ticket + 6, True, ended) for ticket in (1, 2) for ended in ends}
+    assert found <= possible | {(1, 7, False, 0), (2, 8, False, 0)}
+    assert {progress for progress in possible if progress[3] < 4} <= found
+
+
+def test_list_of_very_many_copies_has_few_marks(fake, stream):
+    driver = fake.driver()
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    copier = CudaCopier(driver)
+    copies = [(page.address + i, source.address + i, 1) for i in range(2500)]
+    before = fake.calls("cuEventRecord")
+    copier.wait(copier.submit(CopyList([copies]), stream), stream)
+    assert fake.calls("cuEventRecord") - before < 260
+    while copier.first_under_way() is not None:
+        pass
+    fake.synchronize(stream)
+
+
 def test_driver_without_batches_copies_one_by_one(fake, stream):
     fake.set_version(12_040)
     driver = fake.driver()
-    copier = CudaCopier(driver)
+    copier = CudaCopier(driver, use_batches=True)
     assert not copier.uses_batches
     source, page = (driver.create_slot_page(PAGE) for _ in range(2))
     fake.fill(stream, source.address, PAGE, 9)

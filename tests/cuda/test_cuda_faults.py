@@ -51,7 +51,7 @@ def run(fake, **options):
 
 
 def options_for(symbol):
-    return {"use_batches": symbol != "cuMemcpyDtoDAsync"}
+    return {"use_batches": symbol == "cuMemcpyBatchAsync"}
 
 
 @pytest.fixture(scope="module", params=HandleType, ids=lambda handle_type: handle_type.name)

@@ -54,7 +54,7 @@ def test_layer_that_runs_twice_in_a_step_and_one_cut_short(fake):
 )
 def test_step_after_one_that_a_driver_call_broke_reads_right_bytes(fake, symbol, nth):
     """A slot that copies never came to, or not all, is never taken for one that fills."""
-    (rank,) = make_ranks(fake)[:1]
+    (rank,) = make_ranks(fake, use_batches=symbol == "cuMemcpyBatchAsync")[:1]
     rank.step()
     rank.step()
     assert rank.num_wrong_reads() == 0
@@ -89,8 +89,16 @@ def test_stop_returns_when_the_gpu_has_copied(fake):
     assert rank.num_wrong_reads() == 0
 
 
-def test_a_round_is_one_batch(fake):
+def test_copies_are_calls_of_their_own_unless_batches_are_asked_for(fake):
     (rank,) = make_ranks(fake, num_layers=2, num_slots=1)[:1]
+    rank.step()
+    assert fake.calls("cuMemcpyBatchAsync") == 0
+    assert fake.calls("cuMemcpyDtoDAsync") == rank.counters.slices > 0
+    assert rank.num_wrong_reads() == 0
+
+
+def test_a_round_is_one_batch(fake):
+    (rank,) = make_ranks(fake, num_layers=2, num_slots=1, use_batches=True)[:1]
     rank.step()
     batches, copies = fake.calls("cuMemcpyBatchAsync"), rank.counters.slices
     assert 0 < batches <= copies

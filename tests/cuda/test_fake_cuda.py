@@ -35,7 +35,7 @@ def test_copy_into_a_view_is_refused(fake, stream):
     view = driver.reserve_view(PAGE)
     view.map_private(0, PAGE)
     view.finish()
-    copier = CudaCopier(driver)
+    copier = CudaCopier(driver, use_batches=True)
     with pytest.raises(DriverError, match="cuMemcpyBatchAsync of 1 copies failed"):
         copier.submit(CopyList([[(view.address, page.address, PAGE)]]), stream)
     assert len(fake.violations) == 1

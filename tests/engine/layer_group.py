@@ -19,7 +19,7 @@ from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
 from vllm_dwdp._core import ChosenExperts, HandleType, HostCopier
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
+from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
 from vllm_dwdp.engine.experts_op import install, register_op
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.rank_memory import HostMemory
@@ -151,8 +151,8 @@ class Group:
         slots = Slots(self.driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=SLICE_BYTES)
         copier = HostCopier(num_threads=2)
         for layer_idx, experts in enumerate(model.experts):
-            on_slot = views.build_on_slot(layer_idx, slots)
-            bind_layer(experts, layouts[layer_idx], direct[layer_idx], on_slot)
+            bind_layer(experts, layouts[layer_idx], direct[layer_idx])
+            bind_slot(experts, layouts[layer_idx], views.build_on_slot(layer_idx, slots))
         copies = [
             slots.copies(i, direct[i], partial(ChosenExperts, copier)) for i in range(len(layouts))
         ]

@@ -108,7 +108,7 @@ def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
 def test_measured_steps_between_others_leave_slots_right():
     """On whatever the slots hold, even while they fill."""
     case = Case(5, poison=POISON["real"])
-    probe = ComputeProbe(time.perf_counter, FetchMode.PREFETCH)
+    probe = ComputeProbe(time.perf_counter, 2, FetchMode.PREFETCH)
     for num_tokens in (4, 300, 1, 77, 4):
         case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
         install(case.model.experts, probe)
@@ -133,6 +133,22 @@ def test_biases_are_read_from_slots_too(mode):
         assert found == [on_slot._parameters[name].data_ptr(), direct._parameters[name].data_ptr()]
         assert found[0] != found[1]
     assert case.model.slots.pages(0, 2), "the bias has pages in a slot"
+
+
+@pytest.mark.parametrize("dwdp_size", [1, 2])
+def test_only_weights_that_are_read_from_peers_are_marked_as_behind_a_link(dwdp_size):
+    """vLLM's kernel then doesn't read them once for each token."""
+    shape = NUM_EXPERTS, DTYPE, False, 1
+    group = Group(dwdp_size, None, make_checkpoint(*shape), lambda: Model(*shape))
+    (experts,) = group.bind(0).experts
+    for name in ("w13_weight", "w2_weight"):
+        marked = {
+            mode
+            for mode, reader in experts._readers.items()
+            if hasattr(getattr(reader, name), "_vllm_is_uva_offloaded")
+        }
+        assert marked == ({FetchMode.DIRECT} if dwdp_size > 1 else set())
+        assert not hasattr(getattr(experts, name), "_vllm_is_uva_offloaded"), "not of the kernel"
 
 
 def test_each_reader_runs_a_kernel_of_its_own():

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How a rank of real layers settles what its steps do: what is measured, what slots are for."""
+"""How a rank of real layers decides what its steps do: what is measured, and what slots are for."""
 
+import gc
+import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +14,9 @@ from log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode
-from vllm_dwdp.engine.adoption import bind_layer
+from vllm_dwdp.engine.adoption import bind_layer, bind_slot
 from vllm_dwdp.engine.experts_op import install
+from vllm_dwdp.engine.fetch_costs import NUM_STEPS
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.memory.expert_views import ExpertViews
@@ -31,38 +35,56 @@ def stock_offloader():
 
 
 class Rank:
-    """Rank 0 of two, from its views on; steps are counted."""
+    """Rank 0 of two, from its views on; steps are counted.
 
-    def __init__(self, **options):
+    peer: by the name of a gathering, what rank 1 sends; else the same as rank 0.
+    """
+
+    def __init__(self, *, peer=None, captured_tokens=CAPTURED_TOKENS, patch=None, **options):
         shape = NUM_EXPERTS, torch.bfloat16, False
         self._group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
-        self._model, layouts = self._group.models[0], self._group.layouts[0]
+        self.model, layouts = self._group.models[0], self._group.layouts[0]
+        self._peer = peer or {}
         self.num_steps = 0
+        self.outputs = []
+        self.gathered = []
         self.fetching = Fetching(
             DwdpConfig(**options),
-            self._model.experts,
+            self.model.experts,
             layouts,
             rank=0,
             memory=self._group.memory,
-            sizes=StepSizes(MAX_TOKENS, CAPTURED_TOKENS),
+            sizes=StepSizes(MAX_TOKENS, captured_tokens),
+            gather=self._gather,
+            job_ranks=range(2),
         )
-        views = ExpertViews(
+        if patch is not None:
+            patch(self)
+        self.views = ExpertViews(
             self._group.driver, layouts, self._group.shards[0], 0, self._group._pull
         )
-        direct = [views.build(i) for i in range(NUM_LAYERS)]
-        self.slots = self.fetching.make_slots(direct)
-        for i, experts in enumerate(self._model.experts):
-            on_slot = views.build_on_slot(i, self.slots) if self.slots else None
-            bind_layer(experts, layouts[i], direct[i], on_slot)
+        self.direct = direct = [self.views.build(i) for i in range(NUM_LAYERS)]
+        for experts, layout, of_layer in zip(self.model.experts, layouts, direct, strict=True):
+            bind_layer(experts, layout, of_layer)
+        self.fetching.decide(self.views, direct, self.run_step)
+        self.slots = self.fetching.make_slots()
+        if self.slots:
+            for i, experts in enumerate(self.model.experts):
+                bind_slot(experts, layouts[i], self.views.build_on_slot(i, self.slots))
         self.fetching.start(direct)
+
+    def _gather(self, name, own):
+        self.gathered.append(name)
+        return [own, self._peer.get(name, own)]
 
     def run_step(self, num_tokens=MAX_TOKENS):
         self.num_steps += 1
+        torch.manual_seed(0)
         x, logits = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, NUM_EXPERTS)
-        return self._model.run(x.bfloat16(), logits.bfloat16())
+        self.outputs.append(self.model.run(x.bfloat16(), logits.bfloat16()))
 
-    def settle(self):
-        self.fetching.settle(self.run_step)
+    @property
+    def policy(self):
         return self.fetching.policy
 
     def close(self):
@@ -83,68 +105,146 @@ def make_rank():
         rank.close()
 
 
+def num_slot_maps():
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("/memfd:dwdp-slots")
+
+
 def test_more_slots_than_moe_layers_are_refused(make_rank):
     with pytest.raises(ConfigError, match=f"at most the model's {NUM_LAYERS} MoE layers"):
-        make_rank(fetch="prefetch", num_slots=NUM_LAYERS + 1)
+        make_rank(fetch="prefetch", num_slots=NUM_LAYERS + 1, compute_us_per_token=1)
 
 
 def test_peers_memory_as_fast_as_own_takes_no_slots_and_no_steps(make_rank):
     rank = make_rank()
     assert rank.slots is None
-    assert rank.settle().is_direct
+    assert rank.policy.is_direct
     assert rank.num_steps == 0
 
 
-def test_copies_that_never_pay_take_no_slots_where_compute_is_given(make_rank):
-    rank = make_rank(link_gb_per_s=SLOW_LINK, compute_us_per_token=1e-3)
+@pytest.mark.parametrize("given", [{"compute_us_per_token": 1e-3}, {}], ids=["given", "measured"])
+def test_copies_that_never_pay_take_no_slots(make_rank, given):
+    before = num_slot_maps()
+    with log_lines(logging.WARNING) as lines:
+        rank = make_rank(link_gb_per_s=SLOW_LINK, **given)
     assert rank.slots is None
-    assert rank.settle().is_direct
+    assert rank.policy.is_direct
+    assert rank.num_steps == (0 if given else 2 * NUM_STEPS)
+    (advice,) = (line for line in lines if "too few to hide a prefetch" in line)
+    assert advice.endswith("Raise --max-num-batched-tokens."), "auto has chosen already"
+    assert num_slot_maps() == before, "the slot of the measured layer is gone"
 
 
 def test_copies_that_pay_are_made_without_measuring_what_is_given(make_rank):
     rank = make_rank(link_gb_per_s=SLOW_LINK, compute_us_per_token=5e3)
-    policy = rank.settle()
+    rank.fetching.settle()
     assert rank.num_steps == 0
-    assert policy.mode(CAPTURED_TOKENS) is FetchMode.DIRECT
-    assert policy.mode(MAX_TOKENS) is FetchMode.PREFETCH
+    assert rank.policy.mode(CAPTURED_TOKENS) is FetchMode.DIRECT
+    assert rank.policy.mode(MAX_TOKENS) is FetchMode.PREFETCH
     rank.run_step()
     assert rank.fetching.counters.steps["prefetch"] == 1
 
 
-def test_idle_slots_are_warned_of(make_rank):
-    rank = make_rank(link_gb_per_s=SLOW_LINK)
-    assert rank.slots is not None
+def test_prefetch_that_no_step_can_take_makes_no_slots_and_says_so(make_rank):
     with log_lines(logging.WARNING) as lines:
-        assert rank.settle().is_direct
-    assert any("No step of this engine copies experts" in line for line in lines)
-    (advice,) = (line for line in lines if "too few to hide a prefetch" in line)
-    assert advice.endswith("Raise --max-num-batched-tokens."), "auto has chosen already"
+        rank = make_rank(fetch="prefetch", captured_tokens=MAX_TOKENS, compute_us_per_token=1e6)
+    assert rank.slots is None
+    assert rank.policy.is_direct
+    assert any("no step of this engine prefetches: the largest has 64" in line for line in lines)
 
 
-def test_measured_steps_run_on_slots_then_in_place_and_are_not_counted(make_rank, monkeypatch):
-    rank = make_rank(link_gb_per_s=SLOW_LINK)
+def test_measured_steps_run_one_layer_on_a_slot_and_are_not_counted(make_rank):
     modes = []
-    experts = rank._model.experts[0]
-    run = type(experts).run
 
-    def note(self, mode, *args):
-        modes.append(mode)
-        return run(self, mode, *args)
+    def note_modes(rank):
+        experts = type(rank.model.experts[0])
+        run = experts.run
 
-    monkeypatch.setattr(type(experts), "run", note)
-    rank.run_step()
-    rank.settle()
-    in_place, on_slots = [FetchMode.DIRECT] * NUM_LAYERS, [FetchMode.PREFETCH] * NUM_LAYERS
-    assert modes == in_place + on_slots * 2 + in_place * 2
+        def note(self, mode, *args):
+            modes.append(mode)
+            return run(self, mode, *args)
+
+        patch.setattr(experts, "run", note)
+
+    with pytest.MonkeyPatch.context() as patch:
+        rank = make_rank(link_gb_per_s=SLOW_LINK, patch=note_modes)
+    in_place = [FetchMode.DIRECT] * NUM_LAYERS
+    on_slot = [FetchMode.PREFETCH, *in_place[1:]]
+    assert modes == in_place * NUM_STEPS + on_slot * NUM_STEPS
     assert sum(rank.fetching.counters.steps.values()) == 0
 
 
-@pytest.mark.parametrize(("in_place", "extra"), [(5e-6, 2e-6), (2e-6, 0.0)])
-def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, monkeypatch, in_place, extra):
+def test_measured_layer_computes_on_its_experts(make_rank):
+    """On zeros a kernel may be faster."""
     rank = make_rank(link_gb_per_s=SLOW_LINK)
-    costs = rank.fetching._costs
+    for outputs in rank.outputs[1:]:
+        assert all(map(torch.equal, outputs, rank.outputs[0]))
+    assert all(output.any() for output in rank.outputs[0])
+
+
+def test_views_of_the_measured_layers_slot_are_not_counted(make_rank):
+    measured, given = (
+        make_rank(link_gb_per_s=SLOW_LINK, **options).views
+        for options in ({}, {"compute_us_per_token": 1e-3})
+    )
+    assert measured.num_maps == given.num_maps
+    assert measured.num_private_bytes == given.num_private_bytes
+
+
+@pytest.mark.parametrize(("in_place", "extra"), [(5e-6, 2e-6), (2e-6, 0.0)])
+def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, in_place, extra):
     measured = {FetchMode.PREFETCH: 3e-6, FetchMode.DIRECT: in_place}
-    monkeypatch.setattr(costs, "_seconds_per_token", lambda run, mode: measured[mode])
-    model = costs.measured(rank.run_step)
-    assert model.compute_s_per_token == 3e-6
-    assert model.direct_extra_s_per_token == pytest.approx(extra)
+
+    def measure(rank):
+        rank.fetching._costs._seconds_per_token = lambda run, layer_idx, mode: measured[mode]
+
+    rank = make_rank(link_gb_per_s=SLOW_LINK, patch=measure)
+    costs = rank.fetching._costs
+    missing, compute_s, extra_s = costs.measure_layer(
+        rank.views, rank.direct, rank.run_step, is_needed=True
+    )
+    assert missing == costs.missing_bytes
+    assert compute_s == 3e-6
+    assert extra_s == pytest.approx(extra)
+
+
+def test_slowest_figures_of_the_group_decide_for_every_rank(make_rank):
+    """Alone, rank 0 would prefetch. With a peer whose copies are slower it doesn't."""
+    own = {"link_gb_per_s": SLOW_LINK, "compute_us_per_token": 5e3}
+    alone = make_rank(**own)
+    assert alone.policy.mode(MAX_TOKENS) is FetchMode.PREFETCH
+    bandwidths = [SLOW_LINK * 1e6, SLOW_LINK * 1e9, 1e12]
+    together = make_rank(peer={"links": json.dumps(bandwidths).encode()}, **own)
+    assert together.policy.is_direct
+    assert together.fetching.bandwidths.copies == SLOW_LINK * 1e6
+
+
+def test_peer_that_lacks_nothing_changes_nothing(make_rank):
+    options = {"link_gb_per_s": SLOW_LINK, "compute_us_per_token": 5e3}
+    nothing = {"links": b"null", "costs of a layer": b"null"}
+    assert make_rank(peer=nothing, **options).policy == make_rank(**options).policy
+
+
+@pytest.mark.parametrize("fetch", ["auto", "direct", "prefetch", "selective"])
+def test_rank_takes_part_in_every_gathering_whatever_its_options(make_rank, fetch):
+    """Another rank may have other options, and would wait."""
+    rank = make_rank(fetch=fetch, compute_us_per_token=1)
+    assert rank.gathered == ["links begin", "links", "costs of a layer"]
+
+
+@pytest.mark.parametrize(("fetch", "is_made"), [("prefetch", False), ("selective", True)])
+def test_tables_of_single_experts_are_made_for_selective_steps_only(make_rank, fetch, is_made):
+    rank = make_rank(fetch=fetch, compute_us_per_token=1e6)
+    rank.fetching.settle()
+    rank.run_step()
+    assert rank.fetching.counters.steps[fetch] == 1
+    assert [c.chosen is not None for c in rank.fetching._scheduler._layers] == [is_made] * 2
+
+
+def test_links_are_logged_and_counted_by_peer(make_rank):
+    with log_lines(logging.INFO) as lines:
+        rank = make_rank(link_gb_per_s=SLOW_LINK, compute_us_per_token=1)
+    found = rank.fetching.counts()["link_gb_per_s"]
+    assert found["copies"][0] is None and found["copies"][1] > SLOW_LINK, "measured, not given"
+    assert found["reads"][1] > SLOW_LINK and found["own"] > SLOW_LINK
+    assert any(f"rank 1 {found['copies'][1]:.1f} and" in line for line in lines)

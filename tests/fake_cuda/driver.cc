@@ -304,6 +304,14 @@ CUresult StreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
   return CUDA_SUCCESS;
 }
 
+// Of the calling thread.
+CUresult ThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  ENTER("cuThreadExchangeStreamCaptureMode");
+  thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::swap(current, *mode);
+  return CUDA_SUCCESS;
+}
+
 CUresult EventCreate(CUevent* event, unsigned flags) {
   ENTER_IN_CONTEXT("cuEventCreate");
   if (flags != CU_EVENT_DISABLE_TIMING) return Refuse("cuEventCreate with timing");
@@ -367,6 +375,7 @@ const Symbol kSymbols[] = {
     SYMBOL(StreamSynchronize, 2000),
     SYMBOL(StreamWaitEvent, 3020),
     SYMBOL(StreamIsCapturing, 10000),
+    SYMBOL(ThreadExchangeStreamCaptureMode, 10010),
     SYMBOL(EventCreate, 2000),
     SYMBOL(EventRecord, 2000),
     SYMBOL(EventQuery, 2000),

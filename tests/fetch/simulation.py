@@ -69,8 +69,10 @@ class SimulatedCopier:
         self._num_submitted = 0
         self._num_done = 0
         self.next_fails = None
+        self.streams = []
 
     def submit(self, copies, stream):
+        self.streams.append(stream)
         failure, self.next_fails = self.next_fails, None
         if failure == "before":
             raise CopyFailed
@@ -86,6 +88,7 @@ class SimulatedCopier:
                 job.num_left = min(job.num_left, self._random.randint(0, 1))
 
     def wait(self, ticket, stream):
+        self.streams.append(stream)
         assert ticket <= self._num_submitted
         while self._num_done < ticket:
             self._advance()
@@ -145,7 +148,7 @@ class SimulatedLayer:
 class Simulation:
     """Layers and slots; `without` are the indices of layers that miss nothing."""
 
-    def __init__(self, num_layers, num_slots, random, without=()):
+    def __init__(self, num_layers, num_slots, random, without=(), **options):
         self.memory = Memory()
         self.copier = SimulatedCopier(self.memory, random)
         self.counters = FetchCounters(num_layers, 1)
@@ -158,6 +161,7 @@ class Simulation:
             copier=self.copier,
             policy=Policy.always(FetchMode.DIRECT),
             counters=self.counters,
+            **options,
         )
 
     def run(self, layer, mode, *, num_chosen=NUM_PARTS, fails=False):

@@ -9,13 +9,16 @@ import torch
 
 from vllm_dwdp._core import CopyList, HostDriver
 from vllm_dwdp.fetch.bandwidth import (
-    GPU_SCRATCH_BYTES,
+    CACHES,
+    HOST_ROOM_BYTES,
+    MIN_GPU_ROOM_BYTES,
     NUM_READS,
-    SCRATCH_BYTES,
     Bandwidths,
-    copy_bytes_per_s,
-    read_bytes_per_s,
+    GpuProbe,
+    HostProbe,
 )
+
+MIB = 1 << 20
 
 
 def sources(*sizes):
@@ -36,27 +39,50 @@ class NotingCopier:
         pass
 
 
-@pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (GPU_SCRATCH_BYTES, 4096)])
-def test_reads_are_of_as_much_as_there_is_room_for(sizes):
-    ticks = itertools.count()
-    found = read_bytes_per_s(sources(*sizes), lambda: next(ticks))
-    assert found == NUM_READS * min(sum(sizes), GPU_SCRATCH_BYTES)
-
-
-@pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (SCRATCH_BYTES, 4096)])
-def test_copies_are_repeated_until_they_fill_the_room(sizes, monkeypatch):
+@pytest.fixture
+def ticking(monkeypatch):
+    """Whoever looks at the clock finds a second more; a measurement ends at once."""
     ticks = itertools.count()
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    return lambda: next(ticks)
+
+
+def gpu_probe(clock, cache_bytes=MIB):
+    return GpuProbe(HostDriver(), NotingCopier(), clock, cache_bytes)
+
+
+@pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (MIN_GPU_ROOM_BYTES, 4096)])
+def test_reads_are_of_as_much_as_there_is_room_for(ticking, sizes):
+    found = gpu_probe(ticking).reads(sources(*sizes), until=0)
+    assert found == NUM_READS * min(sum(sizes), MIN_GPU_ROOM_BYTES)
+
+
+@pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (HOST_ROOM_BYTES, 4096)])
+def test_copies_are_repeated_until_they_fill_the_room(ticking, sizes):
     copier = NotingCopier()
-    found = copy_bytes_per_s(HostDriver(), copier, sources(*sizes))
-    once = min(sum(sizes), SCRATCH_BYTES)
-    assert found == SCRATCH_BYTES // once * once
+    found = HostProbe(HostDriver(), copier).copies(sources(*sizes), until=0)
+    once = min(sum(sizes), HOST_ROOM_BYTES)
+    assert found == HOST_ROOM_BYTES // once * once
     assert len(set(map(id, copier.lists))) == 1
 
 
-def test_nothing_to_move():
-    assert copy_bytes_per_s(HostDriver(), NotingCopier(), []) is None
-    assert read_bytes_per_s([], lambda: 0.0) is None
+@pytest.mark.parametrize(
+    ("cache_bytes", "room"), [(MIB, MIN_GPU_ROOM_BYTES), (126 * MIB, CACHES * 126 * MIB)]
+)
+def test_gpu_moves_more_than_its_cache_holds(ticking, cache_bytes, room):
+    assert gpu_probe(ticking, cache_bytes).room_bytes == room > cache_bytes
+
+
+@pytest.mark.parametrize(("probe", "expected"), [(HostProbe, 4096 * 4096), (GpuProbe, 2048 * 4096)])
+def test_median_counts_on_a_gpu_and_the_fastest_on_a_cpu(monkeypatch, probe, expected):
+    """The times after the first are 2, 1 and 3 seconds, of rounds that fill the room."""
+    edges = itertools.accumulate([0, 9, 0, 2, 0, 1, 0, 3])
+    monkeypatch.setattr("time.perf_counter", lambda: next(edges))
+    looks = iter([0, 0, 1])
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    options = [lambda: 0.0, MIB] if probe is GpuProbe else []
+    made = probe(HostDriver(), NotingCopier(), *options)
+    assert made.copies(sources(4096), until=1) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,3 +95,8 @@ def test_nothing_to_move():
 )
 def test_what_kernels_read_decides_where_weights_are_read(found, expected):
     assert found.reads_peers_as_own is expected
+
+
+def test_slowest_figure_of_each_kind_counts():
+    found = [Bandwidths(3.0, 2.0, 9.0), Bandwidths(1.0, 4.0, 8.0)]
+    assert Bandwidths.slowest(found) == Bandwidths(1.0, 2.0, 8.0)

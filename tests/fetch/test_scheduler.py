@@ -60,6 +60,18 @@ def test_every_layer_is_prefetched_over_the_end_of_the_step(num_layers, num_slot
     assert counters.steps == {"direct": 0, "prefetch": 4, "selective": 0}
 
 
+def test_stream_is_asked_for_once_a_step_and_orders_all_its_copies():
+    streams = iter(range(1000))
+    simulated = simulation(7, 2, current_stream=lambda: next(streams))
+    simulated.scheduler.start()
+    for _ in range(3):
+        simulated.copier.streams.clear()
+        before = next(streams)
+        simulated.step(PREFETCH)
+        assert set(simulated.copier.streams) == {before + 1}
+        assert next(streams) == before + 2
+
+
 def test_layers_that_keep_their_slot_are_copied_once():
     simulated = simulation(3, 3)
     for _ in range(5):

@@ -34,7 +34,7 @@ def bandwidth():
     whole = CopyList([[(page.address, source.data_ptr(), source.nbytes)]])
     cut = {"a call each": CopyList([[one] for one in slices]), "one call": CopyList([slices])}
     for name, prefer_overlap in FLAGS.items():
-        copier = CudaCopier(pair.driver, prefer_overlap=prefer_overlap)
+        copier = CudaCopier(pair.driver, use_batches=True, prefer_overlap=prefer_overlap)
         lists = [whole, *cut.values()]
         plain, *times = median_seconds([lambda k=copier, c=c: copy(k, c) for c in lists])
         for calls, sliced in zip(cut, times, strict=True):

@@ -30,8 +30,7 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch), on real layers",
         SCHEDULER,
-        "        self._copier.wait(slot.ticket, self._current_stream())\n"
-        "        slot.end_fill(self._step)",
+        "        self._copier.wait(slot.ticket, self._stream)\n        slot.end_fill(self._step)",
         "        slot.end_fill(self._step)",
         LAYERS,
     ),
@@ -66,7 +65,7 @@ MUTANTS = (
     Mutant(
         "bring the chosen experts before the kernel",
         SCHEDULER,
-        "self._layers[layer].chosen.fetch(*chosen)",
+        "experts.fetch(*chosen)",
         "([0], 0, 0)",
         SIMULATED,
     ),
@@ -157,7 +156,7 @@ MUTANTS = (
     Mutant(
         "chosen experts are forgotten when the slot held another layer",
         SCHEDULER,
-        "            self._empty(slot, layer)\n            self._layers[layer].chosen.forget()\n",
+        "            self._empty(slot, layer)\n            experts.forget()\n",
         "            self._empty(slot, layer)\n",
         SIMULATED,
     ),
@@ -199,8 +198,8 @@ MUTANTS = (
     Mutant(
         "graphs that copy are known by their sizes",
         "fetch/policy.py",
-        "bisect.bisect_right(self.starts, self.captured_tokens)",
-        "1",
+        "self.modes_up_to(self.captured_tokens)",
+        "self.modes_up_to(0)",
         "tests/unit/test_policy.py",
     ),
     Mutant(

@@ -10,6 +10,10 @@ def test_defaults_need_no_section():
     assert DwdpConfig.parse(None) == DwdpConfig() == DwdpConfig.parse({})
 
 
+def test_copies_are_not_batched_unless_asked_for():
+    assert not DwdpConfig().batched_copies
+
+
 @pytest.mark.parametrize(
     ("section", "word"),
     [

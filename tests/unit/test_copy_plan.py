@@ -8,7 +8,14 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_dwdp.copy_plan import CopyPlan, expert_slices
+from vllm_dwdp.copy_plan import (
+    MAX_GPU_SLICE_BYTES,
+    MIN_GPU_SLICE_BYTES,
+    MIN_TURNS,
+    CopyPlan,
+    expert_slices,
+    gpu_slice_bytes,
+)
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.placement import Placement
 from vllm_dwdp.slot_layout import SlotLayout
@@ -116,6 +123,33 @@ def test_rounds_are_even_between_peers_and_start_at_the_right_neighbour(model, s
             for peer in {s.peer for s in after}:
                 together = [s.num_bytes for s in (*one, *after) if s.peer == peer]
                 assert sum(together) > slice_bytes, "a round is as full as it can be"
+
+
+@given(st.integers(1, 10**11))
+def test_slices_of_a_gpu_leave_every_peer_several_turns(peer_bytes):
+    found = gpu_slice_bytes(peer_bytes)
+    assert MIN_GPU_SLICE_BYTES <= found <= MAX_GPU_SLICE_BYTES
+    assert found & (found - 1) == 0, "pages of slots are powers of two, which it should divide"
+    if peer_bytes >= MIN_TURNS * MIN_GPU_SLICE_BYTES:
+        assert found * MIN_TURNS <= peer_bytes
+
+
+def test_copies_of_a_gpu_alternate_between_peers():
+    """DeepSeek-R1 on 8 GPUs: a layer is 147 calls, and neighbours read different peers."""
+    mib = 1 << 20
+    placement = Placement.make(num_experts=256, dwdp_size=8)
+    layer = tuple(
+        TensorLayout(ExpertTensor(name, num_bytes), placement, 2 * mib)
+        for name, num_bytes in (("w13_weight", 28 * mib), ("w2_weight", 14 * mib))
+    )
+    slot = SlotLayout.make([layer], [0], rank=3)
+    plan = CopyPlan.make(
+        slot.pieces[0], rank=3, dwdp_size=8, slice_bytes=gpu_slice_bytes(32 * 42 * mib)
+    )
+    peers = [s.peer for s in plan.slices]
+    assert peers[:8] == [4, 5, 6, 7, 0, 1, 2, 4]
+    assert plan.num_slices == 147
+    assert sum(one == after for one, after in itertools.pairwise(peers)) < 0.1 * len(peers)
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.fetch.choice import StepSizes, policy_for
 from vllm_dwdp.fetch.cost_model import CostModel, best_mode
 from vllm_dwdp.fetch.policy import MIN_GAIN, Policy
 
@@ -77,6 +78,34 @@ def test_small_steps_do_not_prefetch_and_large_ones_do():
 def test_peers_memory_as_fast_as_own_is_read_where_it_lies():
     model = CostModel(10**8, 64, 4, Bandwidths(10e9, 10e9, 10e9), 1e-6)
     assert Policy.cheapest(model, max_tokens=4096).table() == "from 0 direct"
+
+
+@pytest.mark.parametrize(
+    ("fetch", "captured_tokens", "expected"),
+    [
+        ("direct", 0, "from 0 direct"),
+        ("selective", 512, "from 0 selective"),
+        ("prefetch", 0, "from 0 prefetch"),
+        ("prefetch", 511, "0-511 direct, from 512 prefetch"),
+        ("prefetch", 512, "from 0 direct"),
+        ("auto", 0, "from 0 direct"),
+    ],
+)
+def test_policy_copies_only_where_a_step_of_this_engine_does(fetch, captured_tokens, expected):
+    """Slots are made for what it says; 'auto' has no model where copies can't win."""
+    assert policy_for(fetch, None, StepSizes(512, captured_tokens)).table() == expected
+
+
+@pytest.mark.parametrize(("max_tokens", "is_direct"), [(1024, True), (16384, False)])
+def test_auto_copies_where_the_largest_step_gains(max_tokens, is_direct):
+    policy = policy_for("auto", DEEPSEEK_R1_ON_NVLINK, StepSizes(max_tokens, 512))
+    assert policy.is_direct is is_direct
+
+
+def test_modes_of_small_steps_are_those_of_their_sizes():
+    modes = (FetchMode.DIRECT, FetchMode.SELECTIVE, FetchMode.PREFETCH)
+    policy = Policy((0, 10, 600), modes)
+    assert [len(policy.modes_up_to(n)) for n in (0, 9, 10, 599, 600)] == [1, 1, 2, 2, 3]
 
 
 def test_captured_steps_never_prefetch():

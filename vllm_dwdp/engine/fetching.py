@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How a rank fetches: its copier, its slots, and the policy, settled when there is a KV cache.
+"""How a rank fetches: its copier, its policy, and its slots, if the policy has a use for them.
 
-* Slots and their views exist before vLLM profiles memory, or not at all.
-* 'auto' measures what peers' memory costs to read where it lies. Where that is next to nothing, and
-  where it is known before any step that no copy pays, it is 'direct' and takes no slots.
+* The policy is decided before slots are made and before vLLM profiles memory. It never changes, so
+  that slots are made for steps that will use them, or not at all.
+* It rests on figures of the whole group, the slowest of each kind: all ranks decide alike.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,28 @@ from vllm.logger import init_logger
 from vllm_dwdp._core import View
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.experts_op import InPlace, install
-from vllm_dwdp.engine.fetch_costs import FetchCosts, RunStep
+from vllm_dwdp.engine.fetch_costs import FetchCosts, Gather, RunStep
 from vllm_dwdp.engine.graph_fence import GraphFence
+from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.busy_log import BusyLog
-from vllm_dwdp.fetch.choice import StepSizes, choose, report
+from vllm_dwdp.fetch.choice import StepSizes, policy_for, report, warn_of_captured
+from vllm_dwdp.fetch.copy_watch import CopiedSlice, CopyWatch
+from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import LayerCopies, Slots
 
 logger = init_logger("vllm.dwdp")
 
 
 class Fetching:
-    """The fetch side of one rank. Life: constructed, slots made, started, settled."""
+    """The fetch side of one rank. Life: constructed, decided, slots made, started, settled."""
 
     def __init__(
         self,
@@ -43,7 +47,10 @@ class Fetching:
         rank: int,
         memory: RankMemory,
         sizes: StepSizes,
+        gather: Gather,
+        job_ranks: Sequence[int],
     ) -> None:
+        """job_ranks: the group's ranks, as the job numbers them."""
         self._config = config
         self._layers = layers
         self._layouts = layouts
@@ -51,61 +58,78 @@ class Fetching:
         self._sizes = sizes
         self._memory = memory
         self._copier = memory.make_copier(config)
-        self._costs = FetchCosts(config, layers, layouts, rank=rank, memory=memory)
-        self._scheduler: FetchScheduler | None = None
-        self.slots: Slots | None = None
-        self.bandwidths: Bandwidths | None = None
-        self._num_peers = layouts[0][0].placement.dwdp_size
-        self.counters = FetchCounters(len(layouts), self._num_peers)
-
-    def make_slots(self, direct: Sequence[Sequence[View]]) -> Slots | None:
-        """Slots if any step may need them; `direct` are all views of peers' memory."""
-        self.bandwidths = links = self._costs.measure_links(self._copier, direct)
-        if self._config.fetch == FetchMode.DIRECT:
-            return None
-        if links is None:
-            logger.info("fetch=%s has nothing to fetch: this rank has all", self._config.fetch)
-            return None
-        if self._config.fetch == AUTO and self._needs_no_slots(links):
-            return None
-        self.slots = Slots(
-            self._memory.slot_driver,
-            self._layouts,
-            rank=self._rank,
-            num_slots=usable_slots(self._config.num_slots, len(self._layouts)),
-            slice_bytes=self._config.slice_bytes or self._memory.slice_bytes,
+        self._costs = FetchCosts(
+            config, layers, layouts, rank=rank, memory=memory, copier=self._copier, gather=gather
         )
+        self._scheduler: FetchScheduler | None = None
+        self._job_ranks = job_ranks
+        self._copies: list[LayerCopies] = []
+        self._num_ranks = layouts[0][0].placement.dwdp_size
+        self.policy = Policy.always(FetchMode.DIRECT)
+        self.bandwidths: Bandwidths | None = None
+        self.slots: Slots | None = None
+        self.counters = FetchCounters(len(layouts), self._num_ranks)
+
+    def decide(
+        self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
+    ) -> None:
+        """Choose the policy, together with all ranks of the group; layers are bound in place.
+
+        direct: all views of peers' memory.
+        """
+        self.bandwidths = self._costs.measure_links(direct)
+        if self._costs.links is not None:
+            logger.info("%s", self._costs.links.describe())
+        is_needed = self._needs_compute(self.bandwidths)
+        layer = self._costs.measure_layer(views, direct, run_step, is_needed=is_needed)
+        model = None
+        if is_needed:
+            assert self.bandwidths is not None and layer is not None, "this rank has given both"
+            model = self._costs.model(self.bandwidths, layer)
+        self._choose(model)
+        self._check_router_is_heard()
+
+    def make_slots(self) -> Slots | None:
+        """Slots if a step will use them."""
+        if not self.policy.is_direct:
+            peer_bytes = self._costs.missing_bytes // max(1, self._num_ranks - 1)
+            self.slots = Slots(
+                self._memory.slot_driver,
+                self._layouts,
+                rank=self._rank,
+                num_slots=usable_slots(self._config.num_slots, len(self._layouts)),
+                slice_bytes=self._config.slice_bytes or self._memory.slice_bytes(peer_bytes),
+            )
         return self.slots
 
     def start(self, direct: Sequence[Sequence[View]]) -> None:
         """Layers can run, in place, until `settle`; no request is served before."""
-        copies: list[LayerCopies] = []
         if self.slots is not None:
-            self._check_router_is_heard()
-            chosen = self._memory.make_chosen(self._copier, self._num_peers)
-            copies = [self.slots.copies(i, views, chosen) for i, views in enumerate(direct)]
+            chosen = None
+            if FetchMode.SELECTIVE in self.policy.modes_up_to(self._sizes.max_tokens):
+                chosen = self._memory.make_chosen(self._copier, self._num_ranks)
+            self._copies = [self.slots.copies(i, v, chosen) for i, v in enumerate(direct)]
         self._scheduler = FetchScheduler(
-            copies,
+            self._copies,
             num_slots=self.slots.num_slots if self.slots else 0,
             copier=self._copier,
-            policy=Policy.always(FetchMode.DIRECT),
+            policy=self.policy,
             counters=self.counters,
             current_stream=self._memory.current_stream,
             make_waits=self._memory.make_waits,
         )
         install(self._layers, InPlace())
 
-    def settle(self, run_step: RunStep) -> None:
-        """Fix the policy, and run by it from now on."""
+    def settle(self) -> None:
+        """Run by the policy from now on."""
         assert self._scheduler is not None, "settled after it was started"
-        if self.slots is not None:
-            self._scheduler.policy = self._policy(run_step)
-            self._warn_of_idle(self.slots)
-            if FetchMode.PREFETCH in self._scheduler.policy.modes:
-                self._scheduler.start()
+        if FetchMode.PREFETCH in self.policy.modes:
+            self._scheduler.start()
         GraphFence.install(self._scheduler)
         install(self._layers, self._scheduler)
         BusyLog(self.counters).start()
+        if self._copies:
+            self._watch_copies()
 
     def stop(self) -> None:
         """No copy is under way when it returns."""
@@ -113,59 +137,53 @@ class Fetching:
             self._scheduler.stop()
 
     def counts(self) -> dict[str, Any]:
-        """What was counted, here and by kernels that choose on a GPU."""
+        """What was counted, here and by kernels that choose on a GPU, and what was measured."""
         counts = self.counters.snapshot()
         if gathered := self._memory.gathered():
             num_copies, num_hits, *by_peer = gathered
             counts["bytes_fetched"][FetchMode.SELECTIVE.value] = by_peer
             counts["copies"] += num_copies
             counts["selective_hits"] += num_hits
+        if (links := self._costs.links) is not None:
+            counts["link_gb_per_s"] = links.gb_per_s(self._num_ranks)
         return counts
 
-    @property
-    def policy(self) -> Policy:
-        assert self._scheduler is not None, "asked for after it was started"
-        return self._scheduler.policy
+    def _watch_copies(self) -> None:
+        layers = [[CopiedSlice(*one) for one in copies.slices] for copies in self._copies]
+        CopyWatch(
+            self._copier, layers, rank=self._rank, job_ranks=self._job_ranks, end_rank=end_for_good
+        ).start()
 
-    def _needs_no_slots(self, links: Bandwidths) -> bool:
-        """As far as is known before any step has run; says why."""
-        if links.reads_peers_as_own:
+    def _needs_compute(self, bandwidths: Bandwidths | None) -> bool:
+        """Whether the policy, or what is said about it, depends on how long layers compute."""
+        if bandwidths is None or self._costs.lacks_nothing:
+            return False
+        if self._config.fetch == AUTO:
+            return not bandwidths.reads_peers_as_own
+        return self._config.fetch == FetchMode.PREFETCH
+
+    def _choose(self, model: CostModel | None) -> None:
+        config, sizes = self._config, self._sizes
+        if self._costs.lacks_nothing:
+            logger.info("fetch=%s has nothing to fetch: this rank has all experts", config.fetch)
+            return
+        self.policy = policy_for(config.fetch, model, sizes)
+        warn_of_captured(self.policy, config, sizes)
+        if model is not None:
+            report(config, self.policy, model, sizes)
+        elif config.fetch == AUTO and self.bandwidths is not None:
             logger.info(
                 "fetch=auto: every step reads peers' memory where it lies, at %.1f GB/s, own "
                 "memory at %.1f GB/s",
-                links.peers / 1e9,
-                links.own / 1e9,
-            )
-            return True
-        if (model := self._costs.given()) is None:
-            return False
-        policy = choose(self._config, model, self._sizes)
-        if policy.is_direct:
-            report(self._config, policy, model, self._sizes)
-        return policy.is_direct
-
-    def _policy(self, run_step: RunStep) -> Policy:
-        if self._config.fetch == FetchMode.SELECTIVE:
-            captured = self._sizes.captured_tokens
-            return Policy.always(FetchMode.SELECTIVE, captured_tokens=captured)
-        model = self._costs.given() or self._costs.measured(run_step)
-        policy = choose(self._config, model, self._sizes)
-        report(self._config, policy, model, self._sizes)
-        return policy
-
-    def _warn_of_idle(self, slots: Slots) -> None:
-        if self.policy.is_direct:
-            logger.warning(
-                "No step of this engine copies experts: %.1f MiB of slots lie idle. Set "
-                "dwdp.fetch to 'direct' to have them for the KV cache.",
-                slots.num_bytes / 2**20,
+                self.bandwidths.peers / 1e9,
+                self.bandwidths.own / 1e9,
             )
 
     def _check_router_is_heard(self) -> None:
         for layer in self._layers:
-            if layer.quant_method.is_monolithic and self._config.fetch == FetchMode.SELECTIVE:
+            if layer.quant_method.is_monolithic and FetchMode.SELECTIVE in self.policy.modes:
                 raise ConfigError(
-                    f"{layer.layer_name}: dwdp.fetch='selective' needs the router's choice, the "
+                    f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
                     f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
-                    "dwdp.fetch to 'auto', 'direct' or 'prefetch'."
+                    "dwdp.fetch to 'direct' or 'prefetch'."
                 )

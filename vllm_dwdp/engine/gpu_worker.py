@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A rank on a GPU."""
 
+from vllm.config import set_current_vllm_config
 from vllm.v1.worker.gpu_worker import Worker
 
 from vllm_dwdp.engine.compat import known_arguments
@@ -16,9 +17,10 @@ class DwdpGPUWorker(DwdpWorker, Worker):
         return int(self.requested_memory)
 
     def run_largest_step(self) -> None:
-        """With attention, which vLLM's profiling run leaves out, and on random tokens."""
+        """As vLLM's profiling run, without attention's own kernel, but on random tokens."""
         run = self.model_runner._dummy_run
         wanted = known_arguments(
-            run, is_profile=True, skip_eplb=True, force_attention=True, randomize_inputs=True
+            run, is_profile=True, skip_eplb=True, skip_attn=True, randomize_inputs=True
         )
-        run(self.model_runner.max_num_tokens, **wanted)
+        with set_current_vllm_config(self.vllm_config):
+            run(self.model_runner.max_num_tokens, **wanted)

@@ -28,6 +28,12 @@ def end_self() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def end_for_good() -> None:
+    """End in order, or by the kernel's alarm if this process can't: its threads may hang."""
+    signal.alarm(GRACE_S)
+    end_self()
+
+
 def end_workers() -> None:
     """vLLM ends an engine that loses its workers, once it has told its clients."""
     workers = multiprocessing.active_children()

@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -27,8 +26,9 @@ from vllm_dwdp._core import (
     MemoryDriver,
 )
 from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.copy_plan import gpu_slice_bytes
 from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
-from vllm_dwdp.fetch.bandwidth import Bandwidths, copy_bytes_per_s, read_bytes_per_s
+from vllm_dwdp.fetch.bandwidth import GpuProbe, HostProbe, LinkProbe
 from vllm_dwdp.fetch.waits import GpuWaits, HostWaits, Waits
 from vllm_dwdp.memory.slots import MakeChosen
 
@@ -36,8 +36,6 @@ CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
 """For tests: a stand-in for NVIDIA's driver, whose memory the CPU reads."""
 
 HOST_SLICE_BYTES = 1 << 20
-GPU_SLICE_BYTES = 1 << 30
-"""A round of slices is a call: a layer of gigabytes must not cost the host dozens of them."""
 
 
 class RankMemory(ABC):
@@ -46,7 +44,6 @@ class RankMemory(ABC):
     driver: MemoryDriver
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
-    slice_bytes: int
     is_taken_at_once = False
     """Whether what PyTorch allocates is taken at once, or when it is first written to."""
     gpu_name: str | None = None
@@ -69,6 +66,10 @@ class RankMemory(ABC):
     @abstractmethod
     def make_copier(self, config: DwdpConfig) -> Copier: ...
 
+    def slice_bytes(self, peer_bytes: int) -> int:
+        """How much to copy from one peer at a time, of `peer_bytes` in a layer."""
+        return HOST_SLICE_BYTES
+
     @abstractmethod
     def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
         """For all layers of this rank."""
@@ -80,15 +81,9 @@ class RankMemory(ABC):
         """
         return None
 
-    def bandwidths(
-        self, copier: Copier, own: Sequence[torch.Tensor], peers: Sequence[torch.Tensor]
-    ) -> Bandwidths:
-        """Of own blocks and peers', as bytes. The CPU copies and reads alike."""
-        copies = copy_bytes_per_s(self.slot_driver, copier, peers)
-        assert copies is not None, "peers' blocks are pages"
-        return Bandwidths(
-            copies, peers=copies, own=copy_bytes_per_s(self.slot_driver, copier, own) or copies
-        )
+    def link_probe(self, copier: Copier) -> LinkProbe:
+        """What measures how fast blocks are copied and read."""
+        return HostProbe(self.slot_driver, copier)
 
     def make_waits(self, seconds: list[float]) -> Waits:
         """What times how long layers wait, by layer."""
@@ -109,8 +104,6 @@ class RankMemory(ABC):
 
 class HostMemory(RankMemory):
     """Memory files of this host."""
-
-    slice_bytes = HOST_SLICE_BYTES
 
     def __init__(self, rank: int) -> None:
         self.numa_node = own_numa_node()
@@ -148,7 +141,6 @@ class HostMemory(RankMemory):
 class GpuMemory(RankMemory):
     """Memory of the GPU that this rank runs on."""
 
-    slice_bytes = GPU_SLICE_BYTES
     is_taken_at_once = True
 
     def __init__(self) -> None:
@@ -160,19 +152,18 @@ class GpuMemory(RankMemory):
     def make_copier(self, config: DwdpConfig) -> Copier:
         return CudaCopier(self._driver, use_batches=config.batched_copies)
 
+    def slice_bytes(self, peer_bytes: int) -> int:
+        return gpu_slice_bytes(peer_bytes)
+
     def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
         from vllm_dwdp.fetch import gather  # Triton comes with vLLM for GPUs
 
         totals = self._totals = gather.make_totals(num_peers, "cuda")
         return lambda experts, _: gather.GatheredExperts(experts, totals)
 
-    def bandwidths(
-        self, copier: Copier, own: Sequence[torch.Tensor], peers: Sequence[torch.Tensor]
-    ) -> Bandwidths:
-        copies = copy_bytes_per_s(self.slot_driver, copier, peers)
-        read = read_bytes_per_s(peers, self.seconds)
-        assert copies is not None and read is not None, "peers' blocks are pages"
-        return Bandwidths(copies, peers=read, own=read_bytes_per_s(own, self.seconds) or read)
+    def link_probe(self, copier: Copier) -> LinkProbe:
+        cache_bytes = torch.cuda.get_device_properties().L2_cache_size
+        return GpuProbe(self.slot_driver, copier, self.seconds, cache_bytes)
 
     def make_waits(self, seconds: list[float]) -> Waits:
         return GpuWaits(seconds)

@@ -14,6 +14,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
+from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.loaded_rows import LoadedRows
@@ -38,6 +39,7 @@ LOADED_WEIGHTS = ("w13_weight", "w2_weight")
 """Expert tensors that only the checkpoint fills; vLLM gives all others a value to begin with."""
 
 INPUT_SCALES = ("w13_input_scale", "w2_input_scale")
+COPYING_MODES = (FetchMode.PREFETCH, FetchMode.SELECTIVE)
 NOT_EXPERT_TENSORS = ("e_score_correction_bias", *INPUT_SCALES)
 
 
@@ -121,14 +123,11 @@ class DwdpRoutedExperts(RoutedExperts):
             raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
         super().register_parameter(name, param)
 
-    def bind(
-        self, views: dict[str, torch.Tensor], slot_views: dict[str, torch.Tensor] | None = None
-    ) -> None:
+    def bind(self, views: dict[str, torch.Tensor]) -> None:
         """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them.
 
-        slot_views: the same tensors with the experts of peers out of a slot, for the modes that
-        copy. The Parameter objects stay with whoever holds them (kernels do) and follow `views`.
-        What others find in the layer from now on are aliases that refuse writes.
+        The Parameter objects stay with whoever holds them (kernels do) and follow `views`. What
+        others find in the layer from now on are aliases that refuse writes.
         """
         parameters = self.expert_parameters()
         for name, parameter in parameters.items():
@@ -142,18 +141,30 @@ class DwdpRoutedExperts(RoutedExperts):
         self._check_kernel()
         self.is_bound = True
         self._readers = {FetchMode.DIRECT: self._reader(parameters)}
-        if slot_views is not None:
-            on_slot = {
-                name: torch.nn.Parameter(view, requires_grad=False)
-                for name, view in slot_views.items()
-            }
-            reader = self._reader(on_slot)
-            reader._modules = dict(self._modules)
-            reader.quant_method = _copy_method(self.quant_method)
-            _rebuild_kernel(reader)  # kernels keep biases and scales
-            self._readers |= dict.fromkeys((FetchMode.PREFETCH, FetchMode.SELECTIVE), reader)
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
+        if len(self.local_experts) < self.global_num_experts:
+            for name in LOADED_WEIGHTS:
+                mark_as_behind_a_link(parameters[name])
+
+    def bind_slot(self, slot_views: dict[str, torch.Tensor]) -> None:
+        """Run on these views in the modes that copy.
+
+        They show the same tensors, with the experts of peers out of a slot.
+        """
+        on_slot = {
+            name: torch.nn.Parameter(view, requires_grad=False) for name, view in slot_views.items()
+        }
+        reader = self._reader(on_slot)
+        reader._modules = dict(self._modules)
+        reader.quant_method = _copy_method(self.quant_method)
+        _rebuild_kernel(reader)  # kernels keep biases and scales
+        self._readers |= dict.fromkeys(COPYING_MODES, reader)
+
+    def unbind_slot(self) -> None:
+        """Run in place only, as after `bind`."""
+        for mode in COPYING_MODES:
+            self._readers.pop(mode, None)
 
     def settle_readers(self) -> None:
         """Have every reader carry what vLLM has set on this layer since it was bound.

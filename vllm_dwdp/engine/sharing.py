@@ -20,7 +20,7 @@ from vllm.logger import init_logger
 
 from vllm_dwdp.config import usable_slots
 from vllm_dwdp.engine import settings as job
-from vllm_dwdp.engine.adoption import adopt, bind_layer, layer_layout
+from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
 from vllm_dwdp.engine.drafts import check_no_drafts
 from vllm_dwdp.engine.experts_op import register_op
 from vllm_dwdp.engine.fetch_costs import RunStep
@@ -103,7 +103,7 @@ class ExpertSharing:
                 raise
             raise RankFailed(sentence) from error
 
-    def share(self, model: torch.nn.Module) -> None:
+    def share(self, model: torch.nn.Module, run_step: RunStep) -> None:
         """Adopt the loaded experts, meet the group and bind every layer to views of all."""
         check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
@@ -118,18 +118,18 @@ class ExpertSharing:
             self._meet(manifest, shard, num_layers=len(layouts))
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
-            views = self._bind(layers, layouts, shard)
+            views = self._bind(layers, layouts, shard, run_step)
         self._session.finish()
         self._report(layers, shard, views)
         log_decode(
             self._vllm_config, layers, layouts, rank=self.rank, bandwidths=self._fetching.bandwidths
         )
 
-    def settle(self, run_step: RunStep) -> None:
-        """Fix how steps fetch, once there is a KV cache for the steps that this takes."""
+    def settle(self) -> None:
+        """Let steps fetch, once nothing more of the start-up runs on the model."""
         for layer in self.registry.layers:
             layer.settle_readers()
-        self._fetching.settle(run_step)
+        self._fetching.settle()
 
     def stop(self) -> None:
         """Before the process ends: memory must not go while it is copied to."""
@@ -206,10 +206,16 @@ class ExpertSharing:
         self._session.hand_over(shard.handles, num_layers=num_layers + 1)
 
     def _bind(
-        self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout], shard: LocalShard
+        self,
+        layers: list[DwdpRoutedExperts],
+        layouts: list[LayerLayout],
+        shard: LocalShard,
+        run_step: RunStep,
     ) -> ExpertViews:
         views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
         direct = [views.build(layer_idx) for layer_idx in range(len(layers))]
+        for layer, layout, of_layer in zip(layers, layouts, direct, strict=True):
+            bind_layer(layer, layout, of_layer)
         self._fetching = Fetching(
             self._config,
             layers,
@@ -220,14 +226,16 @@ class ExpertSharing:
                 max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
                 captured_tokens=captured_tokens(self._vllm_config),
             ),
+            gather=self._session.gather,
+            job_ranks=self._session.job_ranks,
         )
-        slots = self._fetching.make_slots(direct)
-        if slots and self._is_on_host:
-            check_map_budget(slots.num_maps)
-        for layer_idx, layer in enumerate(layers):
-            self._session.step(layer.layer_name)
-            on_slot = views.build_on_slot(layer_idx, slots) if slots else None
-            bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)
+        self._fetching.decide(views, direct, run_step)
+        if slots := self._fetching.make_slots():
+            if self._is_on_host:
+                check_map_budget(slots.num_maps)
+            for layer_idx, layer in enumerate(layers):
+                self._session.step(layer.layer_name)
+                bind_slot(layer, layouts[layer_idx], views.build_on_slot(layer_idx, slots))
         self._fetching.start(direct)
         return views
 

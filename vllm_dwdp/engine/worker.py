@@ -75,11 +75,11 @@ class DwdpWorker(WorkerBase):
         self._sharing = ExpertSharing(self.vllm_config, budget_bytes=self.budget_bytes)
         with self._sharing.starting():
             super().load_model(*args, **kwargs)
-            self._sharing.share(self.get_model())
+            self._sharing.share(self.get_model(), self.run_largest_step)
 
     def compile_or_warm_up_model(self) -> Any:
-        """Called once, last of all, by every engine; there is a KV cache by then."""
-        self._sharing.settle(self.run_largest_step)
+        """Called once, last of all, by every engine."""
+        self._sharing.settle()
         return super().compile_or_warm_up_model()
 
     @property
@@ -89,7 +89,7 @@ class DwdpWorker(WorkerBase):
 
     @abstractmethod
     def run_largest_step(self) -> None:
-        """Run the model on as many made-up tokens as a step can have.
+        """Run the model on as many made-up tokens as a step can have, without a KV cache.
 
         On random ones: zeros would all choose the same experts.
         """

@@ -2,28 +2,30 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Bandwidth of copies, by the copier that prefetches, and of reads by a kernel.
 
-The best of NUM_REPEATS: whatever else the machine does only adds to a time.
-
 A GPU does the two by different engines: between two addresses of one GPU its copy engine takes
 twenty times as long as a kernel, so that the one says nothing about the other.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from vllm_dwdp._core import Copier, CopyList, MemoryDriver
 
-SCRATCH_BYTES = 16 << 20
-GPU_SCRATCH_BYTES = 128 << 20
-NUM_REPEATS = 5
 FAST_LINK = 0.7
 """Peers' memory this fast, beside own memory, is read where it lies."""
 
+HOST_ROOM_BYTES = 16 << 20
+MIN_GPU_ROOM_BYTES = 256 << 20
+CACHES = 4
+"""A GPU moves this many times its second-level cache at a time, so that it measures its memory."""
+
 NUM_READS = 8
-"""Of the same bytes in a row: launching a kernel must not count."""
+"""A kernel reads the same bytes so often in a row: launching it must not count."""
 
 
 class Bandwidths(NamedTuple):
@@ -38,41 +40,105 @@ class Bandwidths(NamedTuple):
         """Whether nothing is to be won by copying."""
         return self.peers >= FAST_LINK * self.own
 
+    @classmethod
+    def slowest(cls, found: Iterable["Bandwidths"]) -> "Bandwidths":
+        """The slowest figure of each kind."""
+        return cls(*map(min, zip(*found, strict=True)))
 
-def copy_bytes_per_s(
-    driver: MemoryDriver, copier: Copier, sources: Sequence[torch.Tensor]
-) -> float | None:
-    """Bandwidth of copying some of the sources, tensors of bytes; None where none are."""
-    room = SCRATCH_BYTES if driver.gpu is None else GPU_SCRATCH_BYTES
-    parts = _first_bytes(sources, room)
-    if not parts:
-        return None
-    scratch = driver.create_slot_page(room)
+
+class LinkProbe(ABC):
+    """Measures how fast sources, tensors of bytes, are moved, again and again until a time.
+
+    room_bytes: how many bytes of the sources are moved at a time.
+    """
+
+    room_bytes: int
+
+    @abstractmethod
+    def copies(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        """Bytes per second that the copier copies. until: of time.monotonic()."""
+
+    @abstractmethod
+    def reads(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        """Bytes per second that a kernel reads."""
+
+
+class HostProbe(LinkProbe):
+    """For memory that the CPU reads: a copy is a read.
+
+    The fastest time counts, because whatever else the machine does only adds to a time.
+    """
+
+    room_bytes = HOST_ROOM_BYTES
+
+    def __init__(self, driver: MemoryDriver, copier: Copier) -> None:
+        self._driver = driver
+        self._copier = copier
+
+    def copies(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        num_bytes, times = copy_seconds(self._driver, self._copier, self._parts(sources), until)
+        return num_bytes / min(times)
+
+    def reads(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        return self.copies(sources, until)
+
+    def _parts(self, sources: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return first_bytes(sources, self.room_bytes)
+
+
+class GpuProbe(LinkProbe):
+    """For memory of GPUs. The median counts: what other ranks read at the same time belongs to it.
+
+    clock: seconds, once all work given to the GPU before has ended.
+    """
+
+    def __init__(
+        self, driver: MemoryDriver, copier: Copier, clock: Callable[[], float], cache_bytes: int
+    ) -> None:
+        pages = -(-CACHES * cache_bytes // driver.granularity)
+        self.room_bytes = max(MIN_GPU_ROOM_BYTES, pages * driver.granularity)
+        self._driver = driver
+        self._copier = copier
+        self._clock = clock
+
+    def copies(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        parts = first_bytes(sources, self.room_bytes)
+        num_bytes, times = copy_seconds(self._driver, self._copier, parts, until)
+        return num_bytes / statistics.median(times)
+
+    def reads(self, sources: Sequence[torch.Tensor], until: float) -> float:
+        parts = [part.view(torch.int64) for part in first_bytes(sources, self.room_bytes)]
+        times = _repeat(lambda: self._read(parts), until)
+        num_bytes: int = NUM_READS * sum(part.nbytes for part in parts)
+        return num_bytes / statistics.median(times)
+
+    def _read(self, parts: Sequence[torch.Tensor]) -> float:
+        start = self._clock()
+        for _ in range(NUM_READS):
+            for part in parts:
+                part.sum()
+        return self._clock() - start
+
+
+def copy_seconds(
+    driver: MemoryDriver, copier: Copier, parts: Sequence[torch.Tensor], until: float
+) -> tuple[int, list[float]]:
+    """How many bytes a copy moves, and how long each of several took.
+
+    Few bytes are copied several times in a row: alone they would time the copier's threads.
+    """
+    num_bytes = sum(part.nbytes for part in parts)
+    scratch = driver.create_slot_page(max(num_bytes, HOST_ROOM_BYTES))
+    num_rounds = scratch.num_bytes // num_bytes
     copies, at = [], scratch.address
     for part in parts:
         copies.append((at, part.data_ptr(), part.nbytes))
         at += part.nbytes
-    num_bytes = at - scratch.address
-    num_rounds = room // num_bytes  # few bytes alone would time the copier's threads
     copy_list = CopyList([copies] * num_rounds, [scratch])
-    seconds = [_copy_seconds(copier, copy_list) for _ in range(NUM_REPEATS + 1)][1:]
-    return num_rounds * num_bytes / min(seconds)
+    return num_rounds * num_bytes, _repeat(lambda: _copy(copier, copy_list), until)
 
 
-def read_bytes_per_s(sources: Sequence[torch.Tensor], seconds: Callable[[], float]) -> float | None:
-    """Bandwidth of a kernel that reads some of the sources; None where there are none.
-
-    seconds: a clock that has waited for all work before it.
-    """
-    parts = [part.view(torch.int64) for part in _first_bytes(sources, GPU_SCRATCH_BYTES)]
-    if not parts:
-        return None
-    times = [_read_seconds(parts, seconds) for _ in range(NUM_REPEATS + 1)][1:]
-    num_bytes: int = NUM_READS * sum(part.nbytes for part in parts)
-    return num_bytes / min(times)
-
-
-def _first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.Tensor]:
+def first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.Tensor]:
     """As much of the sources as there is room for; those are whole pages."""
     parts = []
     for source in sources:
@@ -82,16 +148,17 @@ def _first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.
     return parts
 
 
-def _copy_seconds(copier: Copier, copies: CopyList) -> float:
+def _repeat(once: Callable[[], float], until: float) -> list[float]:
+    """At least one time; the first run of all is dropped, which fills page tables."""
+    once()
+    times = [once()]
+    while time.monotonic() < until:
+        times.append(once())
+    return times
+
+
+def _copy(copier: Copier, copies: CopyList) -> float:
     start = time.perf_counter()
     copier.submit(copies)
     copier.drain()
     return time.perf_counter() - start
-
-
-def _read_seconds(parts: Sequence[torch.Tensor], seconds: Callable[[], float]) -> float:
-    start = seconds()
-    for _ in range(NUM_READS):
-        for part in parts:
-            part.sum()
-    return seconds() - start

@@ -19,11 +19,22 @@ class StepSizes(NamedTuple):
     captured_tokens: int
 
 
-def choose(config: DwdpConfig, model: CostModel, sizes: StepSizes) -> Policy:
-    """For `fetch=auto` and `fetch=prefetch`."""
-    if config.fetch == FetchMode.PREFETCH:
-        return Policy.always(FetchMode.PREFETCH, captured_tokens=sizes.captured_tokens)
-    return Policy.cheapest(model, **sizes._asdict())
+def policy_for(fetch: str, model: CostModel | None, sizes: StepSizes) -> Policy:
+    """What the option `fetch` makes of a rank's steps.
+
+    model: None where copies can't win anything. A policy whose copies are for steps larger than any
+    there will be is 'direct'.
+    """
+    captured = sizes.captured_tokens
+    if fetch != AUTO:
+        policy = Policy.always(FetchMode(fetch), captured_tokens=captured)
+    elif model is not None:
+        policy = Policy.cheapest(model, **sizes._asdict())
+    else:
+        policy = Policy.always(FetchMode.DIRECT)
+    if policy.modes_up_to(sizes.max_tokens) == {FetchMode.DIRECT}:
+        return Policy.always(FetchMode.DIRECT, captured_tokens=captured)
+    return policy
 
 
 def report(config: DwdpConfig, policy: Policy, model: CostModel, sizes: StepSizes) -> None:
@@ -39,4 +50,16 @@ def report(config: DwdpConfig, policy: Policy, model: CostModel, sizes: StepSize
             needed,
             model.describe(),
             "" if config.fetch == AUTO else ", or set dwdp.fetch to 'direct'",
+        )
+
+
+def warn_of_captured(policy: Policy, config: DwdpConfig, sizes: StepSizes) -> None:
+    """Say so if a mode that copies was asked for, and no step will take it."""
+    if policy.is_direct and config.fetch == FetchMode.PREFETCH:
+        logger.warning(
+            "dwdp.fetch is 'prefetch', but no step of this engine prefetches: the largest has %d "
+            "tokens, and vLLM captures steps of up to %d in graphs, which read in place. No slots "
+            "are made. Raise --max-num-batched-tokens, or lower --max-cudagraph-capture-size.",
+            sizes.max_tokens,
+            sizes.captured_tokens,
         )

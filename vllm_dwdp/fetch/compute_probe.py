@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How long a layer computes for a token, taken from steps that serve nobody."""
+"""How long one layer computes for a token, taken from steps that serve nobody."""
 
-import statistics
 from collections.abc import Callable
 
 from vllm_dwdp.config import FetchMode
@@ -10,37 +9,47 @@ from vllm_dwdp.fetch.scheduler import ChosenIds
 
 
 class ComputeProbe:
-    """Looks at the clock around every layer; stands in for the scheduler.
+    """Looks at the clock around one layer; stands in for the scheduler.
 
-    Layers run on the views of one mode and nothing is copied: on slots, whatever they hold.
+    The layer runs on the views of one mode, all others read in place; nothing is copied.
     """
 
-    def __init__(self, clock: Callable[[], float], mode: FetchMode) -> None:
+    def __init__(self, clock: Callable[[], float], layer_idx: int, mode: FetchMode) -> None:
         """clock: seconds, once all work given to the device before has ended."""
         self._clock = clock
+        self._layer_idx = layer_idx
         self._mode = mode
-        self._kernels: dict[int, list[float]] = {}
-        self._last: tuple[int, float] | None = None
-        self._windows: dict[int, list[float]] = {}
         self._num_tokens = 0
+        self._start: float | None = None
+        self._kernels: dict[int, list[float]] = {}
+        self._windows: dict[int, list[float]] = {}
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        now = self._clock()
-        if self._last is not None and self._last[0] + 1 == layer:
-            self._windows.setdefault(num_tokens, []).append(now - self._last[1])
-        self._last = (layer, now)
+        """The next layer's call ends the window in which a copy can hide."""
+        if layer == self._layer_idx + 1:
+            self._note(self._windows)
+        self._start = None
+        if layer != self._layer_idx:
+            return FetchMode.DIRECT
         self._num_tokens = num_tokens
+        self._start = self._clock()
         return self._mode
 
     def release(self, layer: int, mode: FetchMode) -> None:
-        """A layer's kernel alone counts where no other layer follows."""
-        if self._last is not None:
-            seconds = self._clock() - self._last[1]
-            self._kernels.setdefault(self._num_tokens, []).append(seconds)
+        if layer == self._layer_idx:
+            self._note(self._kernels)
 
     @property
     def seconds_per_token(self) -> float:
-        """Of one layer with what lies between it and the next, in the largest step seen."""
+        """Of the layer with what lies between it and the next, in the largest step seen.
+
+        The kernel alone counts where no other layer follows. The fastest of several steps counts:
+        the first one compiles, and other work of the machine only adds to a time.
+        """
         seen = self._windows or self._kernels
         num_tokens = max(seen)
-        return statistics.median(seen[num_tokens]) / max(1, num_tokens)
+        return min(seen[num_tokens]) / max(1, num_tokens)
+
+    def _note(self, times: dict[int, list[float]]) -> None:
+        if self._start is not None:
+            times.setdefault(self._num_tokens, []).append(self._clock() - self._start)

@@ -60,11 +60,15 @@ class Policy:
         """Whether no step copies anything."""
         return set(self.modes) == {FetchMode.DIRECT}
 
+    def modes_up_to(self, num_tokens: int) -> set[FetchMode]:
+        """The modes of steps of at most so many tokens."""
+        return set(self.modes[: bisect.bisect_right(self.starts, num_tokens)])
+
     @property
     def graphs_write_slots(self) -> bool:
         """Whether a captured step may run in a mode that copies."""
-        num_ranges = bisect.bisect_right(self.starts, self.captured_tokens)
-        return self.captured_tokens > 0 and set(self.modes[:num_ranges]) != {FetchMode.DIRECT}
+        modes = self.modes_up_to(self.captured_tokens)
+        return self.captured_tokens > 0 and modes != {FetchMode.DIRECT}
 
     def table(self) -> str:
         """The thresholds, for the log: "0-63 selective, from 64 direct"."""

@@ -51,7 +51,7 @@ class Copies(Protocol):
     @property
     def everything(self) -> CopyList: ...
     @property
-    def chosen(self) -> Chosen: ...
+    def chosen(self) -> Chosen | None: ...
     @property
     def bytes_by_peer(self) -> tuple[int, ...]: ...
     @property
@@ -67,7 +67,8 @@ class FetchScheduler:
     """layers: what each layer copies; none at all where a rank runs on direct views only.
 
     current_stream: the handle of the stream that kernels are given to now; copies are ordered with
-    its work. make_waits: what times its waits, from the list of seconds by layer.
+    its work. It is asked once a step, and wherever something else than a step begins.
+    make_waits: what times its waits, from the list of seconds by layer.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class FetchScheduler:
     ) -> None:
         self.policy = policy
         self._current_stream = current_stream
+        self._stream = current_stream()
         self.counters = counters
         self._waits = make_waits(counters.exposed_seconds)
         self._layers = layers
@@ -117,6 +119,7 @@ class FetchScheduler:
 
     def start(self) -> None:
         """Fetch the first layer of every slot before the first step asks for it."""
+        self._stream = self._current_stream()
         for slot in self._slots:
             layers = range(slot.index, len(self._layers), len(self._slots))
             first = next((layer for layer in layers if self._layers[layer].num_slices), None)
@@ -125,6 +128,7 @@ class FetchScheduler:
 
     def stop(self) -> None:
         """No copy is under way when it returns, and no slot holds anything."""
+        self._stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 assert self._copier is not None, "a slot fills by a copier"
@@ -143,6 +147,7 @@ class FetchScheduler:
         """
         if not self.policy.graphs_write_slots:
             return
+        self._stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 self._end_fill(slot)
@@ -156,6 +161,7 @@ class FetchScheduler:
     def _count(self, layer: int, num_tokens: int, mode: FetchMode) -> None:
         if layer == 0:
             self._step += 1
+            self._stream = self._current_stream()
             self.counters.steps[mode] += 1
         self.counters.forwards[layer] += 1
         self.counters.tokens[layer] += num_tokens
@@ -187,15 +193,17 @@ class FetchScheduler:
 
     def _bring(self, slot: Slot, layer: int, chosen: ChosenIds) -> None:
         """Add the chosen experts to what the slot holds of this layer."""
+        experts = self._layers[layer].chosen
+        assert experts is not None, "policies with selective steps come with what brings experts"
         if slot.layer != layer:
             self._empty(slot, layer)
-            self._layers[layer].chosen.forget()
+            experts.forget()
         else:
             slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
         slot.begin_fill(layer, self._step, is_whole=False)
         self._waits.begin(self._step)
         try:
-            bytes_by_peer, num_copies, num_hits = self._layers[layer].chosen.fetch(*chosen)
+            bytes_by_peer, num_copies, num_hits = experts.fetch(*chosen)
         except BaseException:
             slot.end_fill(self._step)
             slot.discard(self._step)
@@ -217,7 +225,7 @@ class FetchScheduler:
         self._uses.begin(layer)
         copies = self._layers[layer]
         try:
-            slot.ticket = self._copier.submit(copies.everything, self._current_stream())
+            slot.ticket = self._copier.submit(copies.everything, self._stream)
         except BaseException:
             self._give_up(slot)
             raise
@@ -237,7 +245,7 @@ class FetchScheduler:
 
     def _end_fill(self, slot: Slot) -> None:
         assert self._copier is not None, "a slot fills by a copier"
-        self._copier.wait(slot.ticket, self._current_stream())
+        self._copier.wait(slot.ticket, self._stream)
         slot.end_fill(self._step)
 
     def _empty(self, slot: Slot, layer: int) -> None:

@@ -82,6 +82,11 @@ class GroupSession:
         self._handover.open(source, num_layers=num_layers)
         self.enter("binding its experts")
 
+    @property
+    def job_ranks(self) -> range:
+        """The group's ranks, as the job numbers them."""
+        return self._rendezvous.job_ranks
+
     def gather(self, name: str, payload: bytes) -> list[bytes]:
         """What every rank of the group sends under a name, in rank order; each name once."""
         return self._rendezvous.gather(name, payload)

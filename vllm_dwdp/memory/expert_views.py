@@ -75,6 +75,12 @@ class ExpertViews:
             views.append(self._finish(view, layer_idx, tensor_idx, layout))
         return views
 
+    def forget(self, layer_idx: int, views: Sequence[View]) -> None:
+        """These views of a layer go again, and don't count any more."""
+        for view, layout in zip(views, self._layers[layer_idx], strict=True):
+            self.num_maps -= view.num_maps
+            self.num_private_bytes -= sum(span.num_bytes for span in layout.private_spans)
+
     def _finish(self, view: View, layer_idx: int, tensor_idx: int, layout: TensorLayout) -> View:
         for span in layout.private_spans:
             view.map_private(span.start, span.num_bytes)

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from vllm_dwdp._core import CopyList, MemoryDriver, SlotPage, View
@@ -29,12 +30,20 @@ MakeChosen = Callable[[list[list[PeerCopy]], int], Chosen]
 
 @dataclass(frozen=True)
 class LayerCopies(Generic[Chosen]):
-    """What the scheduler moves for one layer: all that it misses, or the experts chosen."""
+    """What the scheduler moves for one layer: all that it misses, or the experts chosen.
+
+    chosen: None where no step fetches by choice; its tables take long to make. slices: the copies
+    of `everything` in order, (rank that is read, bytes).
+    """
 
     everything: CopyList
-    chosen: Chosen
+    chosen: Chosen | None
     bytes_by_peer: tuple[int, ...]
-    num_slices: int
+    slices: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def num_slices(self) -> int:
+        return len(self.slices)
 
 
 class Slots:
@@ -48,13 +57,16 @@ class Slots:
         rank: int,
         num_slots: int,
         slice_bytes: int,
+        layer_idxs: Sequence[int] | None = None,
     ) -> None:
+        """layer_idxs: the layers that there are slots for; default: all."""
         self._layers = layers
         self._rank = rank
         self._slice_bytes = slice_bytes
         self.num_slots = num_slots
+        served = range(len(layers)) if layer_idxs is None else layer_idxs
         self._layouts = [
-            SlotLayout.make(layers, range(slot, len(layers), num_slots), rank=rank)
+            SlotLayout.make(layers, [i for i in served if i % num_slots == slot], rank=rank)
             for slot in range(num_slots)
         ]
         self._pages = [
@@ -85,35 +97,44 @@ class Slots:
         ]
 
     def copies(
-        self, layer_idx: int, direct: Sequence[View], make_chosen: MakeChosen[Chosen]
+        self,
+        layer_idx: int,
+        direct: Sequence[View],
+        make_chosen: MakeChosen[Chosen] | None = None,
     ) -> LayerCopies[Chosen]:
         """What brings a layer's missing experts; `direct` are its views of peers' blocks."""
-        layer = self._layers[layer_idx]
-        placement = layer[0].placement
-        pieces = self._pieces(layer_idx)
+        dwdp_size = self._layers[layer_idx][0].placement.dwdp_size
         plan = CopyPlan.make(
-            pieces,
+            self._pieces(layer_idx),
             rank=self._rank,
-            dwdp_size=placement.dwdp_size,
+            dwdp_size=dwdp_size,
             slice_bytes=self._slice_bytes,
         )
-        experts = [
-            [
-                (s.peer, *self._copy(layer_idx, s, direct))
-                for s in expert_slices(layer, pieces, expert)
-            ]
-            for expert in range(placement.num_experts)
-        ]
+        chosen = None
+        if make_chosen is not None:
+            chosen = make_chosen(self._expert_copies(layer_idx, direct), dwdp_size)
         return LayerCopies(
             everything=CopyList(
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds],
                 self._pages[layer_idx % self.num_slots],
                 direct,
+                layer=layer_idx,
             ),
-            chosen=make_chosen(experts, placement.dwdp_size),
-            bytes_by_peer=tuple(plan.bytes_by_peer(placement.dwdp_size)),
-            num_slices=plan.num_slices,
+            chosen=chosen,
+            bytes_by_peer=tuple(plan.bytes_by_peer(dwdp_size)),
+            slices=tuple((s.peer, s.num_bytes) for s in plan.slices),
         )
+
+    def _expert_copies(self, layer_idx: int, direct: Sequence[View]) -> list[list[PeerCopy]]:
+        """By expert: what brings it; nothing where this rank has it."""
+        layer, pieces = self._layers[layer_idx], self._pieces(layer_idx)
+        return [
+            [
+                (s.peer, *self._copy(layer_idx, s, direct))
+                for s in expert_slices(layer, pieces, expert)
+            ]
+            for expert in range(layer[0].placement.num_experts)
+        ]
 
     def _pieces(self, layer_idx: int) -> Sequence[SlotPiece]:
         return self._layouts[layer_idx % self.num_slots].pieces[layer_idx]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Links are measured peer by peer, in turns in which no two ranks read one peer."""
+
+import time
+from collections import defaultdict
+
+import pytest
+import torch
+
+from vllm_dwdp.fetch import links
+from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
+from vllm_dwdp.fetch.links import Links, PeerLink, bytes_by_peer, measure_links, places_of
+from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.placement import Placement
+
+PAGE = 4096
+
+
+class NotingProbe(LinkProbe):
+    """Of a rank whose peer's memory is a tensor that names it; notes whom it reads until when."""
+
+    room_bytes = PAGE
+
+    def __init__(self, notes):
+        self._notes = notes
+
+    def copies(self, sources, until):
+        return self._move(sources, until)
+
+    def reads(self, sources, until):
+        return 2 * self._move(sources, until)
+
+    def _move(self, sources, until):
+        peer = int(sources[0][0])
+        self._notes.append((until, peer))
+        return 100.0 + peer
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(links, "TURN_S", 0.01)
+
+
+def places(owners):
+    return {owner: [torch.tensor([owner], dtype=torch.uint8)] for owner in owners}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 5])
+def test_no_two_ranks_read_one_peer_in_a_turn(num_ranks):
+    read_in_turn = defaultdict(list)
+    for rank in range(num_ranks):
+        notes = []
+        found = measure_links(
+            NotingProbe(notes), places(range(num_ranks)), rank=rank, num_ranks=num_ranks
+        )
+        assert found.own == 2 * (100 + rank)
+        expected = {p: PeerLink(100 + p, 2 * (100 + p)) for p in range(num_ranks) if p != rank}
+        assert found.peers == expected
+        (first, _), *_ = notes
+        for until, peer in notes:
+            read_in_turn[round((until - first) / links.TURN_S)].append(peer)
+    assert len(read_in_turn) == 2 * (num_ranks - 1) + 1, "each peer is copied and read, then own"
+    for peers in read_in_turn.values():
+        assert sorted(peers) == list(range(num_ranks))
+
+
+def test_peer_of_whom_nothing_is_read_keeps_its_turn():
+    """With redundant experts; the others' turns go on meanwhile."""
+    notes = []
+    start = time.monotonic()
+    found = measure_links(NotingProbe(notes), places([0, 2]), rank=0, num_ranks=3)
+    assert list(found.peers) == [2]
+    (until, _), *_ = notes
+    assert until - start >= 3 * links.TURN_S
+    assert time.monotonic() - start >= 4 * links.TURN_S
+
+
+def test_rank_without_blocks_of_its_own_takes_a_peers_figure_for_own_memory():
+    found = measure_links(NotingProbe([]), places([1]), rank=0, num_ranks=2)
+    assert found.own == found.peers[1].reads
+
+
+def test_slower_peers_take_more_of_the_time():
+    found = Links(own=9.0, peers={1: PeerLink(2.0, 4.0), 2: PeerLink(1.0, 4.0)})
+    assert found.bandwidths([100, 30, 30]) == Bandwidths(60 / 45, 4.0, 9.0)
+
+
+def test_figures_are_told_by_rank():
+    found = Links(own=9e9, peers={0: PeerLink(2e9, 4e9)})
+    assert found.gb_per_s(2) == {"own": 9.0, "copies": [2.0, None], "reads": [4.0, None]}
+    assert "rank 0 2.0 and 4.0; own memory is read at 9.0" in found.describe()
+
+
+class ShownView:
+    def __init__(self, num_bytes):
+        self._tensor = torch.arange(num_bytes, dtype=torch.int64).to(torch.uint8)
+
+    def bytes_tensor(self):
+        return self._tensor
+
+
+def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
+    """Two layers; where one has too little of a peer, the next one adds to it."""
+    placement = Placement.make(num_experts=4, dwdp_size=4)
+    layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
+    views = [[ShownView(8 * PAGE)] for _ in range(2)]
+    found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert [[part.nbytes for part in parts] for parts in found.values()] == [[2 * PAGE, PAGE]] * 4
+    assert bytes_by_peer([layer] * 2, rank=1, num_ranks=4) == [4 * PAGE] * 4

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Ends a rank whose copies don't end: without it a hung driver looks like a slow answer.
+
+* The watch looks at the copier from a thread of its own, and asks for nothing that could block.
+* It counts looks, not seconds: a process that was stopped meanwhile has not hung.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from vllm_dwdp._core import CopyProgress
+
+logger = logging.getLogger("vllm.dwdp")
+INTERVAL_S = 5.0
+NUM_LOOKS = 12
+"""So many looks in a row must find the same copy under way: a minute."""
+
+
+class CopiedSlice(NamedTuple):
+    """What one copy brings, and from which rank of the group."""
+
+    peer: int
+    num_bytes: int
+
+
+class Watched(Protocol):
+    """`vllm_dwdp._core.Copier`."""
+
+    def first_under_way(self) -> CopyProgress | None: ...
+
+
+class CopyWatch:
+    """layers: the copies of each layer, in order. job_ranks: the group's ranks, as users know them.
+
+    end_rank: called once a copy has not ended; the process ends with it.
+    """
+
+    def __init__(
+        self,
+        copier: Watched,
+        layers: Sequence[Sequence[CopiedSlice]],
+        *,
+        rank: int,
+        job_ranks: Sequence[int],
+        end_rank: Callable[[], None],
+    ) -> None:
+        self._copier = copier
+        self._layers = layers
+        self._rank = rank
+        self._job_ranks = job_ranks
+        self._end_rank = end_rank
+        self._last: tuple[int, int] | None = None
+        self._num_same = 0
+
+    def start(self, interval_s: float = INTERVAL_S) -> None:
+        """Watch from a thread of its own, until the process ends."""
+        threading.Thread(
+            target=self._run, args=(interval_s,), name="dwdp-copy-watch", daemon=True
+        ).start()
+
+    def look(self) -> CopyProgress | None:
+        """The copies that have got no further for NUM_LOOKS looks, if there are any."""
+        progress = self._copier.first_under_way()
+        found = None if progress is None else (progress.ticket, progress.num_ended)
+        self._num_same = self._num_same + 1 if found is not None and found == self._last else 0
+        self._last = found
+        return progress if self._num_same >= NUM_LOOKS else None
+
+    def describe(self, progress: CopyProgress, seconds: float) -> str:
+        """The sentence that ends the rank."""
+        rank = self._job_ranks[self._rank]
+        return (
+            f"dwdp rank {rank} ends: {self._name(progress)} for {seconds:.0f} s. Its GPU, the "
+            "peer's, the link between them or the driver hangs; see 'dmesg' for errors of the "
+            "driver (Xid), and start the ranks again."
+        )
+
+    def _name(self, progress: CopyProgress) -> str:
+        if not 0 <= progress.layer < len(self._layers):
+            return f"copy {progress.num_ended + 1} of chosen experts has not ended"
+        slices = self._layers[progress.layer]
+        if not progress.has_begun:
+            num_bytes = sum(one.num_bytes for one in slices)
+            return (
+                f"the copies for MoE layer {progress.layer} ({num_bytes} bytes) have not begun, "
+                "because what the GPU was given before them has not ended"
+            )
+        peer, num_bytes = slices[min(progress.num_ended, len(slices) - 1)]
+        return (
+            f"copy {progress.num_ended + 1} of {len(slices)} for MoE layer {progress.layer}, "
+            f"{num_bytes} bytes from the memory of rank {self._job_ranks[peer]}, has not ended"
+        )
+
+    def _run(self, interval_s: float) -> None:
+        never = threading.Event()
+        while not never.wait(interval_s):
+            if (stuck := self.look()) is not None:
+                logger.error("%s", self.describe(stuck, interval_s * NUM_LOOKS))
+                self._end_rank()
+                return

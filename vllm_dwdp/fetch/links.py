@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The links between a rank and its peers, each measured apart, while all ranks measure.
+
+    turn     1          2          3
+    rank 0   reads 1    reads 2    reads 3
+    rank 1   reads 2    reads 3    reads 0
+    rank 2   reads 3    reads 0    reads 1
+
+* In each turn no two ranks read the same peer, and all links carry what they carry in service.
+* Turns end by the clock, not by a message: ranks that leave the barrier together stay in step.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from vllm_dwdp._core import View
+from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
+from vllm_dwdp.layout import LayerLayout, sourced_blocks
+
+TURN_S = 0.1
+"""How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which
+ranks may leave the barrier apart."""
+
+Places = dict[int, list[torch.Tensor]]
+"""By the rank that owns them: bytes of blocks, where the views of this rank show them."""
+
+
+class PeerLink(NamedTuple):
+    """Bytes per second out of one peer's memory: by the copier, and by a kernel."""
+
+    copies: float
+    reads: float
+
+
+@dataclass(frozen=True)
+class Links:
+    """own: bytes per second that a kernel reads of own memory. peers: by rank in the group."""
+
+    own: float
+    peers: Mapping[int, PeerLink]
+
+    def bandwidths(self, bytes_by_peer: Sequence[int]) -> Bandwidths:
+        """Of all peers together, which a rank reads one after the other.
+
+        bytes_by_peer: how much it reads from each; the slower ones take more of the time.
+        """
+        num_bytes = sum(bytes_by_peer[peer] for peer in self.peers)
+        copy_s = sum(bytes_by_peer[peer] / link.copies for peer, link in self.peers.items())
+        read_s = sum(bytes_by_peer[peer] / link.reads for peer, link in self.peers.items())
+        return Bandwidths(num_bytes / copy_s, num_bytes / read_s, self.own)
+
+    def describe(self) -> str:
+        """The figures, for the log."""
+        found = ", ".join(
+            f"rank {peer} {link.copies / 1e9:.1f} and {link.reads / 1e9:.1f}"
+            for peer, link in sorted(self.peers.items())
+        )
+        return (
+            f"GB/s that are copied and that a kernel reads, by rank of the group: {found}; own "
+            f"memory is read at {self.own / 1e9:.1f}"
+        )
+
+    def gb_per_s(self, num_ranks: int) -> dict[str, Any]:
+        """The figures for statistics: lists by rank of the group, None where nothing is read."""
+        peers = [self.peers.get(rank) for rank in range(num_ranks)]
+        return {
+            "own": round(self.own / 1e9, 3),
+            "copies": [link and round(link.copies / 1e9, 3) for link in peers],
+            "reads": [link and round(link.reads / 1e9, 3) for link in peers],
+        }
+
+
+def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int) -> Links:
+    """Called by all ranks of the group at the same time; some of the places are peers'."""
+    end = time.monotonic()
+    peers: dict[int, PeerLink] = {}
+    for step in range(1, num_ranks):
+        peer = (rank + step) % num_ranks
+        copied, end = end + TURN_S, end + 2 * TURN_S
+        if sources := places.get(peer):
+            peers[peer] = PeerLink(probe.copies(sources, copied), probe.reads(sources, end))
+        time.sleep(max(0.0, end - time.monotonic()))
+    if own := places.get(rank):
+        return Links(probe.reads(own, end + TURN_S), peers)
+    return Links(max(link.reads for link in peers.values()), peers)
+
+
+def places_of(
+    layouts: Sequence[LayerLayout], direct: Sequence[Sequence[View]], *, rank: int, num_bytes: int
+) -> Places:
+    """Where `rank` reads experts, up to so many bytes of each owner; layers in order."""
+    found: Places = {}
+    left: dict[int, int] = {}
+    for layer_idx, views in enumerate(direct):
+        shown = [torch.from_dlpack(view.bytes_tensor()) for view in views]
+        for tensor_idx, extent, owner in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
+            if part := min(left.setdefault(owner, num_bytes), extent.num_bytes):
+                place = shown[tensor_idx][extent.start : extent.start + part]
+                found.setdefault(owner, []).append(place)
+                left[owner] -= part
+    return found
+
+
+def bytes_by_peer(layouts: Sequence[LayerLayout], *, rank: int, num_ranks: int) -> list[int]:
+    """What `rank` reads of each rank's blocks, over all layers."""
+    found = [0] * num_ranks
+    for layer_idx, layout in enumerate(layouts):
+        for block in sourced_blocks(layout, layer_idx, rank=rank):
+            found[block.source] += block.extent.num_bytes
+    return found
