@@ -19,20 +19,23 @@ import zipfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packed_vllm import ARCHIVE
 
 MAX_BYTES = 44 << 20
 NEEDED = (
     *("pydantic", "msgspec", "pyzmq", "cachetools", "blake3", "fastapi", "starlette", "openai"),
     *("setproctitle", "python-json-logger", "partial-json-parser", "depyf"),
-    *("compressed-tensors", "lark"),
+    *("compressed-tensors", "lark", "cbor2", "pybase64", "xgrammar", "llguidance", "oss-harmony"),
 )
 """What vLLM imports for a text model and a machine for GPU work lacks. Such a machine has PyTorch,
 transformers, numba, uvloop and more by itself."""
 
 NEEDED_BY_THOSE = ("pydantic-core", "typing-inspection", "annotated-types", "jiter", "distro")
-NEEDED_BY_THOSE += ("sniffio", "astor", "dill", "loguru")
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+NEEDED_BY_THOSE += ("sniffio", "astor", "dill", "loguru", "httpx2", "apache-tvm-ffi")
+PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_31_x86_64", "manylinux_2_28_x86_64")
+PLATFORMS += ("manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64")
+PLATFORMS += ("manylinux2014_x86_64",)
 PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
 LEFT_OUT = re.compile(r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$")
 """vLLM's compiled libraries, and sources that are compiled when they run."""
@@ -64,8 +67,9 @@ def pinned(names, folder):
     asked = {}
     for wheel in folder.glob("*.whl"):
         for requirement in requirements_of(wheel):
-            asked[canonical(requirement.name)] = str(requirement.specifier)
-    return [name + asked.get(name, "") for name in names]
+            name = canonical(requirement.name)
+            asked[name] = asked.get(name, SpecifierSet()) & requirement.specifier
+    return [f"{name}{asked.get(name, '')}" for name in names]
 
 
 def requirements_of(wheel):

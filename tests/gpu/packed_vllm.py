@@ -22,6 +22,11 @@ ARCHIVE = ROOT / "build" / "gpu-vllm.tar.xz"
 FOLDER = ROOT / "build" / "gpu-vllm"
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 
+EMPTY = (
+    '"""In the place of a compiled library that is imported and, with these settings, not used."""'
+)
+"""vLLM imports its FlashAttention on every GPU, whatever the attention backend."""
+
 SETTINGS = {
     "attention_config": {"backend": "TRITON_ATTN"},
     "kernel_config": {
@@ -84,6 +89,9 @@ def unpack():
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(unfinished, filter="data")
         shutil.copy(STAND_INS, unfinished / "vllm" / "_C_stable_libtorch.py")
+        flash_attention = unfinished / "vllm" / "vllm_flash_attn"
+        flash_attention.mkdir(exist_ok=True)
+        (flash_attention / "_vllm_fa2_C.py").write_text(EMPTY)
         write_plugin(unfinished)
         command = [sys.executable, "-m", "compileall", "-q", "-j", "0", str(unfinished)]
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)

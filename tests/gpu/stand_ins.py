@@ -36,6 +36,12 @@ SIGNATURES = {
 }
 """Schemas by operator; the function of the operator's name implements it."""
 
+NOT_SUPPORTED = (
+    *("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8"),
+    *("cutlass_scaled_mm_supports_fp4", "cutlass_group_gemm_supported"),
+)
+"""Operators of `_C` by which vLLM asks, at import, which kernels it was built with; with none."""
+
 
 def silu_and_mul(result, input):
     """result [n, d], input [n, 2 d]: the gate's half and the half that it is multiplied with."""
@@ -159,6 +165,9 @@ def register():
             libraries[namespace] = torch.library.Library(namespace, "FRAGMENT")
         libraries[namespace].define(name + signature)
         libraries[namespace].impl(name, globals()[name], "CompositeExplicitAutograd")
+    for name in NOT_SUPPORTED:
+        libraries["_C"].define(f"{name}(int capability) -> bool")
+        libraries["_C"].impl(name, lambda capability: False, "CompositeExplicitAutograd")
     return libraries
 
 
