@@ -7,36 +7,67 @@ The gather kernel reads other ids at each replay: experts are chosen on the GPU 
 
 import contextlib
 import gc
-import sys
+import os
 import time
 
 import torch
 from figures import say
-from gpu import Gpu
 from gpu_ranks import make_ranks
+from parts import Need, part, run_parts
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy
 
-NUM_REPLAYS = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+NUM_REPLAYS = int(os.environ.get("NUM_REPLAYS", "100"))
 NUM_EXPERTS = 7
+NUM_IDS = 6
+GRAPHS = (Need.TORCH, Need.GRAPHS, Need.TRITON)
 
 
-def poison(rank):
-    """All bits set: NaN in every floating-point type."""
-    torch.cuda.synchronize()
-    for layer_idx in range(3):
-        for tensor_idx in range(3):
-            for _, page in rank.slots.pages(layer_idx, tensor_idx):
-                nan = torch.full((page.num_bytes,), 0xFF, dtype=torch.uint8, device="cuda")
-                driver.copy(page.address, nan.data_ptr(), nan.nbytes)
+class CapturedRank:
+    """Rank 0 of two, and what vLLM does with graphs around it."""
 
+    def __init__(self, device, mode):
+        self._device = device
+        self._driver = device.driver()
+        self._mode = mode
+        self.rank = make_ranks(device, num_experts=NUM_EXPERTS)[0]
+        self.ids = torch.zeros(NUM_IDS, dtype=torch.int32, device="cuda")
 
-def fence(rank, mode):
-    """As vLLM does around captures and replays, by the policy that captured steps follow."""
-    rank.scheduler.policy = Policy.always(mode, captured_tokens=1)
-    with gpu.on(rank.stream):
-        rank.scheduler.fence_graph()
+    def capture(self):
+        ids = self.ids if self._mode is FetchMode.SELECTIVE else None
+        self.rank.step(self._mode, ids)  # compiles, outside of the capture
+        assert self.rank.num_wrong_reads() == 0
+        self.fence(self._mode)
+        graph = torch.cuda.CUDAGraph()
+        with no_garbage(), torch.cuda.graph(graph, stream=self._device.stream(self.rank.stream)):
+            self.rank.step(self._mode, ids)
+        self.fence(self._mode)
+        return graph
+
+    def fence(self, mode):
+        """As vLLM does around captures and replays, by the policy that captured steps follow."""
+        self.rank.scheduler.policy = Policy.always(mode, captured_tokens=1)
+        with self._device.on(self.rank.stream):
+            self.rank.scheduler.fence_graph()
+
+    def poison(self):
+        """All bits of the slots set: NaN in every floating-point type."""
+        torch.cuda.synchronize()
+        for layer_idx in range(3):
+            for tensor_idx in range(3):
+                for _, page in self.rank.slots.pages(layer_idx, tensor_idx):
+                    nan = torch.full((page.num_bytes,), 0xFF, dtype=torch.uint8, device="cuda")
+                    self._driver.copy(page.address, nan.data_ptr(), nan.nbytes)
+
+    def replay(self, graph):
+        """Host seconds of a replay over poisoned slots."""
+        self.poison()
+        self.fence(self._mode)
+        start = time.perf_counter()
+        with self._device.on(self.rank.stream):
+            graph.replay()
+        return time.perf_counter() - start
 
 
 @contextlib.contextmanager
@@ -50,51 +81,40 @@ def no_garbage():
         gc.enable()
 
 
-def capture(rank, mode, ids):
-    rank.step(mode, ids)  # compiles, outside of the capture
-    assert rank.num_wrong_reads() == 0
-    fence(rank, mode)
-    graph = torch.cuda.CUDAGraph()
-    with no_garbage(), torch.cuda.graph(graph, stream=gpu.stream(rank.stream)):
-        rank.step(mode, ids)
-    fence(rank, mode)
-    return graph
-
-
-def replay(rank, mode):
-    ids = torch.zeros(6, dtype=torch.int32, device="cuda")
-    graph = capture(rank, mode, ids if mode is FetchMode.SELECTIVE else None)
-    wrong, host = 0, []
+def replay_all(device, mode):
+    captured = CapturedRank(device, mode)
+    graph = captured.capture()
     generator = torch.Generator().manual_seed(0)
+    wrong, host_s = 0, []
     for _ in range(NUM_REPLAYS):
-        ids.copy_(torch.randint(0, NUM_EXPERTS, (6,), generator=generator))
-        poison(rank)
-        fence(rank, mode)
-        start = time.perf_counter()
-        with gpu.on(rank.stream):
-            graph.replay()
-        host.append(time.perf_counter() - start)
-        wrong += rank.num_wrong_reads(keep=True)
-    rank.num_wrong_reads()
-    return wrong, sorted(host)[len(host) // 2] * 1e6
+        captured.ids.copy_(torch.randint(0, NUM_EXPERTS, (NUM_IDS,), generator=generator))
+        host_s.append(captured.replay(graph))
+        wrong += captured.rank.num_wrong_reads(keep=True)
+    captured.rank.num_wrong_reads()
+    assert wrong == 0, f"{wrong} wrong reads in {NUM_REPLAYS} replays"
+    prefetch_after(captured)
+    host_us = round(sorted(host_s)[len(host_s) // 2] * 1e6, 1)
+    say(f"graph, {mode}", replays=NUM_REPLAYS, host_us_per_replay=host_us)
 
 
-gpu = Gpu()
-driver = gpu.driver()
-for mode in (FetchMode.DIRECT, FetchMode.SELECTIVE):
-    rank = make_ranks(gpu, num_experts=NUM_EXPERTS)[0]
-    wrong, host_us = replay(rank, mode)
-    fence(rank, FetchMode.SELECTIVE)  # whatever the slots hold is forgotten
-    poison(rank)
+def prefetch_after(captured):
+    captured.fence(FetchMode.SELECTIVE)  # whatever the slots hold is forgotten
+    captured.poison()
     for _ in range(3):
-        rank.step(FetchMode.PREFETCH)
-    after = rank.num_wrong_reads()
-    say(
-        f"graph, {mode}",
-        replays=NUM_REPLAYS,
-        wrong=wrong,
-        wrong_prefetch_after=after,
-        host_us_per_replay=round(host_us, 1),
-        at_most={"wrong": 0, "wrong_prefetch_after": 0},
-    )
-    del rank
+        captured.rank.step(FetchMode.PREFETCH)
+    wrong = captured.rank.num_wrong_reads()
+    assert wrong == 0, f"{wrong} wrong reads in prefetch steps after the replays"
+
+
+@part("captured direct steps", *GRAPHS)
+def direct(device):
+    replay_all(device, FetchMode.DIRECT)
+
+
+@part("captured selective steps", *GRAPHS)
+def selective(device):
+    replay_all(device, FetchMode.SELECTIVE)
+
+
+if __name__ == "__main__":
+    run_parts(direct, selective)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What no document settles: writes to read-only mappings, an exporter's death."""
+"""What no document settles: writes to read-only mappings, and the death of an exporter."""
 
 import os
 import signal
@@ -10,71 +10,90 @@ import sys
 
 import torch
 from figures import say
-from gpu import Gpu, bytes_of
+from parts import PATIENCE, REHEARSE, Need, make_device, part, run_parts
 
 from vllm_dwdp._core import HandleType
 
-NUM_BYTES = 8 << 20
+CHILD_LIMIT_S = 60 * PATIENCE
+MARK = 7
 
 
-def write_through_a_view():
-    """Child: a kernel writes to a read-only view."""
-    driver = Gpu().driver()
-    view = driver.reserve_view(NUM_BYTES)
-    view.map_private(0, NUM_BYTES)
-    view.finish()
-    assert not bytes_of(view).any()
-    print("readable", flush=True)
-    bytes_of(view).fill_(1)
-    torch.cuda.synchronize()
-
-
-def export(fd):
-    """Child: shares a block and waits to be killed."""
-    driver = Gpu().driver()
-    block = driver.create_block(NUM_BYTES)
-    source = torch.full((NUM_BYTES,), 7, dtype=torch.uint8, device="cuda")
-    block.fill(0, source.data_ptr(), NUM_BYTES)
-    block.seal()
-    with socket.socket(fileno=fd) as peer:
-        socket.send_fds(peer, [b"x"], [block.export_handle(HandleType.FILE_DESCRIPTOR)])
-        signal.pause()
-
-
-def child(*arguments, **options):
-    return subprocess.Popen([sys.executable, __file__, *arguments], **options)
-
-
-def main():
-    process = child("write", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    output, errors = process.communicate(timeout=120)
+@part("write through a read-only mapping", Need.TORCH)
+def write_to_view(device):
+    process = start_child("write", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, errors = process.communicate(timeout=CHILD_LIMIT_S)
     assert "readable" in output, errors
     is_noticed = "illegal memory access" in errors
     assert is_noticed or process.returncode == 0, errors
     answer = "illegal memory access" if is_noticed else "is not noticed"
     say("write through a read-only mapping", answer=answer)
 
+
+@part("memory of a killed exporter")
+def killed_exporter(device):
+    """Read before and after its death, with new memory allocated in between."""
     ours, theirs = socket.socketpair()
-    process = child("export", str(theirs.fileno()), pass_fds=[theirs.fileno()])
+    process = start_child("export", str(theirs.fileno()), pass_fds=[theirs.fileno()])
     theirs.close()
+    ours.settimeout(CHILD_LIMIT_S)
     _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    driver = Gpu().driver()
-    view = driver.reserve_view(NUM_BYTES)
-    view.map_block(0, driver.import_block(fd, NUM_BYTES))
+    driver = device.driver()
+    num_bytes = 4 * driver.granularity
+    view = driver.reserve_view(num_bytes)
+    view.map_block(0, driver.import_block(fd, num_bytes))
     view.finish()
-    assert (bytes_of(view) == 7).all()
+    assert shows_marks(device, view)
     process.kill()
     process.wait()
-    torch.empty(64 << 20, device="cuda").fill_(3)
-    still = bool((bytes_of(view) == 7).all())
-    say("exporter killed, its memory read on", answer="unchanged" if still else "changed")
-    say("kernel", release=os.uname().release)
+    others = [driver.create_slot_page(8 * driver.granularity) for _ in range(4)]
+    answer = "unchanged" if shows_marks(device, view) else "changed"
+    say("memory of a killed exporter", answer=answer, kernel=os.uname().release)
+    del others
+
+
+def shows_marks(device, view):
+    stream = device.make_stream()
+    with device.on(stream):
+        found = device.read(stream, view, view.num_bytes)
+    device.synchronize(stream)
+    device.destroy_stream(stream)
+    return bool((found == MARK).all())
+
+
+def start_child(*arguments, **options):
+    """This script, in a process that may be killed."""
+    flags = [REHEARSE] if REHEARSE in sys.argv else []
+    return subprocess.Popen([sys.executable, __file__, *arguments, *flags], **options)
+
+
+def write_in_child():
+    driver = make_device().driver()
+    view = driver.reserve_view(driver.granularity)
+    view.map_private(0, driver.granularity)
+    view.finish()
+    shown = torch.from_dlpack(view.bytes_tensor())
+    assert not shown.any()
+    print("readable", flush=True)
+    shown.fill_(1)
+    torch.cuda.synchronize()
+
+
+def export_in_child(fd):
+    """Shares a block over a socket and waits to be killed."""
+    driver = make_device().driver()
+    source = torch.full((4 * driver.granularity,), MARK, dtype=torch.uint8)
+    block = driver.create_block(source.nbytes)
+    block.fill(0, source.data_ptr(), source.nbytes)
+    block.seal()
+    with socket.socket(fileno=fd) as peer:
+        socket.send_fds(peer, [b"x"], [block.export_handle(HandleType.FILE_DESCRIPTOR)])
+        signal.pause()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["write"]:
-        write_through_a_view()
+        write_in_child()
     elif sys.argv[1:2] == ["export"]:
-        export(int(sys.argv[2]))
+        export_in_child(int(sys.argv[2]))
     else:
-        main()
+        run_parts(write_to_view, killed_exporter)

@@ -1,66 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two and four processes on the GPUs at hand share blocks; every byte is compared.
-
-Whether fabric handles work is found out on a page: on one host ranks share by descriptors.
-"""
+"""Memory shared between processes, and what a view may be made of; every byte is compared."""
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 from figures import say
-from gpu import Gpu
+from parts import PATIENCE, Need, part, run_parts
 from ports import free_port
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.group.peer_probe import PeerProbe
 
 SCRIPT = Path(__file__).parents[1] / "cuda" / "gpu_process.py"
+RANKS_LIMIT_S = 60 * PATIENCE
+NUM_STEPS = 9
 
 
-def run_ranks(size, **options):
-    """How each rank ended."""
+def sealed_block(driver, num_bytes, value):
+    """Every byte is `value`."""
+    block = driver.create_block(num_bytes)
+    source = torch.full((num_bytes,), value, dtype=torch.uint8)
+    block.fill(0, source.data_ptr(), num_bytes)
+    block.seal()
+    return block
+
+
+@part("one read-only view of own, imported and private memory")
+def mixed_view(device):
+    """The pieces one after the other in a view, as a layer has them."""
+    driver = device.driver()
+    page = driver.granularity
+    exported = sealed_block(device.driver(1), page, 2).export_handle(HandleType.FILE_DESCRIPTOR)
+    pieces = [sealed_block(driver, page, 1), driver.import_block(exported, page, 2 * page)]
+    view = driver.reserve_view(3 * page)
+    view.map_block(0, pieces[0])
+    view.map_private(page, page)
+    view.map_block(2 * page, pieces[1])
+    boundary = torch.full((page,), 3, dtype=torch.uint8)
+    view.fill_private(page, boundary.data_ptr(), page)
+    view.finish()
+    stream = device.make_stream()
+    with device.on(stream):
+        found = device.read(stream, view, 3 * page)
+    device.synchronize(stream)
+    assert found.cpu().view(3, page).unique(dim=1).flatten().tolist() == [1, 3, 2]
+    say("mixed view", answer="read as written", page_mib=page / 2**20)
+    device.destroy_stream(stream)
+
+
+@part("two processes read each other's experts")
+def two_processes(device):
+    compare_ranks(device, 2)
+
+
+@part("four processes read each other's experts")
+def four_processes(device):
+    compare_ranks(device, 4)
+
+
+@part("ranks that see no GPU but their own", Need.TWO_GPUS)
+def hidden_gpus(device):
+    """A question to the driver: refusing is an answer as good as sharing."""
+    endings = run_ranks(device, 2, visible=str, gpu=lambda rank: 0)
+    say("ranks that see no GPU but their own", answer=[said["ending"] for said in endings])
+
+
+@part("fabric handles")
+def fabric(device):
+    """A question: on one host ranks share by descriptors."""
+    driver = device.driver()
+    answer = driver.obstacles[HandleType.FABRIC]
+    if answer is None:
+        probe = PeerProbe(driver, job_rank=0)
+        ((page, _),) = probe.handles(HandleType.FABRIC)
+        answer = probe.reason(page, peer_job_rank=0) or "a page was read back"
+    say("fabric handles", answer=answer)
+
+
+def compare_ranks(device, size):
+    start = time.perf_counter()
+    said = run_ranks(device, size)
+    endings = {rank["ending"] for rank in said}
+    assert endings == {"0 wrong reads"}, endings
+    seconds = round(time.perf_counter() - start, 1)
+    say(f"{size} processes", handles=said[0]["handles"], steps=NUM_STEPS, seconds=seconds)
+
+
+def run_ranks(device, size, **by_rank):
+    """What each rank's process said in the end. by_rank: functions of the rank."""
     port = free_port()
-    processes = []
-    for rank in range(size):
-        job = {"rank": rank, "size": size, "port": port, "gpu": rank, "steps": 9, "device": "gpu"}
-        job |= {name: value(rank) for name, value in options.items()}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), json.dumps(job)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    endings = []
-    for process in processes:
-        output, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors[-2000:]
-        endings.append(json.loads(output)["ending"])
-    return endings
+    jobs = [
+        {"rank": rank, "size": size, "port": port, "gpu": rank, "steps": NUM_STEPS, **device.job}
+        | {name: value(rank) for name, value in by_rank.items()}
+        for rank in range(size)
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([sys.executable, str(SCRIPT), json.dumps(job)], **pipes) for job in jobs
+    ]
+    deadline = time.monotonic() + RANKS_LIMIT_S
+    try:
+        return [ending_of(process, deadline) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-def fabric_answer(driver):
-    """Why a page can't be shared by a fabric handle, or that it was read back."""
-    if obstacle := driver.obstacles[HandleType.FABRIC]:
-        return obstacle
-    probe = PeerProbe(driver, job_rank=0)
-    ((page, _),) = probe.handles(HandleType.FABRIC)
-    return probe.reason(page, peer_job_rank=0) or "a page was read back"
+def ending_of(process, deadline):
+    output, errors = process.communicate(timeout=max(0, deadline - time.monotonic()))
+    assert process.returncode == 0, errors[-2000:]
+    said = json.loads(output)
+    assert said["violations"] == said["leaks"] == [], said
+    return said
 
 
-for size in (2, 4):
-    endings = run_ranks(size)
-    wrong = sum(ending != "0 wrong reads" for ending in endings)
-    say(f"{size} processes", endings=endings, wrong=wrong, at_most={"wrong": 0})
-
-if torch.cuda.device_count() < 2:
-    answer = "not settled: one GPU"
-else:
-    answer = run_ranks(2, visible=str, gpu=lambda rank: 0)
-say("ranks that see no GPU but their own", answer=answer)
-say("fabric handles", answer=fabric_answer(Gpu().driver()))
+if __name__ == "__main__":
+    run_parts(mixed_view, two_processes, four_processes, hidden_gpus, fabric)

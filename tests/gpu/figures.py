@@ -1,14 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What checks say to the suite: a line of JSON for each set of figures, and which miss a limit."""
+"""How checks talk to the suite: a line of JSON for each set of figures and for each part's end."""
 
 import json
+from collections.abc import Mapping
+
+Range = tuple[float | None, float | None]
+"""The lowest and the highest value that is expected; None: no bound on that side."""
 
 
-def say(check, *, at_most=None, at_least=None, **figures):
-    """at_most, at_least: limits by the names of figures."""
-    limits = {name: f"<= {limit}" for name, limit in (at_most or {}).items()}
-    limits |= {name: f">= {limit}" for name, limit in (at_least or {}).items()}
-    misses = [name for name, limit in (at_most or {}).items() if not figures[name] <= limit]
-    misses += [name for name, limit in (at_least or {}).items() if not figures[name] >= limit]
-    print(json.dumps({"check": check, "figures": figures, "limits": limits, "misses": misses}))
+def say(title: str, *, expected: Mapping[str, Range] | None = None, **figures: object) -> None:
+    """Report measured figures.
+
+    expected: ranges by the names of figures. A figure outside its range is not an error: it is
+    reported apart from errors, for a person to judge.
+    """
+    expected = dict(expected or {})
+    misses = [name for name, bounds in expected.items() if not _is_within(figures[name], bounds)]
+    ranges = {name: _text(bounds) for name, bounds in expected.items()}
+    _print(title=title, figures=figures, expected=ranges, misses=misses)
+
+
+def say_end(part: str, outcome: str, *, seconds: float = 0.0, why: str = "") -> None:
+    """Report how a part ended."""
+    _print(part=part, outcome=outcome, seconds=round(seconds, 2), why=why)
+
+
+def _is_within(value: float, bounds: Range) -> bool:
+    low, high = bounds
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _text(bounds: Range) -> str:
+    low, high = bounds
+    if low is None:
+        return f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _print(**line: object) -> None:
+    """Flushed at once: a check that hangs later must not lose the line."""
+    print(json.dumps(line), flush=True)

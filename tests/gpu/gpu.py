@@ -4,12 +4,15 @@
 
 import statistics
 
+import packed_vllm
 import torch
 import triton
 import triton.language as tl
+from parts import Need
 
 from vllm_dwdp._core import CudaDriver
 from vllm_dwdp.fetch.gather import GatheredExperts, make_totals
+from vllm_dwdp.fetch.waits import GpuWaits
 
 READ_BLOCK = tl.constexpr(4096)
 
@@ -19,16 +22,34 @@ class Gpu:
 
     violations = ()
     leaks = ()
+    make_waits = GpuWaits
+    job = {"device": "gpu"}  # noqa: RUF012
+    """What a rank's process is told of its device: see tests/cuda/gpu_process.py."""
+
+    num_submissions, num_largest = 10_000, 64
+    """See submissions.py. More copies in all than those that crashed a driver, 51,828."""
 
     def __init__(self, num_gpus=1):
         self._num_gpus = num_gpus
         self._streams = {}
+
+    @property
+    def offers(self):
+        found = {Need.TORCH, Need.GRAPHS, Need.TRITON}
+        if packed_vllm.is_at_hand():
+            found.add(Need.VLLM)
+        if torch.cuda.device_count() > 1:
+            found.add(Need.TWO_GPUS)
+        return found
 
     def driver(self, gpu=0):
         gpu %= self._num_gpus
         torch.cuda.set_device(gpu)
         torch.cuda.init()
         return CudaDriver(gpu)
+
+    def zeros(self, num_bytes):
+        return torch.zeros(num_bytes, dtype=torch.uint8, device="cuda")
 
     def make_chosen(self, copier, num_peers):
         totals = make_totals(num_peers, "cuda")
@@ -47,6 +68,9 @@ class Gpu:
 
     def synchronize(self, handle):
         self._streams[handle].synchronize()
+
+    def synchronize_all(self):
+        torch.cuda.synchronize()
 
     def on(self, handle):
         return torch.cuda.stream(self._streams[handle])

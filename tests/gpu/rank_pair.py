@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Rank 0 of two on one GPU, with weights of given shapes; rank 1's memory is a peer's."""
+"""Rank 0 of two ranks whose memory is on one device; rank 1 is only there to be read."""
 
 import time
-from math import prod
 
 import torch
-from gpu import bytes_of
 
 from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
-from vllm_dwdp.fetch.waits import GpuWaits
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -22,29 +19,34 @@ from vllm_dwdp.placement import Placement
 
 
 class RankPair:
-    """shapes: [num_experts, ...] of bf16 tensors by name. Random weights unless `is_empty`."""
+    """rows: bytes of an expert by tensor name. weights: by layer, tensors [num_experts, ...] by
+    name, in CPU memory; without them every byte is zero.
+
+    The scheduler is made by `make_scheduler`, with whatever brings chosen experts.
+    """
 
     def __init__(
         self,
-        gpu,
-        shapes,
+        device,
+        rows,
         *,
+        num_experts,
         num_layers,
+        weights=None,
         num_slots=2,
         slice_bytes=1 << 30,
-        is_empty=False,
-        **options,
+        driver=None,
     ):
-        self.driver = gpu.driver()
-        self._shapes = shapes
-        num_experts = next(iter(shapes.values()))[0]
+        self.device = device
+        self.driver = driver or device.driver()
+        self.weights = weights
+        self.stream = device.make_stream()
         placement = Placement.make(num_experts=num_experts, dwdp_size=2)
         layout = tuple(
-            TensorLayout(ExpertTensor(name, 2 * prod(shape[1:])), placement, self.page)
-            for name, shape in shapes.items()
+            TensorLayout(ExpertTensor(name, row_bytes), placement, self.driver.granularity)
+            for name, row_bytes in rows.items()
         )
         self.layouts = [layout] * num_layers
-        self.weights = [] if is_empty else [self._random() for _ in range(num_layers)]
         shards = [self._adopt(rank, placement) for rank in range(2)]
 
         def pull(peer, layer_idx, expected_sizes):
@@ -62,43 +64,68 @@ class RankPair:
         self.seconds_to_bind = time.perf_counter() - start
         self.num_maps = views.num_maps
         self.num_private_bytes = views.num_private_bytes
+
+    @classmethod
+    def of_weights(cls, device, weights, **options):
+        """weights: see the class."""
+        rows = {name: tensor[0].nbytes for name, tensor in weights[0].items()}
+        num_experts = len(next(iter(weights[0].values())))
+        return cls(
+            device,
+            rows,
+            num_experts=num_experts,
+            num_layers=len(weights),
+            weights=weights,
+            **options,
+        )
+
+    def make_scheduler(self, make_chosen=lambda experts, num_peers: None, **options):
+        """options: of the copier. make_chosen: see Slots.copies; by default nothing is chosen."""
         self.copier = CudaCopier(self.driver, **options)
-        chosen = gpu.make_chosen(self.copier, 2)
-        self.copies = [self.slots.copies(i, self.direct[i], chosen) for i in range(num_layers)]
+        num_layers = len(self.layouts)
+        self.copies = [self.slots.copies(i, self.direct[i], make_chosen) for i in range(num_layers)]
         self.counters = FetchCounters(num_layers, 2)
         self.scheduler = FetchScheduler(
             self.copies,
-            num_slots=num_slots,
+            num_slots=self.slots.num_slots,
             copier=self.copier,
             policy=Policy.always(FetchMode.PREFETCH),
             counters=self.counters,
-            current_stream=lambda: torch.cuda.current_stream().cuda_stream,
-            make_waits=GpuWaits,
+            current_stream=lambda: self.stream,
+            make_waits=self.device.make_waits,
         )
+        return self.scheduler
 
-    @property
-    def page(self):
-        return self.driver.granularity
+    def copy(self, copies):
+        """Give a copy list to the copy stream, and have the pair's stream wait for it."""
+        self.copier.wait(self.copier.submit(copies, self.stream), self.stream)
 
     def tensors(self, views, layer_idx):
-        """What a layer's views show, as the tensors that they are."""
-        return [
-            bytes_of(view)[: 2 * prod(shape)].view(torch.bfloat16).view(shape)
-            for view, shape in zip(views[layer_idx], self._shapes.values(), strict=True)
-        ]
-
-    def _random(self):
-        return {name: (torch.randn(s) / 32).bfloat16() for name, s in self._shapes.items()}
+        """By name: what a layer's views show, of the type and shape that its weights have."""
+        shown = zip(views[layer_idx], self.weights[layer_idx].items(), strict=True)
+        return {name: _like(view, weight) for view, (name, weight) in shown}
 
     def _adopt(self, rank, placement):
         shard = LocalShard(self.driver, self.layouts, rank)
         local = placement.local_experts(rank)
-        rows = slice(local.start, local.stop)
-        zeros = [torch.zeros(len(local), *s[1:]).bfloat16() for s in self._shapes.values()]
-        for layer_idx in range(len(self.layouts)):
-            tensors = zeros
+        for layer_idx, layout in enumerate(self.layouts):
             if self.weights:
-                tensors = [w[rows].contiguous() for w in self.weights[layer_idx].values()]
-            shard.adopt_layer([tensor.data_ptr() for tensor in tensors])
+                weights = self.weights[layer_idx].values()
+                rows = [w[local.start : local.stop].contiguous() for w in weights]
+            else:
+                rows = self._zeros(tuple(len(local) * t.tensor.expert_bytes for t in layout))
+            shard.adopt_layer([row.data_ptr() for row in rows])
         shard.seal()
         return shard
+
+    def _zeros(self, sizes):
+        """The same memory for every layer."""
+        if getattr(self, "_zeros_of", None) != sizes:
+            self._zeros_of = sizes
+            self._zero_rows = [self.device.zeros(num_bytes) for num_bytes in sizes]
+        return self._zero_rows
+
+
+def _like(view, weight):
+    shown = torch.from_dlpack(view.bytes_tensor())[: weight.nbytes]
+    return shown.view(weight.dtype).view(weight.shape)

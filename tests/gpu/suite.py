@@ -1,61 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Runs every check of the GPU suite and writes what they print, with the machine, as Markdown."""
+"""Runs the checks of the GPU suite and writes what they say, with the machine, as Markdown.
 
+    python suite.py RESULTS.md [--seconds N] [--rehearse] [CHECK ...]
+
+* The order is that of the risk that a check settles in a second: what is cut off at the end is what
+  matters least.
+* What a check said is written before the next one starts.
+* Exit status: 1 if there was an error, 2 if only figures are outside their ranges, else 0.
+"""
+
+import argparse
 import datetime
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import torch
-import triton
+from parts import PATIENCE, REHEARSE
+from report import Outcome, Status, table
 
-CHECKS = ("sharing", "gather", "adopt", "moe", "graphs", "copies", "attach", "questions")
-FOLDER = Path(__file__).parent
-LIMIT_S = 180
-SANITIZER = (
-    *("compute-sanitizer", "--error-exitcode", "9"),
-    *("--report-api-errors", "no"),  # ranks ask for what a GPU may not have
+CHECKS = (
+    *("sharing", "questions", "graphs", "gather", "moe", "vllm_moe"),
+    *("copies", "attach", "adopt"),
 )
-NUM_SANITIZED_REPLAYS = "3"
+WHEN_ASKED = ("sanitizer",)
+FOLDER = Path(__file__).parent
+LIMIT_S = 90.0 * PATIENCE
+"""For a check."""
+
+SHORTEST_S = 5.0
+"""A check isn't started with less time left."""
+
+EXIT_STATUS = {Status.ERROR: 1, Status.MISSED: 2}
 
 
-def run(check, *arguments, under=()):
-    """What a check printed, and why it failed, if it did."""
-    command = [*under, sys.executable, str(FOLDER / f"check_{check}.py"), *arguments]
-    returncode, output = run_in_session(command)
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    if returncode is None:
-        return lines, f"no end within {LIMIT_S} s"
-    if returncode != 0:
-        return lines, output[-3000:]
-    misses = [f"{line['check']}: {name}" for line in lines for name in line["misses"]]
-    return lines, "\n".join(f"{miss} misses its limit" for miss in misses)
+def run_check(check, limit_s, *, folder=FOLDER, is_rehearsal=False):
+    """Run a check's script for at most so many seconds; nothing that it started goes on."""
+    command = [sys.executable, str(folder / f"check_{check}.py")]
+    command += [REHEARSE] if is_rehearsal else []
+    start = time.monotonic()
+    status, output = run_in_session(command, limit_s)
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"')]
+    return Outcome(
+        check,
+        lines,
+        why=why_failed(status, output, lines, limit_s),
+        seconds=time.monotonic() - start,
+        is_rehearsal=is_rehearsal,
+    )
 
 
-def run_in_session(command):
-    """(exit status, output); no status after LIMIT_S. Nothing that it started goes on."""
+def run_in_session(command, limit_s):
+    """(exit status, output); no status when the limit ended it."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=LIMIT_S)
+        output, _ = process.communicate(timeout=limit_s)
         return process.returncode, output
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[0]
 
 
+def why_failed(status, output, lines, limit_s):
+    """What no part of the check has reported itself; empty if nothing."""
+    if status is None:
+        return f"no end within {limit_s:.0f} s"
+    has_reported = any(line.get("outcome") == "error" for line in lines)
+    if status == 0 or (status == 1 and has_reported):
+        return ""
+    return f"{output[-3000:]}\nexit status {status}"
+
+
+def run_checks(checks, results, *, seconds, **options):
+    """Run as many checks as there is time for; yields the outcome of every one."""
+    deadline = time.monotonic() + seconds
+    for check in checks:
+        left = deadline - time.monotonic()
+        if left < SHORTEST_S:
+            outcome = Outcome(check, why="", is_left_out=True)
+        else:
+            outcome = run_check(check, min(LIMIT_S, left), **options)
+        results.write(outcome.section())
+        results.flush()
+        print(outcome.sentence, flush=True)
+        yield outcome
+
+
 def machine():
+    """Of the GPUs at hand."""
+    import torch
+    import triton
+
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
         capture_output=True,
@@ -74,48 +121,43 @@ def machine():
     }
 
 
-def table(figures, limits=None):
-    limits = limits or {}
-    rows = [f"| {name} | {value} | {limits.get(name, '')} |" for name, value in figures.items()]
-    return "\n".join(["| | | limit |", "| --- | --- | --- |", *rows])
-
-
-def section(check, lines, why):
-    parts = [f"## {check}"]
-    for line in lines:
-        parts += [f"### {line['check']}", table(line["figures"], line["limits"])]
-    if why:
-        parts.append(f"Failed:\n\n```\n{why}\n```")
-    return "\n\n".join(parts) + "\n\n"
+def heading(args):
+    day = datetime.date.today().isoformat()
+    if args.rehearse:
+        about = "Rehearsed over the fake CUDA driver: no GPU was at hand, and no figure means much."
+    else:
+        about = table(("", ""), machine().items())
+    return f"# GPU suite, {day}: {' '.join(args.checks or ['all checks'])}\n\n{about}\n\n"
 
 
 def main():
-    out = Path(sys.argv[1])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    day = datetime.date.today().isoformat()
-    failed = []
-    with out.open("w", buffering=1) as results:  # what there is stays if the rest doesn't end
-        results.write(f"# GPU suite, {day}\n\n`bash tests/gpu/run.sh`\n\n{table(machine())}\n\n")
-        for check in CHECKS:
-            lines, why = run(check)
-            results.write(section(check, lines, why))
-            failed += [check] if why else []
-            print(f"{check}: {'failed' if why else 'passed'}", flush=True)
-        answer, is_clean = sanitize()
-        results.write(f"## compute-sanitizer\n\n{answer}\n")
-        failed += [] if is_clean else ["compute-sanitizer"]
-    print(out.read_text())
-    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+    args = parse()
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    with args.results.open("a" if args.checks else "w") as results:
+        results.write(heading(args))
+        checks = args.checks or CHECKS
+        outcomes = list(
+            run_checks(checks, results, seconds=args.seconds, is_rehearsal=args.rehearse)
+        )
+        rows = [row for outcome in outcomes for row in outcome.summary_rows()]
+        results.write(f"## Summary\n\n{table(('part', 'outcome', 'seconds'), rows)}\n")
+    sys.exit(max((EXIT_STATUS.get(o.status, 0) for o in outcomes), key=(0, 2, 1).index))
 
 
-def sanitize():
-    """(what compute-sanitizer says of the graph check, whether nothing is wrong)."""
-    if shutil.which(SANITIZER[0]) is None:
-        return "Not on this machine.", True
-    _, why = run("graphs", NUM_SANITIZED_REPLAYS, under=SANITIZER)
-    if "Device not supported" in why:
-        return "Refuses this machine: device not supported.", True
-    return (f"```\n{why}\n```", False) if why else ("graphs: no error.", True)
+def parse():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", type=Path)
+    parser.add_argument("checks", nargs="*", metavar="CHECK", type=known_check)
+    parser.add_argument("--seconds", type=float, default=345.0, help="for all checks together")
+    parser.add_argument(REHEARSE, action="store_true", help="over the fake CUDA driver")
+    return parser.parse_args()
+
+
+def known_check(name):
+    if name not in CHECKS + WHEN_ASKED:
+        known = ", ".join(CHECKS + WHEN_ASKED)
+        raise argparse.ArgumentTypeError(f"expected one of {known}, got '{name}'")
+    return name
 
 
 if __name__ == "__main__":

@@ -2,151 +2,333 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """vLLM on GPUs: two ranks' tokens equal stock vLLM's, eager and with CUDA graphs.
 
-    python tests/gpu/vllm_e2e.py [MODEL ...]
+    python tests/gpu/vllm_e2e.py [--quick] [--results RESULTS.md] [MODEL ...]
 
-Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: the demo model, and
-one of over 1 B random parameters. Says why where it is skipped.
+With --quick three starts of a small model, in at most three minutes; else every fetch mode, eager
+and with graphs. Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: one
+with random weights. vLLM is the installed one, or what pack_vllm.py packed. --rehearse runs what a
+CPU can of --quick, with vLLM's CPU backend.
 """
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS / "bench"))
-from random_moe import DEMO_MODEL, RandomMoe  # noqa: E402
+sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench")]
+import packed_vllm  # noqa: E402
+from mode_switch import EXTENSION, MIXED  # noqa: E402
+from parts import ERROR, NOT_RUN, RAN  # noqa: E402
+from ports import free_port  # noqa: E402
+from random_moe import RandomMoe  # noqa: E402
+from report import Outcome, Status  # noqa: E402
 
-PROMPTS = ("It is a truth", "And the LORD said unto", "Emma was", "In the beginning", "My dear")
-KV_CACHE_BYTES = 1 << 30
-MEMORY_SHARE = 0.4
-"""Two ranks of one GPU would each take what the other has left free, and ask for nearly all."""
-
+BEGIN = time.monotonic()
+CHILD = Path(__file__).with_name("vllm_child.py")
+PROMPTS = ["It is a truth", "And the LORD said unto", "Emma was", "In the beginning", "My dear"]
+PROMPTS += [" and it came to pass in those days".join(PROMPTS)]
 CAPTURED = [1, 2]
 US_PER_TOKEN = 500.0
 BREAK_EVEN_TOKENS = 2
 """For 'auto': as long as two tokens take, a layer's copy takes; prompts prefetch, decodes don't."""
 
+SMALL = RandomMoe(num_layers=2, num_experts=30, hidden_size=1024, expert_size=704)
+"""Its expert tensors are shared, and owners meet inside a page of 2 MiB."""
+
 LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1024)
+REHEARSED = RandomMoe(num_layers=2, num_experts=6, hidden_size=128, expert_size=128)
+QUICK_S, QUICK_START_S, START_S = 175.0, 75.0, 600.0
+KV_CACHE_BYTES = 1 << 30
+MEMORY_SHARE = 0.4
+"""Two ranks of one GPU would each take what the other has left free, and ask for nearly all."""
 
 
-def reason_to_skip():
-    if importlib.util.find_spec("vllm") is None:
-        return "vLLM is not installed"
-    import torch
+@dataclass(frozen=True)
+class Start:
+    """fetch: None for stock vLLM. modes: one after the other; None: as it has started."""
 
-    if not torch.cuda.is_available():
-        return "there is no GPU"
-    return None
+    name: str
+    eager: bool = True
+    fetch: str | None = None
+    modes: tuple[str | None, ...] = (None,)
+
+    @property
+    def num_ranks(self):
+        return 1 if self.fetch is None else 2
 
 
-def generate(args):
-    """Child: the outputs of one engine, or of one rank, and its counters, to a file."""
-    from vllm import LLM, SamplingParams
+SWITCHED = ("selective", "prefetch", "direct", MIXED)
+QUICK = (
+    Start("stock vLLM, eager"),
+    Start("two ranks, eager, modes switched", fetch="selective", modes=SWITCHED),
+    Start("two ranks, CUDA graphs, selective", eager=False, fetch="selective"),
+)
 
-    options = {
-        "model": args.model,
-        "max_model_len": 256,
-        "enforce_eager": args.eager,
-        "compilation_config": {"cudagraph_capture_sizes": CAPTURED},
+
+def all_starts():
+    """Stock vLLM comes before those that are compared with it."""
+    for eager in (True, False):
+        name = "eager" if eager else "CUDA graphs"
+        yield Start(f"stock vLLM, {name}", eager)
+        for fetch in ("direct", "prefetch", "selective", "auto"):
+            yield Start(f"two ranks, {name}, {fetch}", eager, fetch)
+
+
+class EndToEnd:
+    """Starts engines on one model; later starts are compared with the last one of stock vLLM."""
+
+    def __init__(self, model, *, is_rehearsal):
+        self._model = Path(model)
+        self._is_rehearsal = is_rehearsal
+        self._stock_tokens = None
+
+    def outcome(self, start, limit_s):
+        """How a start ended, as the suite reports checks."""
+        begin = time.monotonic()
+        figures, why, ended = {}, "", RAN
+        if self._is_rehearsal and not start.eager:
+            ended, why = NOT_RUN, "needs CUDA graphs"
+        else:
+            try:
+                figures = self._compare(start, limit_s)
+            except Exception:
+                ended, why = ERROR, traceback.format_exc(limit=-4)
+        seconds = time.monotonic() - begin
+        lines = [{"part": start.name, "outcome": ended, "seconds": round(seconds, 1), "why": why}]
+        if figures:
+            title = f"{start.name}, {self._model.name}"
+            lines.append({"title": title, "figures": figures, "expected": {}, "misses": []})
+        return Outcome(start.name, lines, seconds=seconds, is_rehearsal=self._is_rehearsal)
+
+    def _compare(self, start, limit_s):
+        """Figures of a start whose tokens are right."""
+        ranks = self._run(start, limit_s)
+        runs = [run for rank in ranks for run in rank["runs"]]
+        if start.fetch is None:
+            self._stock_tokens = runs[0]["tokens"]
+        expected = self._stock_tokens or runs[0]["tokens"]
+        for number, run in enumerate(runs):
+            assert run["tokens"] == expected, f"run {number} ({run['mode']}): {run['tokens']}"
+        if start.fetch is not None:
+            for rank in ranks:
+                check_copies(start, rank["runs"])
+        return {
+            "model": self._model.name,
+            "stand-ins in vLLM": "the CPU backend"
+            if self._is_rehearsal
+            else packed_vllm.stand_ins(),
+            "tokens": sum(map(len, expected)),
+            "equal to stock vLLM's": "this is it" if start.fetch is None else self._has_stock,
+            "seconds to start": [rank["seconds"]["start"] for rank in ranks],
+            "seconds by mode": {run["mode"] or start.fetch or "-": run["seconds"] for run in runs},
+        }
+
+    @property
+    def _has_stock(self):
+        return "yes" if self._stock_tokens else "not known, stock vLLM failed; ranks are equal"
+
+    def _run(self, start, limit_s):
+        """What each rank has found."""
+        deadline = time.monotonic() + limit_s
+        port = free_port()
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            children = [
+                stack.enter_context(
+                    Child(
+                        {**self._job(start), "out": f"{folder}/{rank}.json"},
+                        self._environment(start, rank, port),
+                        Path(folder) / f"{rank}.log",
+                    )
+                )
+                for rank in range(start.num_ranks)
+            ]
+            return [child.result(deadline) for child in children]
+
+    def _job(self, start):
+        options = {
+            "model": str(self._model),
+            "max_model_len": 256,
+            "max_num_batched_tokens": 1024,
+            "max_num_seqs": 8,
+            "enforce_eager": start.eager,
+            "seed": 0,
+        }
+        if not self._is_rehearsal:
+            options |= gpu_options(start)
+        if start.fetch is not None:
+            options |= dwdp_options(start, self._model)
+        is_dwdp = start.fetch is not None
+        return {"options": options, "prompts": PROMPTS, "modes": start.modes, "is_dwdp": is_dwdp}
+
+    def _environment(self, start, rank, port):
+        found = packed_vllm.environment()
+        if self._is_rehearsal:
+            found["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        paths = [str(TESTS / "gpu"), found.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        if start.fetch is not None:
+            found |= {
+                "VLLM_DP_RANK": str(rank),
+                "VLLM_DP_RANK_LOCAL": str(self._local_rank(rank)),
+                "VLLM_DP_SIZE": str(start.num_ranks),
+                "VLLM_DP_MASTER_IP": "127.0.0.1",
+                "VLLM_DP_MASTER_PORT": str(port),
+            }
+        return found
+
+    def _local_rank(self, rank):
+        """Ranks take the GPUs in turn; on CPUs each has cores of its own."""
+        return rank if self._is_rehearsal else rank % max(1, num_gpus())
+
+
+class Child:
+    """An engine in a process of its own; it and all that it started end with the context."""
+
+    def __init__(self, job, environment, log):
+        self._out = Path(job["out"])
+        self._log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, str(CHILD), json.dumps(job)],
+                env=os.environ | environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def result(self, deadline):
+        try:
+            status = self._process.wait(timeout=max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end in time\n{self._tail()}") from None
+        assert status == 0, f"exit status {status}\n{self._tail()}"
+        return json.loads(self._out.read_text())
+
+    def _tail(self):
+        return self._log.read_text(errors="replace")[-4000:]
+
+
+def gpu_options(start):
+    settings = packed_vllm.settings()
+    compilation = dict(settings.get("compilation_config", {}))
+    if not start.eager:
+        compilation["cudagraph_capture_sizes"] = CAPTURED
+        if settings:  # without compiled pieces there are only graphs of whole steps
+            compilation["cudagraph_mode"] = "FULL_DECODE_ONLY"
+    return settings | {
+        "compilation_config": compilation,
+        "moe_backend": "triton",  # as dwdp chooses by itself
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
         "gpu_memory_utilization": MEMORY_SHARE,
-        "seed": 0,
     }
-    if args.fetch is None:
-        options["moe_backend"] = "triton"  # as dwdp chooses by itself
-    else:
-        options["distributed_executor_backend"] = "dwdp"
-        options["additional_config"] = {"dwdp": {"fetch": args.fetch, **figures(args.model)}}
-    llm = LLM(**options)
-    params = SamplingParams(temperature=0, max_tokens=24)
-    outputs = [llm.generate([p], params, use_tqdm=False)[0].outputs[0] for p in PROMPTS]
-    found = {"tokens": [list(output.token_ids) for output in outputs]}
-    if args.fetch is not None:
-        (found["stats"],) = llm.collective_rpc("dwdp_stats")
-    Path(args.out).write_text(json.dumps(found))
 
 
-def figures(model):
-    config = json.loads((Path(model) / "config.json").read_text())
+def dwdp_options(start, model):
+    config = {"fetch": start.fetch}
+    if start.fetch in ("auto", "prefetch"):
+        config |= given_costs(model)
+    found = {
+        "distributed_executor_backend": "dwdp",
+        "additional_config": {"dwdp": config},
+    }
+    if start.modes != (None,):
+        found["worker_extension_cls"] = EXTENSION
+    return found
+
+
+def given_costs(model):
+    """Such that 'auto' prefetches for prompts and not for decodes, whatever the machine."""
+    config = json.loads((model / "config.json").read_text())
     row_bytes = 3 * 2 * config["hidden_size"] * config["moe_intermediate_size"]
     missing_bytes = config["num_experts"] // 2 * row_bytes
     copy_us = BREAK_EVEN_TOKENS * US_PER_TOKEN
     return {"link_gb_per_s": missing_bytes / copy_us / 1e3, "compute_us_per_token": US_PER_TOKEN}
 
 
-def run(model, *, eager, fetch=None):
-    """What stock vLLM found, or each rank where a fetch mode is named."""
-    num_ranks = 1 if fetch is None else 2
-    with tempfile.TemporaryDirectory() as folder:
-        outs = [Path(folder) / f"{rank}.json" for rank in range(num_ranks)]
-        processes = []
-        try:
-            for rank, out in enumerate(outs):
-                command = [sys.executable, __file__, "--child", "--model", str(model)]
-                command += ["--out", str(out)]
-                command += ["--eager"] if eager else []
-                command += ["--fetch", fetch] if fetch else []
-                environment = os.environ | (of_rank(rank) if fetch else {})
-                processes.append(subprocess.Popen(command, env=environment))
-            for process in processes:
-                assert process.wait(timeout=600) == 0, f"{command} ended with an error"
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        return [json.loads(out.read_text()) for out in outs]
+def check_copies(start, runs):
+    """Each mode that copies has copied while it was in force; 'direct' copies nothing."""
+    before = {"prefetch": 0, "selective": 0}
+    for run in runs:
+        now = {mode: sum(by_peer) for mode, by_peer in run["stats"]["bytes_fetched"].items()}
+        copied = {mode: now[mode] - before[mode] for mode in now}
+        before = now
+        mode = run["mode"] or start.fetch
+        copying = {MIXED: "prefetch", "auto": "prefetch"}.get(mode, mode)
+        if copying in copied:
+            assert copied[copying] > 0, f"{mode} copied nothing: {copied}"
+        else:
+            assert not any(copied.values()), f"{mode} copied {copied}"
 
 
-def of_rank(rank):
+def num_gpus():
     import torch
 
-    return {
-        "VLLM_DP_RANK": str(rank),
-        "VLLM_DP_RANK_LOCAL": str(rank % torch.cuda.device_count()),
-        "VLLM_DP_SIZE": "2",
-        "VLLM_DP_MASTER_IP": "127.0.0.1",
-        "VLLM_DP_MASTER_PORT": "29611",
-    }
+    return torch.cuda.device_count()
 
 
-def compare(model):
-    for eager in (True, False):
-        (stock,) = run(model, eager=eager)
-        for fetch in ("direct", "prefetch", "selective", "auto"):
-            ranks = run(model, eager=eager, fetch=fetch)
-            are_equal = [rank["tokens"] == stock["tokens"] for rank in ranks]
-            fetched = [rank["stats"]["bytes_fetched"] for rank in ranks]
-            case = {"model": Path(model).name, "eager": eager, "fetch": fetch}
-            print(json.dumps({**case, "ranks_equal_stock": are_equal, "bytes": fetched}))
-            assert all(are_equal)
-            if fetch != "direct":
-                mode = "prefetch" if fetch == "auto" else fetch
-                assert all(sum(by_mode[mode]) > 0 for by_mode in fetched), fetched
+def reason_to_skip(args):
+    import torch
+
+    if not packed_vllm.is_at_hand():
+        return "vLLM is not installed, and pack_vllm.py packed none"
+    if not args.rehearse and not torch.cuda.is_available():
+        return "there is no GPU"
+    return None
+
+
+def run_all(args, model, results):
+    """Outcomes, written as they come."""
+    end_to_end = EndToEnd(model, is_rehearsal=args.rehearse)
+    deadline = BEGIN + (QUICK_S if args.quick else float("inf"))
+    limit_s = QUICK_START_S if args.quick and not args.rehearse else START_S
+    for start in QUICK if args.quick else all_starts():
+        left = START_S if args.rehearse else deadline - time.monotonic()
+        if left < 10:
+            outcome = Outcome(start.name, is_left_out=True)
+        else:
+            outcome = end_to_end.outcome(start, min(limit_s, left))
+        results.write(outcome.section())
+        results.flush()
+        print(outcome.sentence, flush=True)
+        yield outcome
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
-    parser.add_argument("--eager", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
-    parser.add_argument("--fetch", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        return generate(args)
-    if reason := reason_to_skip():
+    args = parse()
+    if reason := reason_to_skip(args):
         return print(f"skipped: {reason}")
-    for model in args.models or [str(DEMO_MODEL)]:
-        compare(model)
-    if not args.models:
-        with tempfile.TemporaryDirectory() as folder:
-            compare(LARGE.write(Path(folder) / "random"))
+    random = REHEARSED if args.rehearse else SMALL if args.quick else LARGE
+    with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
+        results.write(f"# vLLM end to end{', quick' if args.quick else ''}\n\n")
+        models = args.models or [random.write(Path(folder) / "random")]
+        statuses = {o.status for model in models for o in run_all(args, model, results)}
+    sys.exit(Status.ERROR in statuses)
+
+
+def parse():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--quick", action="store_true", help="three starts, three minutes")
+    parser.add_argument("--results", type=Path, default=Path(os.devnull))
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The fake CUDA driver as the checks of this folder speak to a GPU, to rehearse them."""
+
+from typing import Any
+
+import torch
+from fake_cuda import FakeCuda
+from parts import Need
+
+from vllm_dwdp.fetch.waits import HostWaits
+
+
+class FakeGpu(FakeCuda):
+    """Two GPUs on host memory: right bytes and right calls, meaningless times."""
+
+    offers = frozenset({Need.TWO_GPUS})
+    make_waits = HostWaits
+    job: dict[str, Any] = {}  # noqa: RUF012
+    """What a rank's process is told of its device: see tests/cuda/gpu_process.py."""
+
+    num_submissions, num_largest = 300, 2
+    """See submissions.py. Few: the fake driver looks at every pair of accesses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reset()
+
+    def zeros(self, num_bytes: int) -> torch.Tensor:
+        return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def synchronize_all(self) -> None:
+        """Nothing runs by itself on the fake driver."""

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Packs vLLM for a machine that has a GPU and PyTorch, but no vLLM and no network.
+
+    python tests/gpu/pack_vllm.py [--vllm 0.32.0] [--python 3.12] [--wheels FOLDER]
+
+Makes build/gpu-vllm.tar.xz, of at most 44 MiB, from wheels that pip downloads: vLLM's Python files,
+and the packages that they import and such a machine lacks. vLLM's compiled libraries stay out; see
+packed_vllm.py for what takes their place.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packed_vllm import ARCHIVE
+
+MAX_BYTES = 44 << 20
+NEEDED = (
+    *("pydantic", "msgspec", "pyzmq", "cachetools", "blake3", "fastapi", "starlette", "openai"),
+    *("setproctitle", "python-json-logger", "partial-json-parser", "depyf"),
+    *("compressed-tensors", "lark", "cbor2", "pybase64", "xgrammar", "llguidance", "oss-harmony"),
+)
+"""What vLLM imports for a text model and a machine for GPU work lacks. Such a machine has PyTorch,
+transformers, numba, uvloop and more by itself."""
+
+NEEDED_BY_THOSE = ("pydantic-core", "typing-inspection", "annotated-types", "jiter", "distro")
+NEEDED_BY_THOSE += ("sniffio", "astor", "dill", "loguru", "httpx2", "apache-tvm-ffi")
+PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_31_x86_64", "manylinux_2_28_x86_64")
+PLATFORMS += ("manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64")
+PLATFORMS += ("manylinux2014_x86_64",)
+PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
+LEFT_OUT = re.compile(r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$")
+"""vLLM's compiled libraries, and sources that are compiled when they run."""
+
+
+def download(requirements, folder, python):
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    for platform in PLATFORMS:
+        command += ["--platform", platform]
+    subprocess.run([*command, *requirements], check=True)
+
+
+def fetch(vllm, folder, python):
+    """Download all wheels that aren't there, at the versions that they ask of each other."""
+    have = {name_of(wheel) for wheel in folder.glob("*.whl")}
+    if "vllm" not in have:
+        download([f"vllm=={vllm}"], folder, python)
+    wanted = [name for name in NEEDED if name not in have]
+    if wanted:
+        download(pinned(wanted, folder), folder, python)
+    wanted = [name for name in NEEDED_BY_THOSE if name not in have]
+    if wanted:
+        download(pinned(wanted, folder), folder, python)
+
+
+def pinned(names, folder):
+    """Requirements, with the versions that wheels of the folder ask for."""
+    asked = {}
+    for wheel in folder.glob("*.whl"):
+        for requirement in requirements_of(wheel):
+            name = canonical(requirement.name)
+            asked[name] = asked.get(name, SpecifierSet()) & requirement.specifier
+    return [f"{name}{asked.get(name, '')}" for name in names]
+
+
+def requirements_of(wheel):
+    """Those that hold without extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    lines = re.findall(r"^Requires-Dist: (.*)$", text, re.MULTILINE)
+    found = map(Requirement, lines)
+    return [r for r in found if "extra" not in str(r.marker)]
+
+
+def name_of(wheel):
+    return canonical(wheel.name.split("-")[0])
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pack(wheels, archive_path):
+    """Write the wheels' files side by side, as pip would install them."""
+    with tarfile.open(archive_path, "w:xz", preset=9) as archive:
+        for wheel in sorted(wheels):
+            with zipfile.ZipFile(wheel) as files:
+                for entry in files.infolist():
+                    if place := place_of(entry.filename):
+                        member = tarfile.TarInfo(place)
+                        member.size = entry.file_size
+                        member.mode = 0o644
+                        archive.addfile(member, files.open(entry))
+
+
+def place_of(name):
+    """Where a wheel's file goes; None: nowhere."""
+    name = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
+    if name.endswith("/") or re.match(r"^[^/]+\.data/", name) or LEFT_OUT.match(name):
+        return None
+    return name
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vllm", default="0.32.0", help="its version")
+    parser.add_argument("--python", default="3.12", help="the version on that machine")
+    parser.add_argument("--wheels", type=Path, help="a folder to keep the wheels in")
+    parser.add_argument("--archive", type=Path, default=ARCHIVE)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.wheels or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        fetch(args.vllm, folder, args.python)
+        args.archive.parent.mkdir(parents=True, exist_ok=True)
+        known = {"vllm", *NEEDED, *NEEDED_BY_THOSE}
+        pack([w for w in folder.glob("*.whl") if name_of(w) in known], args.archive)
+    num_bytes = args.archive.stat().st_size
+    print(f"{args.archive}: {num_bytes / 2**20:.1f} MiB")
+    if num_bytes > MAX_BYTES:
+        sys.exit(f"expected at most {MAX_BYTES / 2**20:.0f} MiB; leave more out in LEFT_OUT")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The vLLM that the GPU suite runs: the installed one, or one that pack_vllm.py packed.
+
+The packed one has no compiled code of vLLM's: stand_ins.py takes the place of the operators that a
+small Qwen3-MoE needs, and SETTINGS choose Triton and PyTorch for the rest.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = ROOT / "build" / "gpu-vllm.tar.xz"
+FOLDER = ROOT / "build" / "gpu-vllm"
+STAND_INS = Path(__file__).with_name("stand_ins.py")
+
+EMPTY = (
+    '"""In the place of a compiled library that is imported and, with these settings, not used."""'
+)
+"""vLLM imports its FlashAttention on every GPU, whatever the attention backend."""
+
+SETTINGS = {
+    "attention_config": {"backend": "TRITON_ATTN"},
+    "kernel_config": {
+        "ir_op_priority": {"rms_norm": ["native"], "fused_add_rms_norm": ["native"]},
+    },
+    "compilation_config": {"mode": 0, "custom_ops": ["none"]},
+}
+"""Options of `vllm.LLM` with which it needs no other compiled code."""
+
+ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+
+
+def is_installed():
+    """Whether Python finds a vLLM that was not packed here."""
+    spec = importlib.util.find_spec("vllm")
+    return spec is not None and Path(spec.origin).parents[1] != FOLDER
+
+
+def is_at_hand():
+    return is_installed() or ARCHIVE.exists() or FOLDER.exists()
+
+
+def use():
+    """Have this process import the vLLM at hand; returns its version."""
+    if not is_installed():
+        unpack()
+        os.environ.update(ENVIRONMENT)
+        sys.path.insert(0, str(FOLDER))
+        importlib.invalidate_caches()
+    return importlib.metadata.version("vllm")
+
+
+def stand_ins():
+    """For the results: what doesn't run as vLLM ships it."""
+    if is_installed():
+        return "none"
+    operators = importlib.import_module(STAND_INS.stem).SIGNATURES
+    return f"PyTorch code for {', '.join(name.split('::')[1] for name in operators)}"
+
+
+def environment():
+    """Variables of a process that imports the vLLM at hand, and this package as its plugin."""
+    found = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if is_installed():
+        return found
+    unpack()
+    paths = [str(FOLDER), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return found | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def settings():
+    return {} if is_installed() else SETTINGS
+
+
+def unpack():
+    """Once; compiled to byte code, which several processes would else do at the same time."""
+    if not FOLDER.exists():
+        unfinished = FOLDER.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(unfinished, filter="data")
+        shutil.copy(STAND_INS, unfinished / "vllm" / "_C_stable_libtorch.py")
+        flash_attention = unfinished / "vllm" / "vllm_flash_attn"
+        flash_attention.mkdir(exist_ok=True)
+        (flash_attention / "_vllm_fa2_C.py").write_text(EMPTY)
+        write_plugin(unfinished)
+        command = [sys.executable, "-m", "compileall", "-q", "-j", "0", str(unfinished)]
+        subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        unfinished.rename(FOLDER)
+
+
+def write_plugin(folder):
+    """What pip would write: vLLM looks for the plugin's entry point, the plugin for its version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir()
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    (metadata / "METADATA").write_text(text)
+    lines = ["[vllm.general_plugins]"]
+    lines += [
+        f"{key} = {value}" for key, value in project["entry-points"]["vllm.general_plugins"].items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What of wheels goes into the archive for a machine with a GPU, and what is made of it there."""
+
+import importlib.metadata
+import tarfile
+import zipfile
+
+import pack_vllm
+import packed_vllm
+import pytest
+
+
+def write_wheel(folder, name, version, files, requires=()):
+    metadata = f"Name: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
+        for place, text in files.items():
+            wheel.writestr(place, text)
+    return path
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    vllm = {
+        "vllm/__init__.py": "version = 1",
+        "vllm/configs/moe.json": "{}",
+        "vllm/_C_stable_libtorch.abi3.so": "compiled",
+        "vllm/third_party/gemm/kernel.cuh": "source",
+        "vllm/vllm-rs": "a program",
+        "vllm-0.32.0.data/scripts/vllm": "a script",
+        "vllm-0.32.0.data/purelib/vllm_extra.py": "pure = 1",
+    }
+    requires = ["lark==1.2.2", "torch==2.13.0", 'depyf>=9; extra == "debug"', "fastapi[all]<2"]
+    others = {"lark/__init__.py": "", "lark/_speed.cpython-312-x86_64-linux-gnu.so": "compiled"}
+    return [
+        write_wheel(tmp_path, "vllm", "0.32.0", vllm, requires),
+        write_wheel(tmp_path, "lark", "1.2.2", others),
+    ]
+
+
+def test_only_compiled_code_of_vllm_stays_out(wheels, tmp_path):
+    path = tmp_path / "packed.tar.xz"
+    pack_vllm.pack(wheels, path)
+    with tarfile.open(path) as archive:
+        names = set(archive.getnames())
+    assert names == {
+        "vllm/__init__.py",
+        "vllm/configs/moe.json",
+        "vllm_extra.py",
+        "vllm-0.32.0.dist-info/METADATA",
+        "lark/__init__.py",
+        "lark/_speed.cpython-312-x86_64-linux-gnu.so",
+        "lark-1.2.2.dist-info/METADATA",
+    }
+
+
+def test_versions_are_those_that_the_wheels_ask_for(wheels, tmp_path):
+    asked = pack_vllm.pinned(["lark", "depyf", "fastapi", "pyzmq"], tmp_path)
+    assert asked == ["lark==1.2.2", "depyf", "fastapi<2", "pyzmq"]
+
+
+def test_unpacked_vllm_has_the_stand_ins_and_finds_the_plugin(wheels, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_vllm, "ARCHIVE", tmp_path / "packed.tar.xz")
+    monkeypatch.setattr(packed_vllm, "FOLDER", tmp_path / "unpacked")
+    pack_vllm.pack(wheels, packed_vllm.ARCHIVE)
+    packed_vllm.unpack()
+    libtorch = packed_vllm.FOLDER / "vllm" / "_C_stable_libtorch.py"
+    assert libtorch.read_text() == packed_vllm.STAND_INS.read_text()
+    found = importlib.metadata.distributions(path=[str(packed_vllm.FOLDER)])
+    found = {distribution.name: distribution for distribution in found}
+    assert found["vllm"].version == "0.32.0"
+    (entry,) = found["vllm-dwdp"].entry_points
+    assert (entry.group, entry.value) == ("vllm.general_plugins", "vllm_dwdp.plugin:register")
+    before = libtorch.stat().st_ino
+    packed_vllm.unpack()
+    assert libtorch.stat().st_ino == before, "it is unpacked once"
