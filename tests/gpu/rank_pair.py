@@ -8,6 +8,7 @@ import torch
 
 from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.copy_plan import gpu_slice_bytes
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
@@ -16,6 +17,7 @@ from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 from vllm_dwdp.placement import Placement
+from vllm_dwdp.slot_layout import missing_bytes
 
 
 class RankPair:
@@ -34,7 +36,7 @@ class RankPair:
         num_layers,
         weights=None,
         num_slots=2,
-        slice_bytes=1 << 30,
+        slice_bytes=None,
         driver=None,
     ):
         self.device = device
@@ -57,8 +59,13 @@ class RankPair:
         views = ExpertViews(self.driver, self.layouts, shards[0], 0, pull)
         self.direct = [views.build(i) for i in range(num_layers)]
         self.seconds_to_attach = time.perf_counter() - start
+        missing = max(missing_bytes(one, i, rank=0) for i, one in enumerate(self.layouts))
         self.slots = Slots(
-            self.driver, self.layouts, rank=0, num_slots=num_slots, slice_bytes=slice_bytes
+            self.driver,
+            self.layouts,
+            rank=0,
+            num_slots=num_slots,
+            slice_bytes=slice_bytes or gpu_slice_bytes(missing),
         )
         self.on_slot = [views.build_on_slot(i, self.slots) for i in range(num_layers)]
         self.seconds_to_bind = time.perf_counter() - start
