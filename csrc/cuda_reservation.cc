@@ -22,7 +22,4 @@ void CudaReservation::MapPrivate(std::size_t offset, std::size_t num_bytes) {
   device_->Zero(address() + offset, num_bytes);
 }
 
-// Blocks and private pages lie side by side without a hole: one call covers whole mappings.
-void CudaReservation::Protect() { range_.SetAccess(0, num_bytes(), CU_MEM_ACCESS_FLAGS_PROT_READ); }
-
 }  // namespace dwdp

@@ -2,7 +2,6 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "host_driver.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -13,9 +12,7 @@ namespace dwdp {
 std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset) {
   std::string warning;
   auto made = HostAllocation::Create(num_bytes, view_offset, options_, &warning);
-  if (!warning.empty() && std::ranges::find(warnings_, warning) == warnings_.end()) {
-    warnings_.push_back(warning);
-  }
+  Warn(warning);
   return made;
 }
 

@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
-#include <vector>
-
 #include "host_allocation.h"
 #include "memory_driver.h"
 
@@ -26,12 +24,8 @@ class HostDriver : public MemoryDriver {
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
   void Copy(void* destination, const void* source, std::size_t num_bytes) override;
 
-  // What went less well than asked, once each.
-  const std::vector<std::string>& warnings() const { return warnings_; }
-
  private:
   HostOptions options_;
-  std::vector<std::string> warnings_;
 };
 
 }  // namespace dwdp

@@ -48,8 +48,8 @@ class RankMemory(ABC):
 
     @property
     def warnings(self) -> list[str]:
-        """What went less well than asked, once each."""
-        return []
+        """What went less well than asked with blocks and views, once each."""
+        return self.driver.warnings
 
     @abstractmethod
     def make_copier(self, config: DwdpConfig) -> Copier: ...
@@ -99,12 +99,8 @@ class HostMemory(RankMemory):
 
     def __init__(self, rank: int) -> None:
         self.numa_node = own_numa_node()
-        self.driver = self._driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
+        self.driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
         self.slot_driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=self.numa_node)
-
-    @property
-    def warnings(self) -> list[str]:
-        return self._driver.warnings
 
     def make_copier(self, config: DwdpConfig) -> Copier:
         return HostCopier(num_threads=config.copy_threads, cores=_cores_of_the_engine())
@@ -177,10 +173,6 @@ class StandInGpuMemory(HostMemory):
     def __init__(self, library: str) -> None:
         self.numa_node = own_numa_node()
         self.driver = self.slot_driver = self._cuda = CudaDriver(0, library=library)
-
-    @property
-    def warnings(self) -> list[str]:
-        return []
 
     def make_copier(self, config: DwdpConfig) -> Copier:
         return CudaCopier(self._cuda, use_batches=config.batched_copies)

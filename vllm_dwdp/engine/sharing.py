@@ -100,12 +100,14 @@ class ExpertSharing:
         self._check_limits(layouts)
         manifest = self._manifest(model, layers)
         with self._timed("adopt"):
-            shard = self._adopt(layers, layouts)
+            shard = adopt(self._memory, layers, layouts, self.rank)
         with self._timed("meet"):
             self._meet(manifest, shard, num_layers=len(layouts))
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
             views = self._bind(layers, layouts, shard)
+        for warning in self._memory.warnings:
+            logger.warning("%s", warning)
         self._session.finish()
         self._report(layers, shard, views)
 
@@ -143,12 +145,6 @@ class ExpertSharing:
             granularity=self._driver.granularity,
             tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
         )
-
-    def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
-        shard = adopt(self._memory, layers, layouts, self.rank)
-        for warning in self._memory.warnings:
-            logger.warning("%s", warning)
-        return shard
 
     def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
         """Behind the last layer stands the fringe."""
