@@ -19,7 +19,8 @@ class CudaDriver : public MemoryDriver {
   int gpu() const override { return is_stand_in_ ? kNoGpu : device_->ordinal(); }
   std::size_t granularity() const override { return device_->granularity(); }
   HandleObstacles obstacles() const override { return device_->obstacles(); }
-  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                       MemoryUse use) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;

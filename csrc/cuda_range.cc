@@ -9,6 +9,9 @@ constexpr char kWritableViews[] =
     "serving goes on, but this GPU doesn't protect the views of the experts: a kernel that writes "
     "to an expert weight spoils it unnoticed, for every rank that reads it";
 
+constexpr char kNoAddresses[] =
+    "addresses ran out, not memory: lift this process's limit on them (ulimit -v)";
+
 // The driver gives no such access to these mappings together, or to one of them at all. Errors of
 // another kind would meet every attempt.
 bool IsRefusalOfAccess(CUresult result) {
@@ -27,8 +30,9 @@ CudaRange::CudaRange(std::shared_ptr<const CudaDevice> device, std::size_t num_b
     : device_(std::move(device)), num_bytes_(num_bytes) {
   const CudaScope scope(device_->context());
   const CudaApi& api = device_->api();
-  api.Check(api.cuMemAddressReserve(&start_, num_bytes_, 0, 0, 0),
-            "cuMemAddressReserve of " + std::to_string(num_bytes_) + " bytes");
+  const CUresult result = api.cuMemAddressReserve(&start_, num_bytes_, 0, 0, 0);
+  api.Check(result, "cuMemAddressReserve of " + std::to_string(num_bytes_) + " bytes",
+            result == CUDA_ERROR_OUT_OF_MEMORY ? kNoAddresses : "");
 }
 
 CudaRange::~CudaRange() {

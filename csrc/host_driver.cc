@@ -9,7 +9,9 @@
 
 namespace dwdp {
 
-std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset) {
+// A memory file is the same whether it is exported or not.
+std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                                 MemoryUse) {
   std::string warning;
   auto made = HostAllocation::Create(num_bytes, view_offset, options_, &warning);
   Warn(warning);

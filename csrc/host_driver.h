@@ -18,7 +18,8 @@ class HostDriver : public MemoryDriver {
   HandleObstacles obstacles() const override {
     return {{HandleType::kFileDescriptor, std::nullopt}};
   }
-  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                       MemoryUse use) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;

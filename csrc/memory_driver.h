@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "memory_use.h"
 #include "shareable_handle.h"
 
 namespace dwdp {
@@ -58,7 +59,8 @@ class MemoryDriver : public std::enable_shared_from_this<MemoryDriver> {
   virtual std::size_t granularity() const = 0;
   virtual HandleObstacles obstacles() const = 0;
   // `view_offset` is where views will map the allocation.
-  virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
+  virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                               MemoryUse use) = 0;
   // Takes the handle; refusing closes it.
   virtual std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                              std::size_t view_offset) = 0;
