@@ -10,8 +10,7 @@
 namespace dwdp {
 
 CudaDriver::CudaDriver(int ordinal, const std::string& library)
-    : device_(std::make_shared<const CudaDevice>(CudaApi::Load(library), ordinal)),
-      is_stand_in_(library != kCudaLibrary) {}
+    : device_(std::make_shared<const CudaDevice>(CudaApi::Load(library), ordinal)) {}
 
 std::unique_ptr<Allocation> CudaDriver::Allocate(std::size_t num_bytes, std::size_t,
                                                  MemoryUse use) {

@@ -77,7 +77,7 @@ class CudaDriver(MemoryDriver):
     """
 
     def __init__(self, gpu: int, library: str = "libcuda.so.1") -> None:
-        """`library`: another than NVIDIA's is a stand-in for tests, whose memory is the host's."""
+        """`library`: where the driver's functions are found."""
 
 class Block:
     """One allocation, always mapped whole. Its descriptor is closed when it goes; views stay."""

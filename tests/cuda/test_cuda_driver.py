@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Blocks, slots and views of GPU memory, over the fake driver."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -25,6 +26,7 @@ from fake_cuda import (
 from vllm_dwdp._core import CudaDriver, DriverError, HandleType, HostDriver
 
 PAGE = 4096
+CUDA_OF_DLPACK = 2
 FD = HandleType.FILE_DESCRIPTOR
 
 
@@ -59,11 +61,23 @@ def test_view_of_own_peers_and_private_pages_shows_them_side_by_side(fake):
     assert torch.equal(tensor, torch.cat([own, boundary, theirs]))
 
 
+def device_of(capsule):
+    """(kind of device, ordinal) of a DLPack tensor: what follows the address of its data."""
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+    device = get_pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
+    return tuple((ctypes.c_int32 * 2).from_address(device))
+
+
 def test_memory_of_a_gpu_says_so(fake):
     driver = fake.driver()
     assert driver.kind == "cuda"
     assert driver.granularity == PAGE
-    assert driver.gpu is None, "the stand-in's memory is the CPU's"
+    assert fake.driver(1).gpu == 1
+    view = fake.driver(1).reserve_view(PAGE)
+    view.map_private(0, PAGE)
+    view.finish()
+    assert device_of(view.bytes_tensor()) == (CUDA_OF_DLPACK, 1)
 
 
 def test_sealed_block_has_no_writable_alias_left(fake):

@@ -53,7 +53,7 @@ class Rank:
         self.slots = self.fetching.make_slots(direct)
         for i, experts in enumerate(self._model.experts):
             on_slot = views.build_on_slot(i, self.slots) if self.slots else None
-            bind_layer(experts, layouts[i], direct[i], on_slot)
+            bind_layer(self._group.memory, experts, layouts[i], direct[i], on_slot)
         self.fetching.start(direct)
 
     def run_step(self, num_tokens=MAX_TOKENS):

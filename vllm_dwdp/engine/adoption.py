@@ -50,23 +50,24 @@ def adopt(
 
 
 def bind_layer(
+    memory: RankMemory,
     layer: DwdpRoutedExperts,
     layout: LayerLayout,
     views: Iterable[View],
     slot_views: Iterable[View] | None = None,
 ) -> None:
     """Let the layer run on its views, one per expert tensor, in the layout's order."""
-    on_slot = None if slot_views is None else _tensors(layer, layout, slot_views)
-    layer.bind(_tensors(layer, layout, views), on_slot)
+    on_slot = None if slot_views is None else _tensors(memory, layer, layout, slot_views)
+    layer.bind(_tensors(memory, layer, layout, views), on_slot)
 
 
 def _tensors(
-    layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
+    memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
 ) -> dict[str, torch.Tensor]:
     tensors = {}
     for tensor_layout, view in zip(layout, views, strict=True):
         name = tensor_layout.tensor.name
-        data = torch.from_dlpack(view.bytes_tensor())[: tensor_layout.num_bytes]
+        data = memory.bytes_of(view)[: tensor_layout.num_bytes]
         tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
     return tensors
 

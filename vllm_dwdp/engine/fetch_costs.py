@@ -93,7 +93,7 @@ class FetchCosts:
         self, layer_idx: int, views: Sequence[View]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """A layer's own blocks and its peers', as bytes, where its views show them."""
-        shown = [torch.from_dlpack(view.bytes_tensor()) for view in views]
+        shown = [self._memory.bytes_of(view) for view in views]
         own: list[torch.Tensor] = []
         peers: list[torch.Tensor] = []
         blocks = sourced_blocks(self._layouts[layer_idx], layer_idx, rank=self._rank)

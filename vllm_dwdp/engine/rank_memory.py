@@ -11,7 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +23,7 @@ from vllm_dwdp._core import (
     HostCopier,
     HostDriver,
     MemoryDriver,
+    View,
 )
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
@@ -30,26 +31,32 @@ from vllm_dwdp.fetch.bandwidth import Bandwidths, copy_bytes_per_s, read_bytes_p
 from vllm_dwdp.fetch.waits import GpuWaits, HostWaits, Waits
 from vllm_dwdp.memory.slots import MakeChosen
 
-CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
-"""For tests: a stand-in for NVIDIA's driver, whose memory the CPU reads."""
-
 HOST_SLICE_BYTES = 1 << 20
 GPU_SLICE_BYTES = 1 << 30
 """A round of slices is a call: a layer of gigabytes must not cost the host dozens of them."""
 
 
 class RankMemory(ABC):
-    """driver: of blocks and views; slot_driver: of slots."""
+    """driver: of blocks and views; slot_driver: of slots; kind: as the drivers name it."""
 
+    kind: ClassVar[str]
     driver: MemoryDriver
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
     slice_bytes: int
 
+    @abstractmethod
+    def __init__(self, rank: int) -> None:
+        """Of the rank of this number in its group."""
+
     @property
     def warnings(self) -> list[str]:
         """What went less well than asked with blocks and views, once each."""
         return self.driver.warnings
+
+    def bytes_of(self, view: View) -> torch.Tensor:
+        """uint8 [num_bytes] of a finished view, which it keeps mapped."""
+        return torch.from_dlpack(view.bytes_tensor())
 
     @abstractmethod
     def make_copier(self, config: DwdpConfig) -> Copier: ...
@@ -95,6 +102,7 @@ class RankMemory(ABC):
 class HostMemory(RankMemory):
     """Memory files of this host."""
 
+    kind = "host"
     slice_bytes = HOST_SLICE_BYTES
 
     def __init__(self, rank: int) -> None:
@@ -126,9 +134,10 @@ class HostMemory(RankMemory):
 class GpuMemory(RankMemory):
     """Memory of the GPU that this rank runs on."""
 
+    kind = "cuda"
     slice_bytes = GPU_SLICE_BYTES
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
         gpu = torch.cuda.current_device()
         self.driver = self.slot_driver = self._driver = CudaDriver(gpu)
         self._totals: torch.Tensor | None = None
@@ -167,29 +176,20 @@ class GpuMemory(RankMemory):
         torch.cuda.empty_cache()
 
 
-class StandInGpuMemory(HostMemory):
-    """The CUDA driver's calls on memory that the CPU reads, for tests of a whole engine."""
-
-    def __init__(self, library: str) -> None:
-        self.numa_node = own_numa_node()
-        self.driver = self.slot_driver = self._cuda = CudaDriver(0, library=library)
-
-    def make_copier(self, config: DwdpConfig) -> Copier:
-        return CudaCopier(self._cuda, use_batches=config.batched_copies)
-
-
 def _cores_of_the_engine() -> list[int]:
     """A worker's thread is bound to a core of its kernels; the engine that spawned it is not."""
     return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))
 
 
+MEMORY_OF_DEVICE: dict[str, type[RankMemory]] = {"cpu": HostMemory, "cuda": GpuMemory}
+"""By the type of the device that a worker runs on. Tests hand in memory of their own here."""
+
+
 def memory_kind(device_type: str) -> str:
     """MemoryDriver.kind of a worker's memory, before there is a worker."""
-    return "cuda" if device_type == "cuda" or CUDA_LIBRARY_VARIABLE in os.environ else "host"
+    return MEMORY_OF_DEVICE[device_type].kind
 
 
 def rank_memory(device_type: str, rank: int) -> RankMemory:
-    """Of a worker that runs on a device of this type, 'cpu' or 'cuda'."""
-    if library := os.environ.get(CUDA_LIBRARY_VARIABLE):
-        return StandInGpuMemory(library)
-    return GpuMemory() if device_type == "cuda" else HostMemory(rank)
+    """Of a worker that runs on a device of this type."""
+    return MEMORY_OF_DEVICE[device_type](rank)

@@ -181,7 +181,7 @@ class ExpertSharing:
             check_map_budget(slots.num_maps)
         for layer_idx, layer in enumerate(layers):
             on_slot = views.build_on_slot(layer_idx, slots) if slots else None
-            bind_layer(layer, layouts[layer_idx], direct[layer_idx], on_slot)
+            bind_layer(self._memory, layer, layouts[layer_idx], direct[layer_idx], on_slot)
         self._fetching.start(direct)
         return views
 
