@@ -19,7 +19,7 @@ Block::Block(std::shared_ptr<MemoryDriver> driver, std::unique_ptr<Allocation> a
 std::shared_ptr<Block> Block::Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
                                      std::size_t view_offset) {
   RequirePages("a block", num_bytes, view_offset, driver->granularity());
-  auto allocation = driver->Allocate(num_bytes, view_offset);
+  auto allocation = driver->Allocate(num_bytes, view_offset, MemoryUse::kBlock);
   return std::shared_ptr<Block>(
       new Block(std::move(driver), std::move(allocation), view_offset, false));
 }

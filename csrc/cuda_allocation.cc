@@ -5,8 +5,8 @@
 namespace dwdp {
 
 std::unique_ptr<CudaAllocation> CudaAllocation::Create(
-    const std::shared_ptr<const CudaDevice>& device, std::size_t num_bytes) {
-  std::unique_ptr<CudaAllocation> made(new CudaAllocation(device, num_bytes, num_bytes));
+    const std::shared_ptr<const CudaDevice>& device, std::size_t num_bytes, MemoryUse use) {
+  std::unique_ptr<CudaAllocation> made(new CudaAllocation(device, num_bytes, num_bytes, use));
   CudaRange& staging = made->staging_.emplace(device, num_bytes);
   staging.Map(0, made->handle(), num_bytes);
   staging.SetAccess(0, num_bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
@@ -17,7 +17,7 @@ std::unique_ptr<CudaAllocation> CudaAllocation::Create(
 std::unique_ptr<CudaAllocation> CudaAllocation::Import(
     const std::shared_ptr<const CudaDevice>& device, ShareableHandle handle,
     std::size_t num_bytes) {
-  return std::unique_ptr<CudaAllocation>(new CudaAllocation(device, std::move(handle), num_bytes));
+  return std::unique_ptr<CudaAllocation>(new CudaAllocation(device, num_bytes, std::move(handle)));
 }
 
 }  // namespace dwdp

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include "cuda_handle.h"
 #include "cuda_range.h"
@@ -15,7 +16,7 @@ class CudaAllocation : public Allocation {
  public:
   // Own memory, open, zeroed.
   static std::unique_ptr<CudaAllocation> Create(const std::shared_ptr<const CudaDevice>& device,
-                                                std::size_t num_bytes);
+                                                std::size_t num_bytes, MemoryUse use);
   static std::unique_ptr<CudaAllocation> Import(const std::shared_ptr<const CudaDevice>& device,
                                                 ShareableHandle handle, std::size_t num_bytes);
 
@@ -29,10 +30,10 @@ class CudaAllocation : public Allocation {
   CUmemGenericAllocationHandle handle() const { return handle_.get(); }
 
  private:
-  template <typename Source>
-  CudaAllocation(const std::shared_ptr<const CudaDevice>& device, Source source,
-                 std::size_t num_bytes)
-      : handle_(device, std::move(source)), num_bytes_(num_bytes) {}
+  template <typename... Source>
+  CudaAllocation(const std::shared_ptr<const CudaDevice>& device, std::size_t num_bytes,
+                 Source&&... source)
+      : handle_(device, std::forward<Source>(source)...), num_bytes_(num_bytes) {}
 
   CudaHandle handle_;
   std::size_t num_bytes_;

@@ -59,6 +59,14 @@ std::string Advice(CUresult result) {
     case CUDA_ERROR_NOT_PERMITTED:
     case CUDA_ERROR_NOT_SUPPORTED:
       return "this GPU, driver or container doesn't allow it";
+    case CUDA_ERROR_NOT_INITIALIZED:
+      return "this process was forked from one that had used CUDA; have processes spawned "
+             "(VLLM_WORKER_MULTIPROC_METHOD=spawn)";
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+      return "this GPU's context is lost since an earlier kernel or copy failed; look for the "
+             "first error in this rank's log, and restart the rank";
     default:
       return "";
   }

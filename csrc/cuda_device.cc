@@ -33,14 +33,14 @@ CudaDevice::CudaDevice(std::shared_ptr<const CudaApi> api, int ordinal)
   RequirePages(context_);
   obstacles_ = FindHandleObstacles(context_);
   RequireHandles(obstacles_);
-  const CUmemAllocationProp wanted = properties();
+  const CUmemAllocationProp wanted = properties(MemoryUse::kBlock);
   this->api().Check(this->api().cuMemGetAllocationGranularity(&granularity_, &wanted,
                                                               CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                     "cuMemGetAllocationGranularity of GPU " + std::to_string(ordinal));
 }
 
-CUmemAllocationProp CudaDevice::properties() const {
-  return ShareableProperties(ordinal(), obstacles_);
+CUmemAllocationProp CudaDevice::properties(MemoryUse use) const {
+  return IsExported(use) ? ShareableProperties(ordinal(), obstacles_) : LocalProperties(ordinal());
 }
 
 void CudaDevice::Zero(std::byte* address, std::size_t num_bytes) const {

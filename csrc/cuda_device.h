@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cuda_context.h"
+#include "memory_use.h"
 #include "shareable_handle.h"
 
 namespace dwdp {
@@ -23,8 +24,8 @@ class CudaDevice {
   const CudaContext& context() const { return context_; }
   std::size_t granularity() const { return granularity_; }
   const HandleObstacles& obstacles() const { return obstacles_; }
-  // Pinned to this GPU, exportable by every type of handle without an obstacle.
-  CUmemAllocationProp properties() const;
+  // Memory pinned to this GPU. Where it is exported, every type of handle without an obstacle can.
+  CUmemAllocationProp properties(MemoryUse use) const;
   // Done when it returns.
   void Zero(std::byte* address, std::size_t num_bytes) const;
 

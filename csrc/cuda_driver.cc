@@ -10,11 +10,11 @@
 namespace dwdp {
 
 CudaDriver::CudaDriver(int ordinal, const std::string& library)
-    : device_(std::make_shared<const CudaDevice>(CudaApi::Load(library), ordinal)),
-      is_stand_in_(library != kCudaLibrary) {}
+    : device_(std::make_shared<const CudaDevice>(CudaApi::Load(library), ordinal)) {}
 
-std::unique_ptr<Allocation> CudaDriver::Allocate(std::size_t num_bytes, std::size_t) {
-  return CudaAllocation::Create(device_, num_bytes);
+std::unique_ptr<Allocation> CudaDriver::Allocate(std::size_t num_bytes, std::size_t,
+                                                 MemoryUse use) {
+  return CudaAllocation::Create(device_, num_bytes, use);
 }
 
 std::unique_ptr<Allocation> CudaDriver::Import(ShareableHandle handle, std::size_t num_bytes,

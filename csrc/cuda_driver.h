@@ -12,14 +12,14 @@ inline constexpr char kCudaLibrary[] = "libcuda.so.1";
 // Memory of one GPU, shared by file descriptors on one host, by fabric handles in an NVLink domain.
 class CudaDriver : public MemoryDriver {
  public:
-  // Another library than NVIDIA's is a stand-in for tests, whose memory is the host's.
   CudaDriver(int ordinal, const std::string& library);
 
   std::string kind() const override { return "cuda"; }
-  int gpu() const override { return is_stand_in_ ? kNoGpu : device_->ordinal(); }
+  int gpu() const override { return device_->ordinal(); }
   std::size_t granularity() const override { return device_->granularity(); }
   HandleObstacles obstacles() const override { return device_->obstacles(); }
-  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                       MemoryUse use) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
@@ -29,7 +29,6 @@ class CudaDriver : public MemoryDriver {
 
  private:
   std::shared_ptr<const CudaDevice> device_;
-  bool is_stand_in_;
 };
 
 }  // namespace dwdp

@@ -28,13 +28,15 @@ std::string FabricAdvice(CUresult result) {
 
 }  // namespace
 
-CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes)
+CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes,
+                       MemoryUse use)
     : device_(std::move(device)) {
   const CudaScope scope(device_->context());
-  const CUmemAllocationProp wanted = device_->properties();
+  const CUmemAllocationProp wanted = device_->properties(use);
   const CudaApi& api = device_->api();
-  api.Check(api.cuMemCreate(&handle_, num_bytes, &wanted, 0),
-            "cuMemCreate of " + std::to_string(num_bytes) + " bytes");
+  const CUresult result = api.cuMemCreate(&handle_, num_bytes, &wanted, 0);
+  api.Check(result, "cuMemCreate of " + std::to_string(num_bytes) + " bytes for " + NameOf(use),
+            result == CUDA_ERROR_OUT_OF_MEMORY ? AdviceWhenFull(use) : "");
 }
 
 CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle handle)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda_device.h"
+#include "memory_use.h"
 #include "shareable_handle.h"
 
 namespace dwdp {
@@ -12,7 +13,7 @@ namespace dwdp {
 class CudaHandle {
  public:
   // New memory of this GPU.
-  CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes);
+  CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes, MemoryUse use);
   // A peer's memory. A descriptor is closed: the driver's handle keeps the memory.
   CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle handle);
   CudaHandle(const CudaHandle&) = delete;

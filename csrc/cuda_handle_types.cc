@@ -70,15 +70,21 @@ std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
          name + ", got none";
 }
 
+CUmemAllocationProp LocalProperties(int ordinal) {
+  CUmemAllocationProp wanted = {};
+  wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_NONE;
+  wanted.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = ordinal};
+  return wanted;
+}
+
 CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles) {
   unsigned types = 0;
   for (const auto& [type, obstacle] : obstacles) {
     if (!obstacle) types |= Flag(type);
   }
-  CUmemAllocationProp wanted = {};
-  wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  CUmemAllocationProp wanted = LocalProperties(ordinal);
   wanted.requestedHandleTypes = static_cast<CUmemAllocationHandleType>(types);
-  wanted.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = ordinal};
   return wanted;
 }
 

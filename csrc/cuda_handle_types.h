@@ -16,6 +16,9 @@ std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
                                                  CUdevice_attribute attribute,
                                                  const std::string& name);
 
+// Memory pinned to this GPU that no other process can be given.
+CUmemAllocationProp LocalProperties(int ordinal);
+
 // Memory pinned to this GPU, exportable by every type of handle without an obstacle.
 CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles);
 

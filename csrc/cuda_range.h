@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <string>
 
 #include "cuda_device.h"
 
@@ -25,8 +26,14 @@ class CudaRange {
   // Without access until SetAccess. The mapping keeps the memory, not the handle.
   void Map(std::size_t offset, CUmemGenericAllocationHandle handle, std::size_t num_bytes);
   void SetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags);
+  // The range must be mapped without a hole. Tries one call for all of it, then one for each
+  // mapping; mappings that the driver doesn't make read-only it makes writable. Returns a warning
+  // if there are such, else nothing.
+  std::string MakeReadOnly();
 
  private:
+  CUresult TrySetAccess(std::size_t offset, std::size_t num_bytes, CUmemAccess_flags flags);
+  void CheckAccess(CUresult result, std::size_t num_bytes) const;
   void Unmap();
 
   std::shared_ptr<const CudaDevice> device_;

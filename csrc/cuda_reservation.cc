@@ -16,13 +16,10 @@ void CudaReservation::Map(std::size_t offset, const Allocation& allocation) {
 }
 
 void CudaReservation::MapPrivate(std::size_t offset, std::size_t num_bytes) {
-  const CudaHandle memory(device_, num_bytes);
+  const CudaHandle memory(device_, num_bytes, MemoryUse::kPrivatePage);
   range_.Map(offset, memory.get(), num_bytes);
   range_.SetAccess(offset, num_bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
   device_->Zero(address() + offset, num_bytes);
 }
-
-// Blocks and private pages lie side by side without a hole: one call covers whole mappings.
-void CudaReservation::Protect() { range_.SetAccess(0, num_bytes(), CU_MEM_ACCESS_FLAGS_PROT_READ); }
 
 }  // namespace dwdp

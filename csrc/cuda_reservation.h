@@ -17,7 +17,7 @@ class CudaReservation : public Reservation {
   std::size_t num_bytes() const override { return range_.num_bytes(); }
   void Map(std::size_t offset, const Allocation& allocation) override;
   void MapPrivate(std::size_t offset, std::size_t num_bytes) override;
-  void Protect() override;
+  std::string Protect() override { return range_.MakeReadOnly(); }
   void Populate() override {}  // cuMemMap has done it
 
  private:

@@ -2,7 +2,6 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "host_driver.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -10,12 +9,12 @@
 
 namespace dwdp {
 
-std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset) {
+// A memory file is the same whether it is exported or not.
+std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                                 MemoryUse) {
   std::string warning;
   auto made = HostAllocation::Create(num_bytes, view_offset, options_, &warning);
-  if (!warning.empty() && std::ranges::find(warnings_, warning) == warnings_.end()) {
-    warnings_.push_back(warning);
-  }
+  Warn(warning);
   return made;
 }
 

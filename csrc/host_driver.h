@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
-#include <vector>
-
 #include "host_allocation.h"
 #include "memory_driver.h"
 
@@ -20,18 +18,15 @@ class HostDriver : public MemoryDriver {
   HandleObstacles obstacles() const override {
     return {{HandleType::kFileDescriptor, std::nullopt}};
   }
-  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) override;
+  std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                       MemoryUse use) override;
   std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                      std::size_t view_offset) override;
   std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) override;
   void Copy(void* destination, const void* source, std::size_t num_bytes) override;
 
-  // What went less well than asked, once each.
-  const std::vector<std::string>& warnings() const { return warnings_; }
-
  private:
   HostOptions options_;
-  std::vector<std::string> warnings_;
 };
 
 }  // namespace dwdp

@@ -26,9 +26,10 @@ void HostReservation::MapPrivate(std::size_t offset, std::size_t num_bytes) {
   range_.MapZeroed(offset, num_bytes);
 }
 
-void HostReservation::Protect() {
+std::string HostReservation::Protect() {
   if (::mprotect(address(), num_bytes(), PROT_READ) != 0) ThrowErrno("mprotect of a view");
   ::madvise(address(), num_bytes(), MADV_DONTDUMP);  // a core would hold every peer's experts
+  return "";
 }
 
 void HostReservation::Populate() {

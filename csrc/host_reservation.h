@@ -16,7 +16,7 @@ class HostReservation : public Reservation {
   std::size_t num_bytes() const override { return range_.num_bytes(); }
   void Map(std::size_t offset, const Allocation& allocation) override;
   void MapPrivate(std::size_t offset, std::size_t num_bytes) override;
-  void Protect() override;
+  std::string Protect() override;
   void Populate() override;
 
  private:

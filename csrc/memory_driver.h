@@ -10,8 +10,11 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
+#include "memory_use.h"
 #include "shareable_handle.h"
 
 namespace dwdp {
@@ -38,8 +41,8 @@ class Reservation {
   virtual void Map(std::size_t offset, const Allocation& allocation) = 0;
   // Zeroed local pages, writable until Protect.
   virtual void MapPrivate(std::size_t offset, std::size_t num_bytes) = 0;
-  // Makes all of it read-only, in one step.
-  virtual void Protect() = 0;
+  // Makes all of it read-only. Returns a warning where that could not be done, else nothing.
+  virtual std::string Protect() = 0;
   // Fills the page tables now: a first touch costs two to three times a later one.
   virtual void Populate() = 0;
 };
@@ -56,13 +59,22 @@ class MemoryDriver : public std::enable_shared_from_this<MemoryDriver> {
   virtual std::size_t granularity() const = 0;
   virtual HandleObstacles obstacles() const = 0;
   // `view_offset` is where views will map the allocation.
-  virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset) = 0;
+  virtual std::unique_ptr<Allocation> Allocate(std::size_t num_bytes, std::size_t view_offset,
+                                               MemoryUse use) = 0;
   // Takes the handle; refusing closes it.
   virtual std::unique_ptr<Allocation> Import(ShareableHandle handle, std::size_t num_bytes,
                                              std::size_t view_offset) = 0;
   virtual std::unique_ptr<Reservation> Reserve(std::size_t num_bytes) = 0;
   // Synchronous; for start-up only.
   virtual void Copy(void* destination, const void* source, std::size_t num_bytes) = 0;
+
+  // Notes a warning once; an empty one is none. Threads may call it at the same time.
+  void Warn(const std::string& warning);
+  std::vector<std::string> warnings() const;
+
+ private:
+  mutable std::mutex warning_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace dwdp

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // The Python face of the core. Addresses cross as integers, descriptors as ints that the receiver
-// owns, fabric handles as bytes, tensors as DLPack. What copies or waits releases the GIL; blocks
-// and views have locks of their own, and the driver's list of warnings only changes under the GIL.
+// owns, fabric handles as bytes, tensors as DLPack. What copies or waits releases the GIL; blocks,
+// views and a driver's list of warnings have locks of their own.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -58,6 +58,7 @@ void BindDriver(nb::module_& module) {
                      return driver.gpu();
                    })
       .def_prop_ro("obstacles", &MemoryDriver::obstacles)
+      .def_prop_ro("warnings", &MemoryDriver::warnings)
       .def(
           "copy",
           [](MemoryDriver& driver, std::uintptr_t destination, std::uintptr_t source,
@@ -99,8 +100,7 @@ void BindDriver(nb::module_& module) {
                  HostOptions{std::move(name), numa_node, huge_pages, require_write_seal});
            }),
            nb::kw_only(), "name"_a = "dwdp", "numa_node"_a = -1, "huge_pages"_a = true,
-           "require_write_seal"_a = true)
-      .def_prop_ro("warnings", &HostDriver::warnings);
+           "require_write_seal"_a = true);
   nb::class_<CudaDriver, MemoryDriver>(module, "CudaDriver")
       .def(nb::new_([](int gpu, const std::string& library) {
              return std::make_shared<CudaDriver>(gpu, library);

@@ -10,7 +10,7 @@ namespace {
 std::unique_ptr<Allocation> AllocatePage(MemoryDriver& driver, std::size_t num_bytes,
                                          std::size_t view_offset) {
   RequirePages("a slot page", num_bytes, view_offset, driver.granularity());
-  return driver.Allocate(num_bytes, view_offset);
+  return driver.Allocate(num_bytes, view_offset, MemoryUse::kSlotPage);
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ void View::Finish() {
   RequireOpen();
   RequireWhole();
   state_ = State::kFailed;  // unless both succeed: part of the pages may be read-only by then
-  reservation_->Protect();
+  driver_->Warn(reservation_->Protect());
   reservation_->Populate();
   state_ = State::kFinished;
 }

@@ -37,6 +37,9 @@ class MemoryDriver:
     @property
     def obstacles(self) -> dict[HandleType, str | None]:
         """Why memory can't be shared by each type that this kind knows; None: it can."""
+    @property
+    def warnings(self) -> list[str]:
+        """What went less well than asked, once each."""
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
         """Done when it returns; for start-up. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:
@@ -66,9 +69,6 @@ class HostDriver(MemoryDriver):
 
         `require_write_seal`: refuse peers' blocks that their kernel could not seal.
         """
-    @property
-    def warnings(self) -> list[str]:
-        """What went less well than asked, once each."""
 
 class CudaDriver(MemoryDriver):
     """Memory of one GPU, shared by file descriptors on one host, by fabric handles beyond it.
@@ -77,7 +77,7 @@ class CudaDriver(MemoryDriver):
     """
 
     def __init__(self, gpu: int, library: str = "libcuda.so.1") -> None:
-        """`library`: another than NVIDIA's is a stand-in for tests, whose memory is the host's."""
+        """`library`: where the driver's functions are found."""
 
 class Block:
     """One allocation, always mapped whole. Its descriptor is closed when it goes; views stay."""

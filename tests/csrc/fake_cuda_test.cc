@@ -1,93 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // Rules of the fake CUDA driver that dwdp's own calls never break: each broken once.
-#include "fake_cuda.h"
-
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
-#include "cuda_api.h"
+#include "fake_cuda_fixture.h"
 
 namespace dwdp {
 namespace {
-
-constexpr std::size_t kPage = 4096;
-
-// Two GPUs' contexts, that of GPU 0 current.
-class FakeCuda : public testing::Test {
- protected:
-  FakeCuda() {
-    fake_cuda_reset(0);
-    fake_cuda_set_granularity(kPage);
-    for (int gpu = 0; gpu < 2; ++gpu) {
-      EXPECT_EQ(api.cuDevicePrimaryCtxRetain(&contexts[gpu], gpu), CUDA_SUCCESS);
-    }
-    EXPECT_EQ(api.cuCtxPushCurrent(contexts[0]), CUDA_SUCCESS);
-    EXPECT_EQ(api.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), CUDA_SUCCESS);
-    stream = static_cast<CUstream>(fake_cuda_make_stream(0));
-    EXPECT_EQ(Mapped(&page), CUDA_SUCCESS);
-    EXPECT_EQ(Mapped(&other_page), CUDA_SUCCESS);
-  }
-
-  ~FakeCuda() override {
-    for (const CUdeviceptr start : {page, other_page}) {
-      api.cuMemUnmap(start, kPage);
-      api.cuMemAddressFree(start, kPage);
-    }
-    fake_cuda_destroy_stream(stream);
-    if (event != nullptr) api.cuEventDestroy(event);
-    CUcontext popped = nullptr;
-    api.cuCtxPopCurrent(&popped);
-    for (int gpu = 0; gpu < 2; ++gpu) api.cuDevicePrimaryCtxRelease(gpu);
-    EXPECT_EQ(std::string(fake_cuda_leaks()), "");
-  }
-
-  CUresult Create(CUmemGenericAllocationHandle* handle) {
-    CUmemAllocationProp wanted = {};
-    wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    wanted.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0};
-    return api.cuMemCreate(handle, kPage, &wanted, 0);
-  }
-
-  // A page of GPU 0 that GPU 0 may write.
-  CUresult Mapped(CUdeviceptr* start) {
-    CUmemGenericAllocationHandle handle = 0;
-    EXPECT_EQ(Create(&handle), CUDA_SUCCESS);
-    EXPECT_EQ(api.cuMemAddressReserve(start, kPage, 0, 0, 0), CUDA_SUCCESS);
-    EXPECT_EQ(api.cuMemMap(*start, kPage, 0, handle, 0), CUDA_SUCCESS);
-    EXPECT_EQ(api.cuMemRelease(handle), CUDA_SUCCESS);
-    const CUmemAccessDesc access = {.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
-                                    .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    return api.cuMemSetAccess(*start, kPage, &access, 1);
-  }
-
-  CUresult Batch(std::vector<CUdeviceptr> to, std::vector<CUdeviceptr> from,
-                 std::vector<std::size_t> sizes, CUmemcpyAttributes attributes = InOrder()) {
-    std::vector<std::size_t> attribute_of(to.size(), 0);
-    std::size_t failed = 0;
-    return api.cuMemcpyBatchAsync(to.data(), from.data(), sizes.data(), to.size(), &attributes,
-                                  attribute_of.data(), 1, &failed, stream);
-  }
-
-  static CUmemcpyAttributes InOrder() {
-    CUmemcpyAttributes attributes = {};
-    attributes.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
-    return attributes;
-  }
-
-  static std::string Violations() { return fake_cuda_violations(); }
-
-  const std::shared_ptr<const CudaApi> shared_api = CudaApi::Load(FAKE_CUDA_LIBRARY);
-  const CudaApi& api = *shared_api;
-  CUcontext contexts[2] = {};
-  CUevent event = nullptr;
-  CUstream stream = nullptr;
-  CUdeviceptr page = 0;
-  CUdeviceptr other_page = 0;
-};
 
 TEST_F(FakeCuda, BatchOfIndependentCopiesIsTaken) {
   EXPECT_EQ(Batch({page, page + 8}, {other_page, other_page}, {8, 8}), CUDA_SUCCESS);
@@ -110,8 +32,8 @@ TEST_F(FakeCuda, BatchOfNothingOrWithoutAnAccessOrderIsRefused) {
 
 TEST_F(FakeCuda, AccessIsThatOfOneGpu) {
   auto* of_gpu_1 = fake_cuda_make_stream(1);
-  EXPECT_NE(fake_cuda_fill(of_gpu_1, page, kPage, 1), CUDA_SUCCESS);
-  EXPECT_EQ(fake_cuda_fill(stream, page, kPage, 1), CUDA_SUCCESS);
+  EXPECT_NE(fake_cuda_fill(of_gpu_1, page, kFakePage, 1), CUDA_SUCCESS);
+  EXPECT_EQ(fake_cuda_fill(stream, page, kFakePage, 1), CUDA_SUCCESS);
   fake_cuda_destroy_stream(of_gpu_1);
   EXPECT_EQ(Violations(), "a kernel's write writes memory without that access\n");
 }
@@ -120,11 +42,11 @@ TEST_F(FakeCuda, MappingBesideAPageIsRefused) {
   CUmemGenericAllocationHandle handle = 0;
   CUdeviceptr start = 0;
   EXPECT_EQ(Create(&handle), CUDA_SUCCESS);
-  EXPECT_EQ(api.cuMemAddressReserve(&start, 2 * kPage, 0, 0, 0), CUDA_SUCCESS);
-  EXPECT_EQ(start % kPage, 0);
-  EXPECT_NE(api.cuMemMap(start + 512, kPage, 0, handle, 0), CUDA_SUCCESS);
+  EXPECT_EQ(api.cuMemAddressReserve(&start, 2 * kFakePage, 0, 0, 0), CUDA_SUCCESS);
+  EXPECT_EQ(start % kFakePage, 0);
+  EXPECT_NE(api.cuMemMap(start + 512, kFakePage, 0, handle, 0), CUDA_SUCCESS);
   EXPECT_EQ(Violations(), "cuMemMap beside a page\n");
-  api.cuMemAddressFree(start, 2 * kPage);
+  api.cuMemAddressFree(start, 2 * kFakePage);
   api.cuMemRelease(handle);
 }
 
@@ -163,10 +85,10 @@ TEST_F(FakeCuda, NullStreamIsBarredWhileItsContextCaptures) {
 TEST_F(FakeCuda, SynchronizingWaitsForOneContext) {
   const CUmemAccessDesc access = {.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 1},
                                   .flags = CU_MEM_ACCESS_FLAGS_PROT_READ};
-  EXPECT_EQ(api.cuMemSetAccess(page, kPage, &access, 1), CUDA_SUCCESS);
+  EXPECT_EQ(api.cuMemSetAccess(page, kFakePage, &access, 1), CUDA_SUCCESS);
   auto* of_gpu_1 = fake_cuda_make_stream(1);
-  std::vector<char> found(kPage, 1);
-  EXPECT_EQ(fake_cuda_read(of_gpu_1, page, kPage, found.data()), CUDA_SUCCESS);
+  std::vector<char> found(kFakePage, 1);
+  EXPECT_EQ(fake_cuda_read(of_gpu_1, page, kFakePage, found.data()), CUDA_SUCCESS);
   EXPECT_EQ(api.cuCtxSynchronize(), CUDA_SUCCESS);
   EXPECT_EQ(found[0], 1) << "the other GPU's kernel has not run";
   fake_cuda_synchronize(of_gpu_1);
@@ -188,8 +110,8 @@ TEST_F(FakeCuda, UnknownFlagsAreRefused) {
   EXPECT_NE(
       api.cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 1),
       CUDA_SUCCESS);
-  EXPECT_NE(api.cuMemAddressReserve(&start, kPage, 0, 0, 1), CUDA_SUCCESS);
-  EXPECT_NE(api.cuMemAddressReserve(&start, kPage, 3 * kPage, 0, 0), CUDA_SUCCESS);
+  EXPECT_NE(api.cuMemAddressReserve(&start, kFakePage, 0, 0, 1), CUDA_SUCCESS);
+  EXPECT_NE(api.cuMemAddressReserve(&start, kFakePage, 3 * kFakePage, 0, 0), CUDA_SUCCESS);
   api.cuMemRelease(handle);
 }
 

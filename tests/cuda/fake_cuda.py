@@ -14,7 +14,7 @@ from vllm_dwdp._core import ChosenExperts, CudaDriver
 
 LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
 INVALID_VALUE, OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED = 1, 2, 800, 801
-INVALID_DEVICE = 101
+INVALID_DEVICE, ILLEGAL_ADDRESS = 101, 700
 VIRTUAL_MEMORY, POSIX_DESCRIPTORS, FABRIC = 102, 103, 128
 """CU_DEVICE_ATTRIBUTE_*."""
 
@@ -43,6 +43,38 @@ class FakeCuda:
 
     def run_at_once(self):
         self._library.fake_cuda_run_at_once(True)
+
+    def set_recommended_granularity(self, num_bytes):
+        self._library.fake_cuda_set_recommended_granularity(ctypes.c_size_t(num_bytes))
+
+    def set_capacity(self, num_bytes, gpu=0):
+        """How much the GPU of `driver(gpu)` can still give."""
+        self._library.fake_cuda_set_capacity(gpu % 2, ctypes.c_size_t(num_bytes))
+
+    def deny_peer_access(self, reader, owner):
+        self._library.fake_cuda_deny_peer_access(reader % 2, owner % 2)
+
+    def refuse_mixed_access(self):
+        self._library.fake_cuda_refuse_mixed_access()
+
+    def refuse_downgraded_access(self):
+        self._library.fake_cuda_refuse_downgraded_access()
+
+    def break_context(self, gpu=0, result=ILLEGAL_ADDRESS):
+        """As a kernel does that fails, until the next reset."""
+        self._library.fake_cuda_break(gpu % 2, result)
+
+    def hang(self, name, nth=1):
+        """The nth copy or kernel of that name doesn't end; copies are named by their calls."""
+        self._library.fake_cuda_hang(name.encode(), nth)
+
+    def end_hangs(self):
+        self._library.fake_cuda_end_hangs()
+
+    @property
+    def num_exportable(self):
+        """Pieces of memory that other processes could be given."""
+        return self._library.fake_cuda_num_exportable()
 
     def set_version(self, version):
         self._library.fake_cuda_set_version(version)
@@ -102,8 +134,9 @@ class FakeCuda:
             ctypes.c_ubyte(value),
         )
 
-    def begin_capture(self, stream):
-        return self._library.fake_cuda_begin_capture(ctypes.c_void_p(stream))
+    def begin_capture(self, stream, mode=0):
+        """mode: CUstreamCaptureMode, as a rule the one that is for all threads."""
+        return self._library.fake_cuda_begin_capture(ctypes.c_void_p(stream), mode)
 
     def end_capture(self, stream):
         """The graph, or None when the capture was broken."""
@@ -114,6 +147,13 @@ class FakeCuda:
 
     def destroy_graph(self, graph):
         self._library.fake_cuda_destroy_graph(ctypes.c_void_p(graph))
+
+
+def bytes_of(view):
+    """uint8 [num_bytes] of a view, over memory that the CPU can read as well."""
+    place = (ctypes.c_uint8 * view.num_bytes).from_address(view.address)
+    place.view = view  # mapped as long as a tensor of it lives
+    return torch.frombuffer(place, dtype=torch.uint8)
 
 
 def num_memory_files():

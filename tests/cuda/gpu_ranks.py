@@ -66,6 +66,7 @@ class GpuRank:
     ):
         self._device = device
         self._layers = layers
+        self.driver = driver
         self.stream = device.make_stream(gpu)
         weakref.finalize(self, device.destroy_stream, self.stream)
         views = ExpertViews(driver, layouts, shard, rank, pull)

@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Blocks, slots and views of GPU memory, over the fake driver."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -13,16 +14,19 @@ import pytest
 import torch
 from fake_cuda import (
     FABRIC,
+    ILLEGAL_ADDRESS,
     LIBRARY,
     NOT_SUPPORTED,
     OUT_OF_MEMORY,
     POSIX_DESCRIPTORS,
     VIRTUAL_MEMORY,
+    bytes_of,
 )
 
 from vllm_dwdp._core import CudaDriver, DriverError, HandleType, HostDriver
 
 PAGE = 4096
+CUDA_OF_DLPACK = 2
 FD = HandleType.FILE_DESCRIPTOR
 
 
@@ -51,17 +55,29 @@ def test_view_of_own_peers_and_private_pages_shows_them_side_by_side(fake):
     calls = fake.calls("cuMemSetAccess")
     view.finish()
     assert fake.calls("cuMemSetAccess") == calls + 1, "one access call per view"
-    tensor = torch.from_dlpack(view.bytes_tensor())
+    tensor = bytes_of(view)
     del block, exported, driver, peer, view
     gc.collect()
     assert torch.equal(tensor, torch.cat([own, boundary, theirs]))
+
+
+def device_of(capsule):
+    """(kind of device, ordinal) of a DLPack tensor: what follows the address of its data."""
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+    device = get_pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
+    return tuple((ctypes.c_int32 * 2).from_address(device))
 
 
 def test_memory_of_a_gpu_says_so(fake):
     driver = fake.driver()
     assert driver.kind == "cuda"
     assert driver.granularity == PAGE
-    assert driver.gpu is None, "the stand-in's memory is the CPU's"
+    assert fake.driver(1).gpu == 1
+    view = fake.driver(1).reserve_view(PAGE)
+    view.map_private(0, PAGE)
+    view.finish()
+    assert device_of(view.bytes_tensor()) == (CUDA_OF_DLPACK, 1)
 
 
 def test_sealed_block_has_no_writable_alias_left(fake):
@@ -79,7 +95,7 @@ def test_private_pages_are_zeroed(fake):
     view = driver.reserve_view(PAGE)
     view.map_private(0, PAGE)
     view.finish()
-    assert not torch.from_dlpack(view.bytes_tensor()).any()
+    assert not bytes_of(view).any()
 
 
 def test_writing_to_a_view_kills_the_process(fake):
@@ -154,8 +170,67 @@ def test_memory_of_a_hidden_gpu_is_refused_with_that_reason(fake, monkeypatch):
 def test_full_gpu_says_what_to_do(fake):
     driver = fake.driver()
     fake.fail("cuMemCreate", result=OUT_OF_MEMORY)
-    with pytest.raises(DriverError, match=r"cuMemCreate of 4096 bytes failed.*free GPU memory"):
+    with pytest.raises(DriverError, match=r"for a block of experts failed.*free GPU memory"):
         driver.create_block(PAGE)
+
+
+def test_gpu_that_fills_up_gives_as_much_as_it_has(fake):
+    driver = fake.driver()
+    fake.set_capacity(3 * PAGE)
+    blocks = [driver.create_block(PAGE) for _ in range(3)]
+    with pytest.raises(DriverError, match=r"for a page of a slot failed.*lower dwdp.num_slots"):
+        driver.create_slot_page(PAGE)
+    view = driver.reserve_view(PAGE)
+    with pytest.raises(DriverError, match=r"for a private page of a view.*fetch to 'direct'"):
+        view.map_private(0, PAGE)
+    del blocks[0]
+    view.map_private(0, PAGE)
+
+
+def test_memory_that_is_never_exported_could_not_be(fake):
+    """Such handles take entries of tables that a GPU has few of."""
+    driver = fake.driver()
+    view = driver.reserve_view(PAGE)
+    view.map_private(0, PAGE)
+    page = driver.create_slot_page(PAGE)
+    assert fake.num_exportable == 0
+    block = driver.create_block(PAGE)
+    assert fake.num_exportable == 1
+    assert page.num_bytes == block.num_bytes
+
+
+def test_pages_are_the_least_that_the_gpu_has(fake):
+    fake.set_recommended_granularity(16 * PAGE)
+    driver = fake.driver()
+    assert driver.granularity == PAGE
+    assert driver.create_block(PAGE).num_bytes == PAGE
+
+
+def test_process_that_was_forked_after_cuda_is_told_to_be_spawned(fake):
+    driver = fake.driver()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            driver.create_block(PAGE)
+        except DriverError as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    sentence = os.read(reader, 1000).decode()
+    os.close(reader)
+    assert "CUDA_ERROR_NOT_INITIALIZED" in sentence
+    assert "VLLM_WORKER_MULTIPROC_METHOD=spawn" in sentence
+
+
+def test_context_that_a_kernel_broke_says_to_restart(fake):
+    driver = fake.driver()
+    fake.break_context(result=ILLEGAL_ADDRESS)
+    with pytest.raises(DriverError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS.*restart the rank"):
+        driver.create_block(PAGE)
+    fake.reset()
+    assert driver.create_block(PAGE).num_bytes == PAGE
 
 
 def test_gpu_without_virtual_memory_is_refused_by_that_attribute(fake):
@@ -181,7 +256,7 @@ class TestFabricHandles:
             view = driver.reserve_view(PAGE)
             view.map_block(0, driver.import_block(exported.export_handle(handle_type), PAGE))
             view.finish()
-            assert torch.equal(torch.from_dlpack(view.bytes_tensor()), source)
+            assert torch.equal(bytes_of(view), source)
 
     def test_handle_is_bytes_that_work_more_than_once(self, fake, domain):
         driver = fake.driver()

@@ -4,6 +4,7 @@
 
 import time
 
+from fake_cuda import bytes_of
 from gpu_ranks import layouts_of, make_layers, make_ranks
 
 from vllm_dwdp._core import CudaCopier
@@ -25,7 +26,11 @@ def test_every_peer_of_a_gpu_has_a_figure_and_nothing_is_left(fake, monkeypatch)
     layouts = layouts_of(layers, placement, driver.granularity)
     probe = GpuProbe(driver, CudaCopier(driver), time.perf_counter, cache_bytes=0)
     places = places_of(
-        layouts, rank._views[FetchMode.DIRECT], rank=0, num_bytes=2 * driver.granularity
+        layouts,
+        rank._views[FetchMode.DIRECT],
+        rank=0,
+        num_bytes=2 * driver.granularity,
+        bytes_of=bytes_of,
     )
     sizes = [sum(part.nbytes for part in places[owner]) for owner in range(NUM_RANKS)]
     assert sizes == [2 * driver.granularity] * NUM_RANKS

@@ -103,5 +103,6 @@ def test_leaks_are_named(fake):
         "1 mappings",
         "1 address ranges",
         "1 retained contexts",
+        f"{PAGE} bytes of GPU 0",
     }
     del block

@@ -2,11 +2,15 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The CUDA driver's calls on host memory, in the order of the calls, for engines on the CPU."""
 
+import os
 from pathlib import Path
 
-BUILD = Path(__file__).resolve().parents[2] / "build" / "csrc-tests"
+TESTS = Path(__file__).resolve().parents[1]
+PLUGIN = (TESTS / "engine" / "fake_gpu_plugin", TESTS / "engine", TESTS / "cuda")
+"""Where Python finds the plugin, its module, and what that imports."""
+
 CUDA_STAND_IN = {
-    "DWDP_CUDA_LIBRARY": str(BUILD / "libfake_cuda.so"),
+    "PYTHONPATH": os.pathsep.join(filter(None, [*map(str, PLUGIN), os.environ.get("PYTHONPATH")])),
     "FAKE_CUDA_RUN_AT_ONCE": "1",
     "FAKE_CUDA_GRANULARITY": "4096",
 }

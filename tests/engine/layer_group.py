@@ -3,7 +3,6 @@
 """The ranks of a dwdp group as MoE layers of one process: vLLM's own layers, real memory files."""
 
 from contextlib import contextmanager
-from functools import partial
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 
-from vllm_dwdp._core import ChosenExperts, HandleType, HostCopier
-from vllm_dwdp.config import FetchMode
+from vllm_dwdp._core import HandleType
+from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
 from vllm_dwdp.engine.experts_op import install, register_op
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
@@ -125,37 +124,61 @@ def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
 
 
 class Group:
-    """All ranks of a group, loaded and adopted, handing each other descriptors."""
+    """All ranks of a group, loaded and adopted, handing each other descriptors.
 
-    def __init__(self, dwdp_size, num_experts_per_worker, checkpoint, make_model):
-        self.memory = HostMemory(rank=0)
-        self.driver = self.memory.driver
+    make_memory: of a rank's number the memory that its experts live in.
+    """
+
+    def __init__(
+        self, dwdp_size, num_experts_per_worker, checkpoint, make_model, make_memory=HostMemory
+    ):
         self.models = []
         for rank in range(dwdp_size):
             with as_rank(rank, dwdp_size, num_experts_per_worker):
                 self.models.append(make_model().load(checkpoint))
-        page = self.driver.granularity
-        self.layouts = [[layer_layout(e, page) for e in model.experts] for model in self.models]
         self.adopted = []
-        self.shards = [
-            adopt(self.memory, model.experts, self.layouts[rank], rank, self.adopted.append)
-            for rank, model in enumerate(self.models)
-        ]
+        self.memories = [make_memory(rank) for rank in range(dwdp_size)]
+        self.layouts, self.shards = {}, {}
+        self.adopt_all()
 
-    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None):
-        """The rank's model, run in this mode from now on. poison: see poison.py."""
-        layouts, shard = self.layouts[rank], self.shards[rank]
-        model = self.models[rank]
-        views = ExpertViews(self.driver, layouts, shard, rank, self._pull)
+    def adopt_all(self):
+        for rank in range(len(self.models)):
+            self.adopt(rank)
+
+    def adopt(self, rank):
+        """Move a rank's experts to its memory."""
+        memory = self.memories[rank]
+        experts = self.models[rank].experts
+        self.layouts[rank] = [layer_layout(e, memory.driver.granularity) for e in experts]
+        self.shards[rank] = adopt(memory, experts, self.layouts[rank], rank, self.adopted.append)
+
+    @property
+    def memory(self):
+        """Rank 0's."""
+        return self.memories[0]
+
+    @property
+    def driver(self):
+        return self.memory.driver
+
+    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None, pull=None):
+        """The rank's model, run in this mode from now on.
+
+        poison: see poison.py; pull: see ExpertViews, None: peers' handles without a session.
+        """
+        layouts, memory, model = self.layouts[rank], self.memories[rank], self.models[rank]
+        views = ExpertViews(memory.driver, layouts, self.shards[rank], rank, pull or self._pull)
         direct = [views.build(layer_idx) for layer_idx in range(len(layouts))]
-        slots = Slots(self.driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=SLICE_BYTES)
-        copier = HostCopier(num_threads=2)
+        slots = Slots(
+            memory.slot_driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=SLICE_BYTES
+        )
+        copier = memory.make_copier(DwdpConfig(copy_threads=2))
         for layer_idx, experts in enumerate(model.experts):
-            bind_layer(experts, layouts[layer_idx], direct[layer_idx])
-            bind_slot(experts, layouts[layer_idx], views.build_on_slot(layer_idx, slots))
-        copies = [
-            slots.copies(i, direct[i], partial(ChosenExperts, copier)) for i in range(len(layouts))
-        ]
+            bind_layer(memory, experts, layouts[layer_idx], direct[layer_idx])
+            on_slot = views.build_on_slot(layer_idx, slots)
+            bind_slot(memory, experts, layouts[layer_idx], on_slot)
+        chosen = memory.make_chosen(copier, len(self.models))
+        copies = [slots.copies(i, views, chosen) for i, views in enumerate(direct)]
         if poison is not None:
             copier, copies = poison.between(copier, copies, slots, layouts)
         model.slots = slots
@@ -165,6 +188,7 @@ class Group:
             copier=copier,
             policy=Policy.always(mode),
             counters=FetchCounters(len(layouts), len(self.models)),
+            current_stream=memory.current_stream,
         )
         install(model.experts, model.scheduler)
         return model

@@ -21,6 +21,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.configure import choose_kernel
 from vllm_dwdp.engine.executor import DwdpExecutor
+from vllm_dwdp.engine.rank_memory import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.settings import Settings, endpoint
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
@@ -94,7 +95,7 @@ def test_ranks_of_several_commands_meet_where_all_were_told(
     monkeypatch, options, one_host, expected
 ):
     """GPU memory can be another host's, so that address is no reason to refuse."""
-    monkeypatch.setenv("DWDP_CUDA_LIBRARY", "a stand-in")
+    monkeypatch.setitem(MEMORY_OF_DEVICE, "cpu", GpuMemory)
     config = create(monkeypatch, **{"data_parallel_address": "192.0.2.1", **options})
     settings = Settings.load(config)
     assert str(endpoint(config, settings, one_host=one_host)) == expected

@@ -65,12 +65,13 @@ class Rank:
         )
         self.direct = direct = [self.views.build(i) for i in range(NUM_LAYERS)]
         for experts, layout, of_layer in zip(self.model.experts, layouts, direct, strict=True):
-            bind_layer(experts, layout, of_layer)
+            bind_layer(self._group.memory, experts, layout, of_layer)
         self.fetching.decide(self.views, direct, self.run_step)
         self.slots = self.fetching.make_slots()
         if self.slots:
             for i, experts in enumerate(self.model.experts):
-                bind_slot(experts, layouts[i], self.views.build_on_slot(i, self.slots))
+                on_slot = self.views.build_on_slot(i, self.slots)
+                bind_slot(self._group.memory, experts, layouts[i], on_slot)
         self.fetching.start(direct)
 
     def _gather(self, name, own):

@@ -30,8 +30,8 @@ void fake_cuda_reset(std::uint64_t seed) {
   findings().Reset();
   timeline().Reset(seed);
   timeline().RunAtOnce(false);
-  device().version = 13000;
-  device().attributes.clear();
+  memory().recommended_granularity = 0;
+  device().Reset();
 }
 
 void fake_cuda_run_at_once(bool at_once) {
@@ -42,6 +42,51 @@ void fake_cuda_run_at_once(bool at_once) {
 void fake_cuda_set_granularity(std::size_t num_bytes) {
   LOCKED;
   memory().granularity = num_bytes;
+}
+
+void fake_cuda_set_recommended_granularity(std::size_t num_bytes) {
+  LOCKED;
+  memory().recommended_granularity = num_bytes;
+}
+
+void fake_cuda_set_capacity(int gpu, std::size_t num_bytes) {
+  LOCKED;
+  device().num_bytes[gpu] = device().num_used_bytes[gpu] + num_bytes;
+}
+
+void fake_cuda_deny_peer_access(int reader, int owner) {
+  LOCKED;
+  device().apart.emplace(reader, owner);
+}
+
+void fake_cuda_refuse_mixed_access() {
+  LOCKED;
+  device().refuses_mixed_access = true;
+}
+
+void fake_cuda_refuse_downgraded_access() {
+  LOCKED;
+  device().refuses_downgraded_access = true;
+}
+
+void fake_cuda_break(int gpu, int result) {
+  LOCKED;
+  device().broken[gpu] = static_cast<CUresult>(result);
+}
+
+void fake_cuda_hang(const char* name, int nth) {
+  LOCKED;
+  timeline().Hang(name, nth);
+}
+
+void fake_cuda_end_hangs() {
+  LOCKED;
+  timeline().EndHangs();
+}
+
+int fake_cuda_num_exportable() {
+  LOCKED;
+  return memory().num_exportable();
 }
 
 void fake_cuda_set_version(int version) {
@@ -108,9 +153,9 @@ int fake_cuda_synchronize(void* stream) {
   return timeline().Synchronize(Stream(stream));
 }
 
-int fake_cuda_begin_capture(void* stream) {
+int fake_cuda_begin_capture(void* stream, int mode) {
   LOCKED;
-  return timeline().BeginCapture(Stream(stream));
+  return timeline().BeginCapture(Stream(stream), static_cast<CUstreamCaptureMode>(mode));
 }
 
 void* fake_cuda_end_capture(void* stream) {

@@ -5,6 +5,7 @@
 #include <cudaTypedefs.h>
 
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "device.h"
@@ -12,14 +13,22 @@
 #include "memory.h"
 #include "timeline.h"
 
-#define ENTER(name)                               \
+#define COUNT(name)                               \
   const std::lock_guard guard(fake_cuda::lock()); \
   if (const CUresult fault = findings().Enter(name)) return fault
+
+#define ENTER(name) \
+  COUNT(name);      \
+  if (!device().is_initialised()) return CUDA_ERROR_NOT_INITIALIZED
 
 // Stricter than NVIDIA's, which asks some of these for no context.
 #define ENTER_IN_CONTEXT(name) \
   ENTER(name);                 \
   if (const CUresult refused = RequireContext(name)) return refused
+
+// Calls that captures may forbid, also to other threads than theirs.
+#define REFUSE_IF_UNSAFE() \
+  if (const CUresult unsafe = timeline().RefuseUnsafe()) return unsafe
 
 namespace fake_cuda {
 namespace {
@@ -30,7 +39,8 @@ CUresult Refuse(const std::string& text) {
 }
 
 CUresult RequireContext(const char* what) {
-  return CurrentGpu() >= 0 ? CUDA_SUCCESS : Refuse(std::string(what) + " without a context");
+  const int gpu = CurrentGpu();
+  return gpu >= 0 ? device().broken[gpu] : Refuse(std::string(what) + " without a context");
 }
 
 // The null stream is that of the current context.
@@ -56,29 +66,18 @@ Work CopyOf(const char* what, CUdeviceptr to, CUdeviceptr from, std::size_t num_
 }  // namespace
 
 CUresult GetErrorName(CUresult error, const char** text) {
-  switch (error) {
-    case CUDA_ERROR_INVALID_VALUE:
-      *text = "CUDA_ERROR_INVALID_VALUE";
-      return CUDA_SUCCESS;
-    case CUDA_ERROR_OUT_OF_MEMORY:
-      *text = "CUDA_ERROR_OUT_OF_MEMORY";
-      return CUDA_SUCCESS;
-    case CUDA_ERROR_NO_DEVICE:
-      *text = "CUDA_ERROR_NO_DEVICE";
-      return CUDA_SUCCESS;
-    case CUDA_ERROR_INVALID_DEVICE:
-      *text = "CUDA_ERROR_INVALID_DEVICE";
-      return CUDA_SUCCESS;
-    case CUDA_ERROR_NOT_SUPPORTED:
-      *text = "CUDA_ERROR_NOT_SUPPORTED";
-      return CUDA_SUCCESS;
-    case CUDA_ERROR_NOT_PERMITTED:
-      *text = "CUDA_ERROR_NOT_PERMITTED";
-      return CUDA_SUCCESS;
-    default:
-      *text = nullptr;
-      return CUDA_ERROR_INVALID_VALUE;
-  }
+  static const std::map<CUresult, const char*> kNames = {
+#define NAMED(name) {name, #name}
+      NAMED(CUDA_ERROR_INVALID_VALUE),   NAMED(CUDA_ERROR_OUT_OF_MEMORY),
+      NAMED(CUDA_ERROR_NOT_INITIALIZED), NAMED(CUDA_ERROR_NO_DEVICE),
+      NAMED(CUDA_ERROR_INVALID_DEVICE),  NAMED(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED),
+      NAMED(CUDA_ERROR_ILLEGAL_ADDRESS), NAMED(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+      NAMED(CUDA_ERROR_NOT_PERMITTED),   NAMED(CUDA_ERROR_NOT_SUPPORTED),
+#undef NAMED
+  };
+  const auto found = kNames.find(error);
+  *text = found == kNames.end() ? nullptr : found->second;
+  return *text == nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
 CUresult GetErrorString(CUresult, const char** text) {
@@ -87,8 +86,11 @@ CUresult GetErrorString(CUresult, const char** text) {
 }
 
 CUresult Init(unsigned flags) {
-  ENTER("cuInit");
-  return flags == 0 ? CUDA_SUCCESS : Refuse("cuInit with flags");
+  COUNT("cuInit");
+  if (flags != 0) return Refuse("cuInit with flags");
+  if (device().was_forked()) return CUDA_ERROR_NOT_INITIALIZED;
+  device().Initialise();
+  return CUDA_SUCCESS;
 }
 
 CUresult DeviceGet(CUdevice* found, int ordinal) {
@@ -104,6 +106,13 @@ CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) 
       attribute != CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED || device().version >= 12030;
   if (!is_known) return CUDA_ERROR_INVALID_VALUE;
   *value = device().attribute(attribute);
+  return CUDA_SUCCESS;
+}
+
+// No GPU is a peer of its own.
+CUresult DeviceCanAccessPeer(int* can, CUdevice gpu, CUdevice peer) {
+  ENTER("cuDeviceCanAccessPeer");
+  *can = gpu != peer && device().CanRead(gpu, peer) ? 1 : 0;
   return CUDA_SUCCESS;
 }
 
@@ -140,6 +149,7 @@ CUresult CtxPopCurrent(CUcontext* context) {
 
 CUresult CtxSynchronize() {
   ENTER_IN_CONTEXT("cuCtxSynchronize");
+  REFUSE_IF_UNSAFE();
   return timeline().SynchronizeAll(CurrentGpu());
 }
 
@@ -150,16 +160,28 @@ CUresult CtxGetStreamPriorityRange(int* lowest, int* highest) {
   return CUDA_SUCCESS;
 }
 
-CUresult MemGetAllocationGranularity(std::size_t* granularity, const CUmemAllocationProp*,
-                                     CUmemAllocationGranularity_flags) {
-  ENTER("cuMemGetAllocationGranularity");
-  *granularity = memory().granularity;
+CUresult MemGetInfo(std::size_t* free, std::size_t* total) {
+  ENTER_IN_CONTEXT("cuMemGetInfo");
+  *total = device().num_bytes[CurrentGpu()];
+  *free = *total - device().num_used_bytes[CurrentGpu()];
   return CUDA_SUCCESS;
+}
+
+CUresult PointerGetAttribute(void* answer, CUpointer_attribute which, CUdeviceptr address) {
+  ENTER_IN_CONTEXT("cuPointerGetAttribute");
+  return memory().Describe(answer, which, address, CurrentGpu());
+}
+
+CUresult MemGetAllocationGranularity(std::size_t* granularity, const CUmemAllocationProp*,
+                                     CUmemAllocationGranularity_flags which) {
+  ENTER("cuMemGetAllocationGranularity");
+  return memory().Granularity(granularity, which);
 }
 
 CUresult MemCreate(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
                    const CUmemAllocationProp* wanted, unsigned long long flags) {
   ENTER_IN_CONTEXT("cuMemCreate");
+  REFUSE_IF_UNSAFE();
   if (flags != 0 || wanted->type != CU_MEM_ALLOCATION_TYPE_PINNED ||
       wanted->location.type != CU_MEM_LOCATION_TYPE_DEVICE || wanted->location.id < 0 ||
       wanted->location.id >= Device::kNumGpus) {
@@ -287,6 +309,7 @@ CUresult StreamDestroy(CUstream stream) {
 
 CUresult StreamSynchronize(CUstream stream) {
   ENTER("cuStreamSynchronize");
+  REFUSE_IF_UNSAFE();
   if (stream == nullptr) return Refuse("cuStreamSynchronize of the null stream");
   return timeline().Synchronize(stream);
 }
@@ -304,18 +327,21 @@ CUresult StreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
   return CUDA_SUCCESS;
 }
 
-// Of the calling thread.
 CUresult ThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   ENTER("cuThreadExchangeStreamCaptureMode");
-  thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
-  std::swap(current, *mode);
+  Timeline::ExchangeMode(mode);
   return CUDA_SUCCESS;
 }
 
 CUresult EventCreate(CUevent* event, unsigned flags) {
   ENTER_IN_CONTEXT("cuEventCreate");
-  if (flags != CU_EVENT_DISABLE_TIMING) return Refuse("cuEventCreate with timing");
-  return timeline().Create(event, CurrentGpu());
+  if ((flags & ~CU_EVENT_DISABLE_TIMING) != 0) return Refuse("cuEventCreate with other flags");
+  return timeline().Create(event, CurrentGpu(), flags == CU_EVENT_DEFAULT);
+}
+
+CUresult EventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+  ENTER("cuEventElapsedTime");
+  return timeline().Elapsed(milliseconds, start, end);
 }
 
 CUresult EventRecord(CUevent event, CUstream stream) {
@@ -325,6 +351,7 @@ CUresult EventRecord(CUevent event, CUstream stream) {
 
 CUresult EventQuery(CUevent event) {
   ENTER("cuEventQuery");
+  REFUSE_IF_UNSAFE();
   return timeline().Query(event);
 }
 
@@ -350,12 +377,15 @@ const Symbol kSymbols[] = {
     SYMBOL(Init, 2000),
     SYMBOL(DeviceGet, 2000),
     SYMBOL(DeviceGetAttribute, 2000),
+    SYMBOL(DeviceCanAccessPeer, 4000),
     SYMBOL(DevicePrimaryCtxRetain, 7000),
     SYMBOL(DevicePrimaryCtxRelease, 11000),
     SYMBOL(CtxPushCurrent, 4000),
     SYMBOL(CtxPopCurrent, 4000),
     SYMBOL(CtxSynchronize, 2000),
     SYMBOL(CtxGetStreamPriorityRange, 5050),
+    SYMBOL(MemGetInfo, 3020),
+    SYMBOL(PointerGetAttribute, 4000),
     SYMBOL(MemGetAllocationGranularity, 10020),
     SYMBOL(MemCreate, 10020),
     SYMBOL(MemRelease, 10020),
@@ -377,6 +407,7 @@ const Symbol kSymbols[] = {
     SYMBOL(StreamIsCapturing, 10000),
     SYMBOL(ThreadExchangeStreamCaptureMode, 10010),
     SYMBOL(EventCreate, 2000),
+    SYMBOL(EventElapsedTime, 2000),
     SYMBOL(EventRecord, 2000),
     SYMBOL(EventQuery, 2000),
     SYMBOL(EventDestroy, 4000),
@@ -390,7 +421,7 @@ using fake_cuda::findings;
 // Refuses versions above its own, as real drivers do, and those that a symbol never had.
 extern "C" CUresult cuGetProcAddress_v2(const char* name, void** function, int version, cuuint64_t,
                                         CUdriverProcAddressQueryResult*) {
-  ENTER("cuGetProcAddress");
+  COUNT("cuGetProcAddress");
   *function = nullptr;
   if (version > device().version) return CUDA_ERROR_INVALID_VALUE;
   for (const auto& symbol : fake_cuda::kSymbols) {

@@ -2,72 +2,18 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #include "memory.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
+#include <set>
+#include <utility>
 
+#include "device.h"
 #include "findings.h"
 
 namespace fake_cuda {
 namespace {
-
-constexpr char kFileName[] = "fake-cuda-";
-
-// Which GPU of the machine an ordinal of this process means.
-std::string VisibleGpu(int ordinal) {
-  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (visible == nullptr) return std::to_string(ordinal);
-  std::string left = visible;
-  for (; ordinal > 0; --ordinal) left = left.substr(std::min(left.size(), left.find(',') + 1));
-  return left.substr(0, left.find(','));
-}
-
-// The GPU whose memory a descriptor is; empty for other files.
-std::string GpuOf(int fd) {
-  char target[256] = {};
-  const std::string link = "/proc/self/fd/" + std::to_string(fd);
-  if (readlink(link.c_str(), target, sizeof(target) - 1) < 0) return "";
-  const std::string text = target;
-  const auto at = text.find(kFileName);
-  if (at == text.npos) return "";
-  return text.substr(at + sizeof(kFileName) - 1, 1);
-}
-
-bool IsVisible(const std::string& gpu) {
-  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
-  return visible == nullptr || std::string(visible).find(gpu) != std::string::npos;
-}
-
-std::uint64_t FileId(int fd) {
-  struct stat status = {};
-  fstat(fd, &status);
-  return (static_cast<std::uint64_t>(status.st_dev) << 40) ^ status.st_ino;
-}
-
-std::size_t FileBytes(int fd) {
-  struct stat status = {};
-  return fstat(fd, &status) == 0 ? static_cast<std::size_t>(status.st_size) : 0;
-}
-
-// Where the hosts of one NVLink domain find each other's memory; empty without nvidia-imex.
-std::string FabricDirectory() {
-  const char* given = std::getenv("FAKE_CUDA_FABRIC");
-  return given == nullptr ? "" : std::string(given) + "/";
-}
-
-int MakeMemoryFile(const std::string& gpu) {
-  return memfd_create((kFileName + gpu).c_str(), MFD_CLOEXEC);
-}
-
-int MakeFabricFile(const std::string& gpu, std::string* path) {
-  *path = FabricDirectory() + kFileName + gpu + "-XXXXXX";
-  return mkostemp(path->data(), O_CLOEXEC);
-}
 
 void* Pointer(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
 
@@ -83,61 +29,47 @@ CUresult Refuse(const std::string& text) {
 
 }  // namespace
 
-Physical::~Physical() {
-  close(fd);
-  if (!fabric_file.empty()) unlink(fabric_file.c_str());
-}
-
 CUresult Memory::Create(CUmemGenericAllocationHandle* handle, std::size_t num_bytes, int gpu,
                         unsigned handle_types) {
   if (num_bytes == 0 || num_bytes % granularity != 0)
     return Refuse("cuMemCreate of part of a page");
-  const bool is_fabric = (handle_types & CU_MEM_HANDLE_TYPE_FABRIC) != 0;
-  if (is_fabric && FabricDirectory().empty()) return CUDA_ERROR_NOT_PERMITTED;
-  std::string path;
-  const std::string visible = VisibleGpu(gpu);
-  const int fd = is_fabric ? MakeFabricFile(visible, &path) : MakeMemoryFile(visible);
-  if (fd < 0 || ftruncate(fd, static_cast<off_t>(num_bytes)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  *handle = Hold(std::make_shared<Physical>(fd, num_bytes, FileId(fd), handle_types, path));
+  PhysicalPtr made;
+  const CUresult result = MakePhysical(num_bytes, gpu, handle_types, &made);
+  if (result == CUDA_SUCCESS) *handle = Hold(std::move(made));
+  return result;
+}
+
+CUresult Memory::Granularity(std::size_t* num_bytes, CUmemAllocationGranularity_flags which) const {
+  if (which != CU_MEM_ALLOC_GRANULARITY_MINIMUM && which != CU_MEM_ALLOC_GRANULARITY_RECOMMENDED) {
+    return Refuse("cuMemGetAllocationGranularity of neither kind");
+  }
+  const bool is_least = which == CU_MEM_ALLOC_GRANULARITY_MINIMUM;
+  *num_bytes = is_least ? granularity : std::max(granularity, recommended_granularity);
   return CUDA_SUCCESS;
 }
 
 CUresult Memory::Export(int* fd, CUmemGenericAllocationHandle handle) const {
   const Physical* physical = Exportable(handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-  if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *fd = dup(physical->fd);
-  return *fd < 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+  return physical == nullptr ? CUDA_ERROR_INVALID_VALUE : ExportPhysical(*physical, fd);
 }
 
 CUresult Memory::Export(CUmemFabricHandle* fabric, CUmemGenericAllocationHandle handle) const {
   const Physical* physical = Exportable(handle, CU_MEM_HANDLE_TYPE_FABRIC);
-  if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const std::string name = physical->fabric_file.substr(FabricDirectory().size());
-  *fabric = {};
-  std::memcpy(fabric->data, name.data(), std::min(name.size(), sizeof(fabric->data) - 1));
-  return CUDA_SUCCESS;
+  return physical == nullptr ? CUDA_ERROR_INVALID_VALUE : ExportPhysical(*physical, fabric);
 }
 
 CUresult Memory::Import(CUmemGenericAllocationHandle* handle, int fd) {
-  const std::string gpu = GpuOf(fd);
-  if (gpu.empty()) return CUDA_ERROR_INVALID_VALUE;
-  if (!IsVisible(gpu)) return CUDA_ERROR_INVALID_DEVICE;
-  const int own = dup(fd);
-  if (own < 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  *handle = Hold(std::make_shared<Physical>(own, FileBytes(own), FileId(own)));
-  return CUDA_SUCCESS;
+  PhysicalPtr imported;
+  const CUresult result = ImportPhysical(fd, &imported);
+  if (result == CUDA_SUCCESS) *handle = Hold(std::move(imported));
+  return result;
 }
 
-// Whether the GPU is visible doesn't matter: it may be another host's.
 CUresult Memory::Import(CUmemGenericAllocationHandle* handle, const CUmemFabricHandle& fabric) {
-  if (FabricDirectory().empty()) return CUDA_ERROR_NOT_PERMITTED;
-  const std::string name(reinterpret_cast<const char*>(fabric.data),
-                         strnlen(reinterpret_cast<const char*>(fabric.data), sizeof(fabric.data)));
-  if (!name.starts_with(kFileName)) return CUDA_ERROR_INVALID_VALUE;
-  const int fd = open((FabricDirectory() + name).c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return CUDA_ERROR_NOT_PERMITTED;  // another domain's, or of another channel
-  *handle = Hold(std::make_shared<Physical>(fd, FileBytes(fd), FileId(fd)));
-  return CUDA_SUCCESS;
+  PhysicalPtr imported;
+  const CUresult result = ImportPhysical(fabric, &imported);
+  if (result == CUDA_SUCCESS) *handle = Hold(std::move(imported));
+  return result;
 }
 
 CUresult Memory::Release(CUmemGenericAllocationHandle handle) {
@@ -208,9 +140,26 @@ CUresult Memory::SetAccess(CUdeviceptr start, std::size_t num_bytes, int gpu,
                            CUmemAccess_flags flags) {
   const auto whole = WholeMappings(start, num_bytes);
   if (whole.empty()) return Refuse("cuMemSetAccess of what is not whole mappings");
+  if (const CUresult refused = RefuseAccess(whole, gpu, flags)) return refused;
   for (const auto mapping : whole) mapping->second.access[gpu] = flags;
   mprotect(Pointer(start), num_bytes, Protection(flags));
   return CUDA_SUCCESS;
+}
+
+// The reasons that real drivers may have.
+CUresult Memory::RefuseAccess(const std::vector<Mappings::iterator>& whole, int gpu,
+                              CUmemAccess_flags flags) {
+  std::set<std::pair<bool, unsigned>> kinds;
+  for (const auto mapping : whole) {
+    const auto& [num_bytes, physical, access] = mapping->second;
+    if (!device().CanRead(gpu, physical->gpu)) return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+    const auto given = access.find(gpu);
+    const bool is_less = given != access.end() && given->second > flags;
+    if (is_less && device().refuses_downgraded_access) return CUDA_ERROR_NOT_SUPPORTED;
+    kinds.emplace(physical->is_imported, physical->handle_types);
+  }
+  const bool is_mixed = kinds.size() > 1;
+  return is_mixed && device().refuses_mixed_access ? CUDA_ERROR_NOT_SUPPORTED : CUDA_SUCCESS;
 }
 
 bool Memory::Mapping::Allows(int gpu, CUmemAccess_flags wanted) const {
@@ -235,6 +184,37 @@ bool Memory::Resolve(CUdeviceptr start, std::size_t num_bytes, int gpu, bool wri
   return true;
 }
 
+CUresult Memory::Describe(void* answer, CUpointer_attribute which, CUdeviceptr address,
+                          int gpu) const {
+  auto mapping = mappings_.upper_bound(address);
+  if (mapping == mappings_.begin()) return CUDA_ERROR_INVALID_VALUE;
+  --mapping;
+  const auto& [start, found] = *mapping;
+  const bool is_there = address - start < found.num_bytes;
+  if (!is_there || !found.Allows(gpu, CU_MEM_ACCESS_FLAGS_PROT_READ)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  switch (which) {
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+      *static_cast<unsigned*>(answer) = CU_MEMORYTYPE_DEVICE;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+      *static_cast<CUdeviceptr*>(answer) = address;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+      *static_cast<int*>(answer) = found.physical->gpu;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+      *static_cast<CUdeviceptr*>(answer) = start;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+      *static_cast<std::size_t*>(answer) = found.num_bytes;
+      return CUDA_SUCCESS;
+    default:
+      return Refuse("cuPointerGetAttribute of something that dwdp has no use for");
+  }
+}
+
 bool Memory::IsReserved(CUdeviceptr address) const {
   auto range = ranges_.upper_bound(address);
   if (range == ranges_.begin()) return false;
@@ -250,12 +230,23 @@ std::string Memory::leaks() const {
   return text;
 }
 
+int Memory::num_exportable() const {
+  std::set<std::uint64_t> found;
+  for (const auto& [name, physical] : handles_) {
+    if (physical->handle_types != 0) found.insert(physical->id);
+  }
+  for (const auto& [start, mapping] : mappings_) {
+    if (mapping.physical->handle_types != 0) found.insert(mapping.physical->id);
+  }
+  return static_cast<int>(found.size());
+}
+
 std::size_t Memory::FirstGranularity() {
   const char* given = std::getenv("FAKE_CUDA_GRANULARITY");
   return given == nullptr ? std::size_t{2} << 20 : std::stoul(given);
 }
 
-CUmemGenericAllocationHandle Memory::Hold(std::shared_ptr<Physical> physical) {
+CUmemGenericAllocationHandle Memory::Hold(PhysicalPtr physical) {
   handles_[++last_handle_] = std::move(physical);
   return last_handle_;
 }

@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Physical memory, the handles that name it, and the addresses where it is mapped.
+// The handles that name physical memory, and the addresses where it is mapped.
 #pragma once
 
 #include <cuda.h>
 
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
-namespace fake_cuda {
+#include "physical.h"
 
-// A memory file; alive while a handle or a mapping holds it.
-struct Physical {
-  int fd;
-  std::size_t num_bytes;
-  std::uint64_t id;           // the same in every process
-  unsigned handle_types = 0;  // CUmemAllocationHandleType that it may be exported as
-  std::string fabric_file{};  // of the exporter, in the directory of the domain
-  ~Physical();
-};
+namespace fake_cuda {
 
 // Bytes of physical memory behind a range of addresses.
 struct Segment {
@@ -33,6 +24,7 @@ class Memory {
  public:
   CUresult Create(CUmemGenericAllocationHandle* handle, std::size_t num_bytes, int gpu,
                   unsigned handle_types);
+  CUresult Granularity(std::size_t* num_bytes, CUmemAllocationGranularity_flags which) const;
   CUresult Export(int* fd, CUmemGenericAllocationHandle handle) const;
   CUresult Export(CUmemFabricHandle* fabric, CUmemGenericAllocationHandle handle) const;
   CUresult Import(CUmemGenericAllocationHandle* handle, int fd);
@@ -48,15 +40,20 @@ class Memory {
   // The memory behind addresses; false unless a GPU has that access to all of it.
   bool Resolve(CUdeviceptr start, std::size_t num_bytes, int gpu, bool writes,
                std::vector<Segment>* segments) const;
+  // What the driver says of an address, to the GPU that asks.
+  CUresult Describe(void* answer, CUpointer_attribute which, CUdeviceptr address, int gpu) const;
   bool IsReserved(CUdeviceptr address) const;
   std::string leaks() const;
+  // Memory that other processes could be given, alive here.
+  int num_exportable() const;
 
-  std::size_t granularity = FirstGranularity();
+  std::size_t granularity = FirstGranularity();  // the least
+  std::size_t recommended_granularity = 0;       // if it is more
 
  private:
   struct Mapping {
     std::size_t num_bytes;
-    std::shared_ptr<Physical> physical;
+    PhysicalPtr physical;
     std::map<int, CUmemAccess_flags> access{};  // by GPU; others have none
 
     bool Allows(int gpu, CUmemAccess_flags wanted) const;
@@ -64,13 +61,15 @@ class Memory {
   using Mappings = std::map<CUdeviceptr, Mapping>;
 
   static std::size_t FirstGranularity();
-  CUmemGenericAllocationHandle Hold(std::shared_ptr<Physical> physical);
+  CUmemGenericAllocationHandle Hold(PhysicalPtr physical);
   // Null when it isn't there, or wasn't made to be exported so.
   const Physical* Exportable(CUmemGenericAllocationHandle handle, unsigned type) const;
   // The mappings that fill a range from its first byte to its last; none if they don't.
   std::vector<Mappings::iterator> WholeMappings(CUdeviceptr start, std::size_t num_bytes);
+  static CUresult RefuseAccess(const std::vector<Mappings::iterator>& whole, int gpu,
+                               CUmemAccess_flags flags);
 
-  std::map<CUmemGenericAllocationHandle, std::shared_ptr<Physical>> handles_;
+  std::map<CUmemGenericAllocationHandle, PhysicalPtr> handles_;
   std::map<CUdeviceptr, std::size_t> ranges_;
   Mappings mappings_;
   CUmemGenericAllocationHandle last_handle_ = 0;

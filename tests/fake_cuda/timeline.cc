@@ -3,6 +3,7 @@
 #include "timeline.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "device.h"
 #include "findings.h"
@@ -26,6 +27,7 @@ CUresult Refuse(const std::string& text) {
 }
 
 constexpr std::uintptr_t kFirstNullStream = 0x100;
+thread_local CUstreamCaptureMode own_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
 }  // namespace
 
@@ -63,6 +65,9 @@ CUresult Timeline::Create(CUstream* stream, int gpu) {
 
 CUresult Timeline::Destroy(CUstream stream) {
   if (IsNull(stream) || !streams_.contains(stream)) return Refuse("cuStreamDestroy of none");
+  if (streams_[stream].num_waiting_threads > 0) {
+    return Refuse("cuStreamDestroy of a stream that another thread waits for");
+  }
   RunUntil({{stream, streams_[stream].num_enqueued}});
   streams_.erase(stream);
   for (auto& [id, accesses] : past_) {
@@ -71,9 +76,9 @@ CUresult Timeline::Destroy(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult Timeline::Create(CUevent* event, int gpu) {
+CUresult Timeline::Create(CUevent* event, int gpu, bool has_timing) {
   *event = reinterpret_cast<CUevent>(++last_name_);
-  events_.insert_or_assign(*event, Event{.gpu = gpu});
+  events_.insert_or_assign(*event, Event{.gpu = gpu, .has_timing = has_timing});
   return CUDA_SUCCESS;
 }
 
@@ -93,9 +98,11 @@ CUresult Timeline::Enqueue(CUstream stream, Work work) {
     return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   }
   Stream& on = streams_[stream];
+  if (const CUresult broken = device().broken[on.gpu]) return broken;
   if (!CheckAccess(on.gpu, work)) return CUDA_ERROR_INVALID_VALUE;
   Join(on.clock, host_);
-  Item item{++on.num_enqueued, on.clock, std::move(work)};
+  const bool hangs = MustHang(work.what);
+  Item item{++on.num_enqueued, on.clock, std::move(work), hangs};
   on.clock[stream] = item.number;
   CheckRaces(stream, item);
   on.waiting.push_back(std::move(item));
@@ -130,7 +137,11 @@ CUresult Timeline::Record(CUevent event, CUstream stream) {
     return CUDA_ERROR_INVALID_HANDLE;
   }
   Join(streams_[stream].clock, host_);
-  Event recorded{.gpu = on.gpu, .is_recorded = true, .clock = on.clock};
+  Event recorded{.gpu = on.gpu,
+                 .has_timing = found->second.has_timing,
+                 .is_recorded = true,
+                 .clock = on.clock,
+                 .recorded_at = num_run_};
   if (IsCapturing(stream)) {
     recorded.captured_in = stream;
     recorded.capture = capture_->number;
@@ -163,24 +174,19 @@ CUresult Timeline::Wait(CUstream stream, CUevent event) {
 CUresult Timeline::Synchronize(CUstream stream) {
   if (!streams_.contains(stream)) return Refuse("cuStreamSynchronize of none");
   if (const CUresult refused = RefuseWhileCapturing(stream)) return refused;
-  Clock target = streams_[stream].clock;
-  RunUntil(target);
-  Join(host_, target);
-  return CUDA_SUCCESS;
+  return WaitFor(stream, streams_[stream].clock);
 }
 
 CUresult Timeline::SynchronizeAll(int gpu) {
   if (const CUresult refused = RefuseWhileCapturing(NullStream(gpu))) return refused;
-  const Clock target = EverythingOf(gpu);
-  RunUntil(target);
-  Join(host_, target);
-  return CUDA_SUCCESS;
+  return WaitFor(NullStream(gpu), EverythingOf(gpu));
 }
 
 CUresult Timeline::Query(CUevent event) {
   const auto found = events_.find(event);
   if (found == events_.end()) return Refuse("cuEventQuery of none");
   const Event& recorded = found->second;
+  if (const CUresult broken = device().broken[recorded.gpu]) return broken;
   if (IsOfAnEndedCapture(recorded)) return CUDA_ERROR_CAPTURED_EVENT;
   if (recorded.captured_in != nullptr) return RefuseWhileCapturing(recorded.captured_in);
   if (random_() % 2 == 0) RunUntil(recorded.clock);  // time passes
@@ -189,15 +195,38 @@ CUresult Timeline::Query(CUevent event) {
   return CUDA_SUCCESS;
 }
 
-CUresult Timeline::BeginCapture(CUstream stream) {
+CUresult Timeline::Elapsed(float* milliseconds, CUevent start, CUevent end) const {
+  std::uint64_t at[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    const auto found = events_.find(i == 0 ? start : end);
+    if (found == events_.end()) return Refuse("cuEventElapsedTime of none");
+    const Event& event = found->second;
+    if (!event.has_timing || !event.is_recorded) return CUDA_ERROR_INVALID_HANDLE;
+    if (event.captured_in != nullptr) return CUDA_ERROR_CAPTURED_EVENT;
+    if (!HasRun(event.clock)) return CUDA_ERROR_NOT_READY;
+    at[i] = std::max(event.recorded_at, EndOf(event.clock));
+  }
+  *milliseconds = (static_cast<float>(at[1]) - static_cast<float>(at[0])) / 1000;
+  return CUDA_SUCCESS;
+}
+
+CUresult Timeline::BeginCapture(CUstream stream, CUstreamCaptureMode mode) {
   if (IsNull(stream) || capture_) return Refuse("a capture on the null stream, or a second one");
-  capture_ = std::make_unique<Capture>(
-      Capture{.number = ++num_captures_, .origin = stream, .is_joined = {}, .graph = {}});
+  capture_ = std::make_unique<Capture>(Capture{.number = ++num_captures_,
+                                               .origin = stream,
+                                               .mode = mode,
+                                               .thread = std::this_thread::get_id(),
+                                               .is_joined = {},
+                                               .graph = {}});
   return CUDA_SUCCESS;
 }
 
 CUresult Timeline::EndCapture(CUstream stream, std::unique_ptr<Graph>* graph) {
   if (!capture_ || capture_->origin != stream) return Refuse("the end of no capture");
+  const bool is_here = capture_->thread == std::this_thread::get_id();
+  if (!is_here && capture_->mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
+    return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+  }
   const auto ended = std::move(capture_);
   if (ended->is_broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   for (const auto& [drawn_in, is_joined] : ended->is_joined) {
@@ -220,6 +249,34 @@ CUresult Timeline::Launch(const Graph& graph, CUstream stream) {
     if (const CUresult refused = Enqueue(stream, work)) return refused;
   }
   return CUDA_SUCCESS;
+}
+
+CUresult Timeline::RefuseUnsafe() {
+  if (!capture_ || own_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
+  const bool is_here = capture_->thread == std::this_thread::get_id();
+  const bool is_for_all =
+      capture_->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && own_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+  const bool is_for_here = is_here && capture_->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
+  if (!is_for_all && !is_for_here) return CUDA_SUCCESS;
+  capture_->is_broken = true;
+  return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+
+void Timeline::ExchangeMode(CUstreamCaptureMode* mode) { std::swap(own_mode, *mode); }
+
+void Timeline::Hang(const std::string& name, int nth) { to_hang_ = ToHang{name, nth}; }
+
+void Timeline::EndHangs() {
+  to_hang_.reset();
+  for (auto& [name, stream] : streams_) {
+    for (Item& item : stream.waiting) item.hangs = false;
+  }
+  hangs_ended_.notify_all();
+}
+
+void Timeline::Reset(std::uint64_t seed) {
+  random_.seed(seed);
+  EndHangs();
 }
 
 void Timeline::CheckUnused(CUdeviceptr start, std::size_t num_bytes, const std::string& why) const {
@@ -299,20 +356,51 @@ void Timeline::RunUntil(const Clock& target) {
   std::ranges::shuffle(order, random_);
   while (!HasRun(target)) {
     if (random_() % 4 == 0) std::ranges::shuffle(order, random_);
-    Stream& stream = streams_[PickReady(order)];
-    const Item item = std::move(stream.waiting.front());
-    stream.waiting.pop_front();
-    if (CheckAccess(stream.gpu, item.work)) item.work.run();
-    stream.num_run = item.number;
+    const CUstream next = PickReady(order);
+    if (next == nullptr) return;
+    Run(streams_[next]);
   }
 }
 
+// A kernel that finds its memory gone takes its GPU's context along.
+void Timeline::Run(Stream& stream) {
+  const Item item = std::move(stream.waiting.front());
+  stream.waiting.pop_front();
+  CUresult& broken = device().broken[stream.gpu];
+  const bool can_run = broken == CUDA_SUCCESS && CheckAccess(stream.gpu, item.work);
+  if (can_run) item.work.run();
+  if (!can_run && broken == CUDA_SUCCESS) broken = CUDA_ERROR_ILLEGAL_ADDRESS;
+  stream.num_run = item.number;
+  stream.ended_at.push_back(++num_run_);
+}
+
+void Timeline::RunToTheEnd(const Clock& target) {
+  RunUntil(target);
+  while (!HasRun(target)) {
+    hangs_ended_.wait(lock());
+    RunUntil(target);
+  }
+}
+
+CUresult Timeline::WaitFor(CUstream stream, const Clock& target) {
+  const Clock kept = target;  // the stream's own moves on while others' calls do
+  const int gpu = streams_[stream].gpu;
+  ++streams_[stream].num_waiting_threads;
+  RunToTheEnd(kept);
+  --streams_[stream].num_waiting_threads;
+  Join(host_, kept);
+  return device().broken[gpu];
+}
+
 CUstream Timeline::PickReady(const std::vector<CUstream>& order) {
-  return *std::ranges::find_if(order, [&](CUstream name) { return IsReady(streams_[name]); });
+  const auto ready =
+      std::ranges::find_if(order, [&](CUstream name) { return IsReady(streams_[name]); });
+  return ready == order.end() ? nullptr : *ready;
 }
 
 bool Timeline::IsReady(const Stream& stream) const {
-  return !stream.waiting.empty() && HasRun(stream.waiting.front().after);
+  if (stream.waiting.empty() || stream.waiting.front().hangs) return false;
+  return HasRun(stream.waiting.front().after);
 }
 
 bool Timeline::HasRun(const Clock& clock) const {
@@ -334,6 +422,21 @@ Clock Timeline::EverythingOf(int gpu) const {
     if (stream.gpu == gpu) all[name] = stream.num_enqueued;
   }
   return all;
+}
+
+bool Timeline::MustHang(const std::string& name) {
+  return to_hang_ && name.starts_with(to_hang_->name) && --to_hang_->nth == 0;
+}
+
+// When the last work that a clock covers has ended.
+std::uint64_t Timeline::EndOf(const Clock& clock) const {
+  std::uint64_t end = 0;
+  for (const auto& [name, number] : clock) {
+    const auto stream = streams_.find(name);
+    if (stream == streams_.end() || number == 0) continue;
+    end = std::max(end, stream->second.ended_at[number - 1]);
+  }
+  return end;
 }
 
 Timeline& timeline() {

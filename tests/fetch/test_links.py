@@ -92,20 +92,12 @@ def test_figures_are_told_by_rank():
     assert "rank 0 2.0 and 4.0; own memory is read at 9.0" in found.describe()
 
 
-class ShownView:
-    def __init__(self, num_bytes):
-        self._tensor = torch.arange(num_bytes, dtype=torch.int64).to(torch.uint8)
-
-    def bytes_tensor(self):
-        return self._tensor
-
-
 def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
     """Two layers; where one has too little of a peer, the next one adds to it."""
     placement = Placement.make(num_experts=4, dwdp_size=4)
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
-    views = [[ShownView(8 * PAGE)] for _ in range(2)]
-    found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE)
+    views = [[torch.zeros(8 * PAGE, dtype=torch.uint8)] for _ in range(2)]
+    found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE, bytes_of=lambda view: view)
     assert sorted(found) == [0, 1, 2, 3]
     assert [[part.nbytes for part in parts] for parts in found.values()] == [[2 * PAGE, PAGE]] * 4
     assert bytes_by_peer([layer] * 2, rank=1, num_ranks=4) == [4 * PAGE] * 4

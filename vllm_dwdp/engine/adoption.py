@@ -54,23 +54,27 @@ def adopt(
     return shard
 
 
-def bind_layer(layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]) -> None:
+def bind_layer(
+    memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
+) -> None:
     """Let the layer run on its views, one per expert tensor, in the layout's order."""
-    layer.bind(_tensors(layer, layout, views))
+    layer.bind(_tensors(memory, layer, layout, views))
 
 
-def bind_slot(layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]) -> None:
+def bind_slot(
+    memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
+) -> None:
     """Let a bound layer also run on views that show a slot in the place of peers' memory."""
-    layer.bind_slot(_tensors(layer, layout, views))
+    layer.bind_slot(_tensors(memory, layer, layout, views))
 
 
 def _tensors(
-    layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
+    memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
 ) -> dict[str, torch.Tensor]:
     tensors = {}
     for tensor_layout, view in zip(layout, views, strict=True):
         name = tensor_layout.tensor.name
-        data = torch.from_dlpack(view.bytes_tensor())[: tensor_layout.num_bytes]
+        data = memory.bytes_of(view)[: tensor_layout.num_bytes]
         tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
     return tensors
 

@@ -85,7 +85,13 @@ class FetchCosts:
     def measure_links(self, direct: Sequence[Sequence[View]]) -> Bandwidths | None:
         """The slowest of the group's; None where no rank lacks anything."""
         probe = self._memory.link_probe(self._copier)
-        places = places_of(self._layouts, direct, rank=self._rank, num_bytes=probe.room_bytes)
+        places = places_of(
+            self._layouts,
+            direct,
+            rank=self._rank,
+            num_bytes=probe.room_bytes,
+            bytes_of=self._memory.bytes_of,
+        )
         self._gather("links begin", b"")
         if not self.lacks_nothing:
             self.links = measure_links(probe, places, rank=self._rank, num_ranks=self._num_ranks)
@@ -171,7 +177,7 @@ class FetchCosts:
         )
         self._fill(slots, direct, layer_idx)
         on_slot = views.build_on_slot(layer_idx, slots)
-        bind_slot(self._layers[layer_idx], self._layouts[layer_idx], on_slot)
+        bind_slot(self._memory, self._layers[layer_idx], self._layouts[layer_idx], on_slot)
         try:
             yield
         finally:

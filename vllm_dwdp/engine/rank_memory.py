@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import torch
@@ -24,6 +24,7 @@ from vllm_dwdp._core import (
     HostCopier,
     HostDriver,
     MemoryDriver,
+    View,
 )
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.copy_plan import gpu_slice_bytes
@@ -32,15 +33,13 @@ from vllm_dwdp.fetch.bandwidth import GpuProbe, HostProbe, LinkProbe
 from vllm_dwdp.fetch.waits import GpuWaits, HostWaits, Waits
 from vllm_dwdp.memory.slots import MakeChosen
 
-CUDA_LIBRARY_VARIABLE = "DWDP_CUDA_LIBRARY"
-"""For tests: a stand-in for NVIDIA's driver, whose memory the CPU reads."""
-
 HOST_SLICE_BYTES = 1 << 20
 
 
 class RankMemory(ABC):
-    """driver: of blocks and views; slot_driver: of slots."""
+    """driver: of blocks and views; slot_driver: of slots; kind: as the drivers name it."""
 
+    kind: ClassVar[str]
     driver: MemoryDriver
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
@@ -58,10 +57,18 @@ class RankMemory(ABC):
     def free_bytes(self) -> int:
         """What this memory can still give."""
 
+    @abstractmethod
+    def __init__(self, rank: int) -> None:
+        """Of the rank of this number in its group."""
+
     @property
     def warnings(self) -> list[str]:
-        """What went less well than asked, once each."""
-        return []
+        """What went less well than asked with blocks and views, once each."""
+        return self.driver.warnings
+
+    def bytes_of(self, view: View) -> torch.Tensor:
+        """uint8 [num_bytes] of a finished view, which it keeps mapped."""
+        return torch.from_dlpack(view.bytes_tensor())
 
     @abstractmethod
     def make_copier(self, config: DwdpConfig) -> Copier: ...
@@ -105,14 +112,12 @@ class RankMemory(ABC):
 class HostMemory(RankMemory):
     """Memory files of this host."""
 
+    kind = "host"
+
     def __init__(self, rank: int) -> None:
         self.numa_node = own_numa_node()
-        self.driver = self._driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
+        self.driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
         self.slot_driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=self.numa_node)
-
-    @property
-    def warnings(self) -> list[str]:
-        return self._driver.warnings
 
     def make_copier(self, config: DwdpConfig) -> Copier:
         return HostCopier(num_threads=config.copy_threads, cores=_cores_of_the_engine())
@@ -141,9 +146,10 @@ class HostMemory(RankMemory):
 class GpuMemory(RankMemory):
     """Memory of the GPU that this rank runs on."""
 
+    kind = "cuda"
     is_taken_at_once = True
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
         gpu = torch.cuda.current_device()
         self.gpu_name = f"GPU {torch.cuda.get_device_properties(gpu).uuid}"
         self.driver = self.slot_driver = self._driver = CudaDriver(gpu)
@@ -186,33 +192,20 @@ class GpuMemory(RankMemory):
         torch.cuda.empty_cache()
 
 
-class StandInGpuMemory(HostMemory):
-    """The CUDA driver's calls on memory that the CPU reads, for tests of a whole engine."""
-
-    def __init__(self, library: str) -> None:
-        self.numa_node = own_numa_node()
-        self.driver = self.slot_driver = self._cuda = CudaDriver(0, library=library)
-
-    @property
-    def warnings(self) -> list[str]:
-        return []
-
-    def make_copier(self, config: DwdpConfig) -> Copier:
-        return CudaCopier(self._cuda, use_batches=config.batched_copies)
-
-
 def _cores_of_the_engine() -> list[int]:
     """A worker's thread is bound to a core of its kernels; the engine that spawned it is not."""
     return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))
 
 
+MEMORY_OF_DEVICE: dict[str, type[RankMemory]] = {"cpu": HostMemory, "cuda": GpuMemory}
+"""By the type of the device that a worker runs on. Tests hand in memory of their own here."""
+
+
 def memory_kind(device_type: str) -> str:
     """MemoryDriver.kind of a worker's memory, before there is a worker."""
-    return "cuda" if device_type == "cuda" or CUDA_LIBRARY_VARIABLE in os.environ else "host"
+    return MEMORY_OF_DEVICE[device_type].kind
 
 
 def rank_memory(device_type: str, rank: int) -> RankMemory:
-    """Of a worker that runs on a device of this type, 'cpu' or 'cuda'."""
-    if library := os.environ.get(CUDA_LIBRARY_VARIABLE):
-        return StandInGpuMemory(library)
-    return GpuMemory() if device_type == "cuda" else HostMemory(rank)
+    """Of a worker that runs on a device of this type."""
+    return MEMORY_OF_DEVICE[device_type](rank)

@@ -113,12 +113,14 @@ class ExpertSharing:
         manifest = self._manifest(model, layers)
         self._session.enter("adopting its experts")
         with self._timed("adopt"):
-            shard = self._adopt(layers, layouts)
+            shard = adopt(self._memory, layers, layouts, self.rank, self._session.step)
         with self._timed("meet"):
             self._meet(manifest, shard, num_layers=len(layouts))
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
             views = self._bind(layers, layouts, shard, run_step)
+        for warning in self._memory.warnings:
+            logger.warning("%s", warning)
         self._session.finish()
         self._report(layers, shard, views)
         log_decode(
@@ -194,12 +196,6 @@ class ExpertSharing:
             tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
         )
 
-    def _adopt(self, layers: list[DwdpRoutedExperts], layouts: list[LayerLayout]) -> LocalShard:
-        shard = adopt(self._memory, layers, layouts, self.rank, self._session.step)
-        for warning in self._memory.warnings:
-            logger.warning("%s", warning)
-        return shard
-
     def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
         """Behind the last layer stands the fringe."""
         self._session.meet(manifest)
@@ -215,7 +211,7 @@ class ExpertSharing:
         views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
         direct = [views.build(layer_idx) for layer_idx in range(len(layers))]
         for layer, layout, of_layer in zip(layers, layouts, direct, strict=True):
-            bind_layer(layer, layout, of_layer)
+            bind_layer(self._memory, layer, layout, of_layer)
         self._fetching = Fetching(
             self._config,
             layers,
@@ -235,7 +231,8 @@ class ExpertSharing:
                 check_map_budget(slots.num_maps)
             for layer_idx, layer in enumerate(layers):
                 self._session.step(layer.layer_name)
-                bind_slot(layer, layouts[layer_idx], views.build_on_slot(layer_idx, slots))
+                on_slot = views.build_on_slot(layer_idx, slots)
+                bind_slot(self._memory, layer, layouts[layer_idx], on_slot)
         self._fetching.start(direct)
         return views
 

@@ -12,7 +12,7 @@
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,13 +91,21 @@ def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int
 
 
 def places_of(
-    layouts: Sequence[LayerLayout], direct: Sequence[Sequence[View]], *, rank: int, num_bytes: int
+    layouts: Sequence[LayerLayout],
+    direct: Sequence[Sequence[View]],
+    *,
+    rank: int,
+    num_bytes: int,
+    bytes_of: Callable[[View], torch.Tensor],
 ) -> Places:
-    """Where `rank` reads experts, up to so many bytes of each owner; layers in order."""
+    """Where `rank` reads experts, up to so many bytes of each owner; layers in order.
+
+    bytes_of: a view as uint8 [num_bytes].
+    """
     found: Places = {}
     left: dict[int, int] = {}
     for layer_idx, views in enumerate(direct):
-        shown = [torch.from_dlpack(view.bytes_tensor()) for view in views]
+        shown = [bytes_of(view) for view in views]
         for tensor_idx, extent, owner in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
             if part := min(left.setdefault(owner, num_bytes), extent.num_bytes):
                 place = shown[tensor_idx][extent.start : extent.start + part]

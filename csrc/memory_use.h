@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#pragma once
+
+#include <string>
+
+namespace dwdp {
+
+// What memory is allocated for. Blocks are exported to peers, slot pages and private pages never:
+// handles that others can import use up entries of the GPU's and the switch's tables.
+enum class MemoryUse { kBlock, kSlotPage, kPrivatePage };
+
+inline bool IsExported(MemoryUse use) { return use == MemoryUse::kBlock; }
+
+// As error messages name it.
+std::string NameOf(MemoryUse use);
+
+// What a user can change when there is no memory left for it.
+std::string AdviceWhenFull(MemoryUse use);
+
+}  // namespace dwdp

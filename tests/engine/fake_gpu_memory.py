@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Memory of a GPU whose driver is the fake one, for ranks whose kernels run on the CPU.
+
+A plugin of vLLM (fake_gpu_plugin) hands it to the ranks of an engine, in the environment of
+cuda_stand_in.py. FAKE_GPU_FULL there names a kind of memory for which rank 1's GPU has no room.
+"""
+
+import functools
+import os
+
+from fake_cuda import OUT_OF_MEMORY, FakeCuda, bytes_of
+
+from vllm_dwdp._core import CudaCopier
+from vllm_dwdp.engine.cpu_host import own_numa_node
+from vllm_dwdp.engine.rank_memory import MEMORY_OF_DEVICE, HostMemory
+from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.memory.slots import Slots
+
+FULL_RANK = 1
+ALLOCATED_IN = {
+    "block": (LocalShard, "_fill_block", "cuMemCreate"),
+    "fringe": (LocalShard, "_create_fringe", "cuMemCreate"),
+    "slot": (Slots, "__init__", "cuMemCreate"),
+    "private page": (ExpertViews, "_finish", "cuMemCreate"),
+    "reservation": (ExpertViews, "build", "cuMemAddressReserve"),
+}
+"""By kind of memory: the method that allocates it first of all, and the driver's function."""
+
+
+class FakeGpuMemory(HostMemory):
+    """What the CPU does with memory, over the CUDA driver's calls."""
+
+    kind = "cuda"
+
+    def __init__(self, rank):
+        self.numa_node = own_numa_node()
+        fake = FakeCuda()
+        if rank == FULL_RANK and "FAKE_GPU_FULL" in os.environ:
+            fill_up(fake, os.environ["FAKE_GPU_FULL"])
+        self.driver = self.slot_driver = self._cuda = fake.driver(rank)
+
+    def bytes_of(self, view):
+        return bytes_of(view)
+
+    def make_copier(self, config):
+        return CudaCopier(self._cuda, use_batches=config.batched_copies)
+
+
+def fill_up(fake, kind):
+    """The first allocation of this kind in this process fails."""
+    owner, name, symbol = ALLOCATED_IN[kind]
+    allocate = getattr(owner, name)
+
+    @functools.wraps(allocate)
+    def fail(*args, **kwargs):
+        fake.fail(symbol, 1, OUT_OF_MEMORY)
+        made = allocate(*args, **kwargs)
+        fake.fail(symbol, 0)  # it needed none
+        return made
+
+    setattr(owner, name, fail)
+
+
+def register():
+    """Called by vLLM in every process that has this plugin."""
+    MEMORY_OF_DEVICE["cpu"] = FakeGpuMemory

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The ranks of a group as threads of one process, which meet as ranks of an engine do."""
+
+import threading
+
+from layer_group import Group
+from ports import free_port
+
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.engine.experts_op import install
+from vllm_dwdp.group.manifest import Manifest
+from vllm_dwdp.group.peer_probe import PeerProbe
+from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.session import GroupSession
+from vllm_dwdp.group.store import Endpoint
+
+BOUND = "bound"
+
+
+class MeetingGroup(Group):
+    """A group whose ranks adopt their experts after they have met; see `endings`."""
+
+    def adopt_all(self):
+        """Not before they have met."""
+
+    def endings(self):
+        """Start all ranks at once: of each its last sentence, or BOUND."""
+        port, size = free_port(), len(self.models)
+        found = [None] * size
+
+        def start(rank):
+            found[rank] = self._start(rank, port)
+
+        threads = [threading.Thread(target=start, args=(rank,)) for rank in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        install([], fetcher=None)
+        return found
+
+    def _start(self, rank, port):
+        size = len(self.models)
+        rendezvous = Rendezvous(
+            endpoint=Endpoint("127.0.0.1", port),
+            job_rank=rank,
+            job_size=size,
+            dwdp_size=size,
+            timeout_s=60,
+        )
+        session = GroupSession(rendezvous, timeout_s=30)
+        try:
+            session.open()
+            session.try_peers(PeerProbe(self.memories[rank].driver, job_rank=rank))
+            self.adopt(rank)
+            self._meet(session, rank)
+            self.bind(rank, FetchMode.PREFETCH, num_slots=1, pull=session.layer)
+            session.finish()
+        except Exception as error:
+            return session.abort(error)
+        return BOUND
+
+    def _meet(self, session, rank):
+        driver = self.memories[rank].driver
+        manifest = Manifest(
+            dwdp_version="0.1.0",
+            model_fingerprint="abc",
+            dtype="bfloat16",
+            quantization="None",
+            placement=self.layouts[rank][0][0].placement.ranges,
+            memory_kind=driver.kind,
+            granularity=driver.granularity,
+            tensors=(),
+        )
+        session.meet(manifest)
+        session.hand_over(self.shards[rank].handles, num_layers=len(self.layouts[rank]) + 1)

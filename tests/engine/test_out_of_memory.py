@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Each allocation of a rank fails in turn: all ranks say what to change, and nothing is left."""
+
+import gc
+
+import pytest
+import torch
+from fake_cuda import OUT_OF_MEMORY, FakeCuda, num_memory_files
+from fake_gpu_memory import FakeGpuMemory
+from layer_group import Model, make_checkpoint
+from rank_threads import BOUND, MeetingGroup
+
+pytestmark = pytest.mark.usefixtures("one_process_group")
+
+SHAPE = NUM_EXPERTS, DTYPE, HAS_BIAS, NUM_LAYERS = 5, torch.bfloat16, False, 1
+SIZE = 2
+REMEDIES = {
+    "of a page with a fabric handle": "use more ranks",
+    "for a block of experts": "start more ranks",
+    "for a page of a slot": "lower dwdp.num_slots, or set dwdp.fetch to 'direct'",
+    "for a private page of a view": "set dwdp.fetch to 'direct'",
+}
+"""What is allocated, as errors name it, and a part of the advice."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return make_checkpoint(*SHAPE)
+
+
+@pytest.fixture
+def fake():
+    library = FakeCuda()
+    library.reset()
+    yield library
+    library.reset()
+
+
+def endings(checkpoint):
+    """How the ranks of a new group end, of which nothing is left."""
+    return MeetingGroup(SIZE, None, checkpoint, lambda: Model(*SHAPE), FakeGpuMemory).endings()
+
+
+def num_calls(fake, symbol, checkpoint):
+    """In a start of all ranks that goes well."""
+    assert endings(checkpoint) == [BOUND] * SIZE
+    gc.collect()
+    assert fake.leaks == fake.violations == []
+    return fake.calls(symbol)
+
+
+def fail_each(fake, symbol, checkpoint):
+    """The sentence that ends the ranks for each call of the symbol, in turn."""
+    for nth in range(1, num_calls(fake, symbol, checkpoint) + 1):
+        fake.reset()
+        fake.fail(symbol, nth, OUT_OF_MEMORY)
+        first, second = endings(checkpoint)
+        gc.collect()
+        assert fake.leaks == fake.violations == []
+        assert num_memory_files() == 0
+        assert first == second, "all ranks end with one sentence"
+        yield first
+
+
+def test_memory_that_runs_out_at_any_allocation(fake, checkpoint):
+    found = set()
+    for sentence in fail_each(fake, "cuMemCreate", checkpoint):
+        (use,) = [use for use in REMEDIES if f"{use} failed: CUDA_ERROR_OUT_OF" in sentence]
+        assert sentence.startswith(("dwdp rank 0 failed while ", "dwdp rank 1 failed while "))
+        assert "free GPU memory" in sentence and REMEDIES[use] in sentence
+        found.add(use)
+    assert found == set(REMEDIES), "every kind of memory has been refused"
+
+
+def test_addresses_that_run_out_at_any_reservation(fake, checkpoint):
+    sentences = list(fail_each(fake, "cuMemAddressReserve", checkpoint))
+    assert len(sentences) > 10
+    for sentence in sentences:
+        assert "cuMemAddressReserve of" in sentence and "CUDA_ERROR_OUT_OF_MEMORY" in sentence
+        assert "addresses ran out, not memory" in sentence and "ulimit -v" in sentence
