@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ def engine_environment():
         HF_HUB_OFFLINE="1",
         VLLM_NO_USAGE_STATS="1",
     )
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and all they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with leftovers.marking():
         yield
 

@@ -184,6 +184,14 @@ def test_other_backends_are_left_alone(monkeypatch):
             "draft models with MoE layers, Qwen3MoeForCausalLM has them.*'draft_model'",
         ),
         ({"environment": OFFLINE_RANK, "data_parallel_size": 1}, "VLLM_DP_MASTER_PORT"),
+        (
+            {"environment": {**OFFLINE_RANK, "VLLM_DP_RANK": "2"}, "data_parallel_size": 1},
+            "ranks from 0 to 1 of a job of 2, this command starts rank 2; correct VLLM_DP_RANK",
+        ),
+        (
+            {"data_parallel_size": 4, "data_parallel_start_rank": 3, "data_parallel_size_local": 2},
+            "ranks from 0 to 3 of a job of 4, this command starts ranks 3 to 4; .*start-rank",
+        ),
         ({"data_parallel_rank": 0, "data_parallel_rpc_port": 65535}, "the last there is"),
         ({"dwdp": {"timeout_s": 0}}, "timeout_s"),
         ({"dwdp": {"num_slots": 0}}, "num_slots"),

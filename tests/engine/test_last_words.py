@@ -8,8 +8,11 @@ import sys
 from argparse import Namespace
 
 import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.worker.cpu_worker import CPUWorker
 
-from vllm_dwdp.engine import last_words
+from vllm_dwdp.engine import last_words, worker
+from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
 from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import RankFailed
 
@@ -100,3 +103,23 @@ def test_file_that_is_no_board_stays_as_it_is(tmp_path):
             with pytest.raises(FileNotFoundError, match="expected the board of a dwdp job"):
                 use()
     assert path.read_text() == "text\n"
+
+
+def test_worker_that_cannot_be_made_says_why(monkeypatch, demo_model):
+    """vLLM's worker looks for free memory in its constructor, among other things."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError("too little memory")
+
+    monkeypatch.setattr(CPUWorker, "__init__", refuse)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    config = EngineArgs(
+        model=str(demo_model),
+        distributed_executor_backend="dwdp",
+        data_parallel_size=2,
+        data_parallel_rank=1,
+    ).create_engine_config()
+    with pytest.raises(ValueError, match="too little memory"):
+        DwdpCPUWorker(vllm_config=config, local_rank=0)
+    expected = "dwdp rank 1 failed while starting: ValueError: too little memory"
+    assert last_words.left() == expected

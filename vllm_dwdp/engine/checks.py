@@ -17,7 +17,12 @@ from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.engine.rank_memory import memory_kind
-from vllm_dwdp.engine.settings import has_peers_of_other_commands, is_offline, is_spread
+from vllm_dwdp.engine.settings import (
+    command_ranks,
+    has_peers_of_other_commands,
+    is_offline,
+    is_spread,
+)
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
 from vllm_dwdp.placement import Placement, PlacementError
 
@@ -117,6 +122,26 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     except PlacementError as error:
         return str(error)
     return None
+
+
+def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """vLLM counts from the given rank on, without a look at the size of the job."""
+    parallel = vllm_config.parallel_config
+    size = parallel.data_parallel_size
+    is_told = is_offline(parallel)
+    first, number = command_ranks(parallel) or (parallel.data_parallel_rank, 1 if is_told else 0)
+    if first >= 0 and first + number <= size:
+        return None
+    options = (
+        "VLLM_DP_RANK and VLLM_DP_SIZE"
+        if is_told
+        else "--data-parallel-rank, --data-parallel-start-rank and --data-parallel-size-local"
+    )
+    named = f"rank {first}" if number == 1 else f"ranks {first} to {first + number - 1}"
+    return (
+        f"expected ranks from 0 to {size - 1} of a job of {size}, this command starts {named}; "
+        f"correct {options}."
+    )
 
 
 def _hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -249,6 +274,7 @@ CHECKS: tuple[Check, ...] = (
     _inner_parallel,
     _model,
     _group_size,
+    _ranks,
     _hosts_of_a_rank,
     _hosts_of_ray,
     _hosts_of_host_memory,

@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The living ranks of one vllm_dwdp.LLM: hands them items, collects results, survives deaths."""
 
+import contextlib
 import os
 import queue
 import socket
@@ -19,6 +20,7 @@ logger = init_logger("vllm.dwdp")
 
 END_S = 15.0
 FAMILY_S = 0.5
+SIGNAL_S = 0.5
 ECHO_S = 5.0
 NONE_LEFT = "no dwdp rank is left to work on the prompts; see the log above, and build a new LLM."
 SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
@@ -102,13 +104,19 @@ class RankPool:
 
     def _collect(self, items: PromptQueue) -> int:
         """Wait for news from any rank; returns how many items ended."""
-        rank, (kind, body) = self._news.get()
+        rank, (kind, body) = self._wait_for_news()
         if self._is_ended:
             raise RuntimeError(SHUT_DOWN)
         if kind == "results":
             rank.in_flight.difference_update(item_id for item_id, _, _ in body)
             return sum(items.finish(i, result, is_error=is_error) for i, is_error, result in body)
         return self._bury(rank, str(body), items) if rank in self._ranks else 0
+
+    def _wait_for_news(self) -> Any:
+        """Not in one wait: a signal taken by another thread, or just before, doesn't end a wait."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._news.get(timeout=SIGNAL_S)
 
     def _bury(self, rank: RankHandle, reason: str, items: PromptQueue) -> int:
         self._ranks.remove(rank)

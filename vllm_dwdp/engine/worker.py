@@ -54,9 +54,14 @@ class DwdpWorker(WorkerBase):
         for name in STARTING:
             setattr(cls, name, _leaving_last_words(getattr(cls, name)))
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         end_with_parent()
-        super().__init__(*args, **kwargs)
+        self.vllm_config, self.parallel_config = vllm_config, vllm_config.parallel_config
+        try:
+            super().__init__(vllm_config, *args, **kwargs)
+        except Exception as error:
+            self.leave_last_words(error)
+            raise
 
     def leave_last_words(self, error: Exception) -> None:
         """Have the front-end say why this rank can't start."""

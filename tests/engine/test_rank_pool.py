@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A call that waits for its ranks notices signals, whichever thread the kernel gives them to."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from vllm_dwdp.engine.prompt_queue import PromptQueue
+from vllm_dwdp.engine.rank_pool import RankPool
+
+SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
+
+
+def test_ctrl_c_that_another_thread_takes_ends_the_wait():
+    pool = RankPool(1, b"")
+    is_over = threading.Event()
+
+    def interrupt():
+        time.sleep(SIGNAL_AFTER_S)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        is_over.wait(NEWS_AFTER_S)
+        pool._news.put((None, ("results", [])))
+
+    thread = threading.Thread(target=interrupt)
+    begin = time.monotonic()
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool._collect(PromptQueue(0, ["Emma was"], limit=1))
+        time.sleep(0)  # the interrupt comes here at the latest, after the news
+    seconds = time.monotonic() - begin
+    is_over.set()
+    thread.join()
+    assert seconds < NEWS_AFTER_S / 2
