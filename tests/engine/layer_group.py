@@ -132,17 +132,18 @@ class Group:
     def __init__(
         self, dwdp_size, num_experts_per_worker, checkpoint, make_model, make_memory=HostMemory
     ):
+        self._make_memory = make_memory
         self.models = []
         for rank in range(dwdp_size):
             with as_rank(rank, dwdp_size, num_experts_per_worker):
                 self.models.append(make_model().load(checkpoint))
         self.adopted = []
-        self.memories = [make_memory(rank) for rank in range(dwdp_size)]
-        self.layouts, self.shards = {}, {}
+        self.memories, self.layouts, self.shards = {}, {}, {}
         self.adopt_all()
 
     def adopt_all(self):
         for rank in range(len(self.models)):
+            self.memories[rank] = self._make_memory(rank)
             self.adopt(rank)
 
     def adopt(self, rank):

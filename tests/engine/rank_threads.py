@@ -52,7 +52,8 @@ class MeetingGroup(Group):
         session = GroupSession(rendezvous, timeout_s=30)
         try:
             session.open()
-            session.try_peers(PeerProbe(self.memories[rank].driver, job_rank=rank))
+            memory = self.memories[rank] = self._make_memory(rank)
+            session.try_peers(PeerProbe(memory.driver, job_rank=rank))
             self.adopt(rank)
             self._meet(session, rank)
             self.bind(rank, FetchMode.PREFETCH, num_slots=1, pull=session.layer)
