@@ -87,6 +87,11 @@ def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if parallel.enable_elastic_ep:
         return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
+    if getattr(parallel, "enable_fault_tolerance", False):  # not in vLLM 0.30
+        return (
+            "dwdp has no all-to-all whose failures vLLM could outlive; drop "
+            "--enable-fault-tolerance. Ranks with a server each go on when a peer dies."
+        )
     if parallel.enable_eplb:
         return "dwdp needs no expert load balancing, tokens never travel; drop --enable-eplb."
     if parallel.enable_expert_parallel:
@@ -107,6 +112,11 @@ def _inner_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
                 f"a dwdp rank is one worker, got {option}={size}; "
                 "use --data-parallel-size for all of it."
             )
+    if not parallel.worker_cls.startswith(("auto", "vllm.", "vllm_dwdp.")):
+        return (
+            f"a dwdp rank has a worker of its own, got --worker-cls {parallel.worker_cls}; drop "
+            "it, or add methods to that worker with --worker-extension-cls."
+        )
     if parallel.enable_dbo or parallel.ubatch_size > 1:
         return "dwdp doesn't support dual-batch overlap; drop --enable-dbo and --ubatch-size."
     return None
