@@ -87,7 +87,7 @@ def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if parallel.enable_elastic_ep:
         return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
-    if getattr(parallel, "enable_fault_tolerance", False):  # not in vLLM 0.30
+    if getattr(parallel, "enable_fault_tolerance", False):  # some versions lack it
         return (
             "dwdp has no all-to-all whose failures vLLM could outlive; drop "
             "--enable-fault-tolerance. Ranks with a server each go on when a peer dies."
@@ -135,16 +135,19 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """vLLM counts from the given rank on, without a look at the size of the job."""
+    """vLLM doesn't compare the ranks that a command starts with the size of the job."""
     parallel = vllm_config.parallel_config
     size = parallel.data_parallel_size
-    is_told = is_offline(parallel)
-    first, number = command_ranks(parallel) or (parallel.data_parallel_rank, 1 if is_told else 0)
+    by_environment = is_offline(parallel)
+    first, number = command_ranks(parallel) or (
+        parallel.data_parallel_rank,
+        1 if by_environment else 0,
+    )
     if first >= 0 and first + number <= size:
         return None
     options = (
         "VLLM_DP_RANK and VLLM_DP_SIZE"
-        if is_told
+        if by_environment
         else "--data-parallel-rank, --data-parallel-start-rank and --data-parallel-size-local"
     )
     named = f"rank {first}" if number == 1 else f"ranks {first} to {first + number - 1}"
