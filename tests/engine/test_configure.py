@@ -175,6 +175,8 @@ def test_other_backends_are_left_alone(monkeypatch):
             "(?i)load balancing",
         ),
         ({"enable_elastic_ep": True}, "(?i)elastic"),
+        ({"enable_fault_tolerance": True, "data_parallel_rank": 0}, "--enable-fault-tolerance"),
+        ({"worker_cls": "my.Worker"}, "worker of its own, got --worker-cls my.Worker; "),
         ({"enable_dbo": True}, "(?i)dual-batch|dbo"),
         ({"decode_context_parallel_size": 2}, "dcp_size"),
         ({"nnodes": 2, "master_addr": "127.0.0.1"}, "nnodes"),

@@ -30,6 +30,11 @@ HEAD = """
         say("running")
         return llm.generate(["Emma was"] * 400, params, use_tqdm=False)
 
+    def build_in_child():
+        global held
+        held = LLM(MODEL, enforce_eager=True, max_model_len=512)
+        say("built")
+
     if __name__ == "__main__":
         say("loading")
         llm = LLM(MODEL, enforce_eager=True, max_model_len=512)
@@ -166,6 +171,22 @@ def test_ctrl_c_ends_a_call_and_sigkill_all_processes(run):
     assert script.wait_for("answered", 30) - script.wait_for("interrupted", 10) < 10
     time.sleep(2)
     script.process.kill()
+    script.wait_until_gone(GONE_S)
+
+
+def test_child_process_that_built_one_ends(run):
+    """multiprocessing ends its children without the exit handlers of Python."""
+    script = run(
+        """
+        import multiprocessing
+        llm.shutdown()
+        child = multiprocessing.get_context("spawn").Process(target=build_in_child)
+        child.start()
+        child.join()
+        say(f"child_ended_{child.exitcode}")
+        """
+    )
+    assert script.wait_for("child_ended_0") - script.wait_for("built") < END_S
     script.wait_until_gone(GONE_S)
 
 

@@ -87,6 +87,11 @@ def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if parallel.enable_elastic_ep:
         return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
+    if getattr(parallel, "enable_fault_tolerance", False):  # some versions lack it
+        return (
+            "dwdp has no all-to-all whose failures vLLM could outlive; drop "
+            "--enable-fault-tolerance. Ranks with a server each go on when a peer dies."
+        )
     if parallel.enable_eplb:
         return "dwdp needs no expert load balancing, tokens never travel; drop --enable-eplb."
     if parallel.enable_expert_parallel:
@@ -107,6 +112,11 @@ def _inner_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
                 f"a dwdp rank is one worker, got {option}={size}; "
                 "use --data-parallel-size for all of it."
             )
+    if not parallel.worker_cls.startswith(("auto", "vllm.", "vllm_dwdp.")):
+        return (
+            f"a dwdp rank has a worker of its own, got --worker-cls {parallel.worker_cls}; drop "
+            "it, or add methods to that worker with --worker-extension-cls."
+        )
     if parallel.enable_dbo or parallel.ubatch_size > 1:
         return "dwdp doesn't support dual-batch overlap; drop --enable-dbo and --ubatch-size."
     return None
@@ -125,16 +135,19 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """vLLM counts from the given rank on, without a look at the size of the job."""
+    """vLLM doesn't compare the ranks that a command starts with the size of the job."""
     parallel = vllm_config.parallel_config
     size = parallel.data_parallel_size
-    is_told = is_offline(parallel)
-    first, number = command_ranks(parallel) or (parallel.data_parallel_rank, 1 if is_told else 0)
+    by_environment = is_offline(parallel)
+    first, number = command_ranks(parallel) or (
+        parallel.data_parallel_rank,
+        1 if by_environment else 0,
+    )
     if first >= 0 and first + number <= size:
         return None
     options = (
         "VLLM_DP_RANK and VLLM_DP_SIZE"
-        if is_told
+        if by_environment
         else "--data-parallel-rank, --data-parallel-start-rank and --data-parallel-size-local"
     )
     named = f"rank {first}" if number == 1 else f"ranks {first} to {first + number - 1}"

@@ -8,11 +8,11 @@
 * Calls of several threads take turns. All ranks end with the object, or with the program.
 """
 
-import atexit
 import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cloudpickle
@@ -54,8 +54,9 @@ class LLM:
         self._turn = threading.Lock()
         self._pool = RankPool(data_parallel_size, pickled)
         self._finalizer = weakref.finalize(self, self._pool.end)
-        # At exit multiprocessing waits for child processes, which may come before the finalizer.
-        atexit.register(self._finalizer)
+        # Before a process ends, even one that multiprocessing started, multiprocessing waits for
+        # its children, the ranks. It runs this first.
+        self._at_exit = Finalize(None, self._finalizer, exitpriority=0)
         try:
             self._pool.start()
         except BaseException:
@@ -107,7 +108,7 @@ class LLM:
         A call of another thread that is running raises RuntimeError, as do later calls.
         """
         self._finalizer()
-        atexit.unregister(self._finalizer)
+        self._at_exit.cancel()
 
     def __enter__(self) -> "LLM":
         return self

@@ -113,7 +113,10 @@ class RankPool:
         return self._bury(rank, str(body), items) if rank in self._ranks else 0
 
     def _wait_for_news(self) -> Any:
-        """Not in one wait: a signal taken by another thread, or just before, doesn't end a wait."""
+        """The next message of any rank. Waits in short turns, so that Ctrl-C is always noticed.
+
+        The kernel may give the signal to another thread, which leaves a longer wait undisturbed.
+        """
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._news.get(timeout=SIGNAL_S)
