@@ -40,6 +40,7 @@ MODULES = (
     "vllm_dwdp.engine.gpu_worker",
 )
 FIRST_DRIVER_CALL = ("Found no NVIDIA driver", "not compiled with CUDA", "no CUDA-capable device")
+FIRST_DRIVER_CALL += ("Accelerator expected",)  # by a PyTorch that is built for CPUs
 
 
 def environment():
@@ -79,14 +80,15 @@ def import_all():
 
 
 def torch_names(path):
-    """Dotted names after `torch.` that a file mentions, operators left out."""
+    """Dotted names after `torch.` that a file mentions; operators and their classes left out."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         parts = []
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
             node = node.value
-        if isinstance(node, ast.Name) and node.id == "torch" and parts and parts[-1] != "ops":
+        is_of_torch = isinstance(node, ast.Name) and node.id == "torch" and parts
+        if is_of_torch and parts[-1] not in ("ops", "classes"):
             found.add(".".join(reversed(parts)))
     return found
 

@@ -26,7 +26,7 @@ from report import Outcome, Status, table
 
 CHECKS = (
     *("sharing", "questions", "graphs", "gather", "moe", "vllm_moe"),
-    *("copies", "attach", "adopt"),
+    *("copies", "host_memory", "attach", "adopt"),
 )
 WHEN_ASKED = ("sanitizer",)
 FOLDER = Path(__file__).parent

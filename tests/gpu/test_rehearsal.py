@@ -42,6 +42,9 @@ NOT_REHEARSED = {
     "copies: host cost of a layer, selective",
     "copies: a small host-to-device copy beside a prefetch",
     "copies: prefetch beside compute",
+    "host_memory: memory of a host NUMA node",
+    "host_memory: copies and reads of host memory",
+    "host_memory: copies of host memory beside compute",
     "attach: gather tables",
     "adopt: adopting layers out of PyTorch's memory",
 }
