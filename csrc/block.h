@@ -14,8 +14,9 @@ namespace dwdp {
 // Threads may fill disjoint ranges at the same time; sealing waits for them.
 class Block {
  public:
+  // on_host: in the host's memory, which a GPU reads over its bus.
   static std::shared_ptr<Block> Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
-                                       std::size_t view_offset);
+                                       std::size_t view_offset, bool on_host = false);
   // Takes the handle, whatever happens.
   static std::shared_ptr<Block> Import(std::shared_ptr<MemoryDriver> driver, ShareableHandle handle,
                                        std::size_t num_bytes, std::size_t view_offset);

@@ -9,6 +9,8 @@ namespace dwdp {
 namespace {
 
 constexpr char kRefused[] = "; dwdp can't share memory of this GPU";
+constexpr char kNoHostBlocks[] =
+    "; this GPU can't use experts in host memory: leave dwdp.host_experts out";
 
 void RequirePages(const CudaContext& context) {
   const std::optional<std::string> obstacle =
@@ -40,6 +42,11 @@ CudaDevice::CudaDevice(std::shared_ptr<const CudaApi> api, int ordinal)
 }
 
 CUmemAllocationProp CudaDevice::properties(MemoryUse use) const {
+  if (use == MemoryUse::kHostBlock) {
+    const std::optional<std::string> obstacle = FindHostObstacle(context_);
+    Require(!obstacle, obstacle.value_or("") + kNoHostBlocks);
+    return HostProperties(context_);
+  }
   return IsExported(use) ? ShareableProperties(ordinal(), obstacles_) : LocalProperties(ordinal());
 }
 

@@ -24,7 +24,8 @@ class CudaDevice {
   const CudaContext& context() const { return context_; }
   std::size_t granularity() const { return granularity_; }
   const HandleObstacles& obstacles() const { return obstacles_; }
-  // Memory pinned to this GPU. Where it is exported, every type of handle without an obstacle can.
+  // Memory pinned to this GPU, or near it on the host. What is exported has every type of handle
+  // without an obstacle; on the host file descriptors only.
   CUmemAllocationProp properties(MemoryUse use) const;
   // Done when it returns.
   void Zero(std::byte* address, std::size_t num_bytes) const;

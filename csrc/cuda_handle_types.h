@@ -19,6 +19,12 @@ std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
 // Memory pinned to this GPU that no other process can be given.
 CUmemAllocationProp LocalProperties(int ordinal);
 
+// Nothing if the GPU can map memory of the host that the driver allocates, else why not.
+std::optional<std::string> FindHostObstacle(const CudaContext& context);
+
+// Memory of the host's NUMA node that is nearest to the GPU, exportable by file descriptor.
+CUmemAllocationProp HostProperties(const CudaContext& context);
+
 // Memory pinned to this GPU, exportable by every type of handle without an obstacle.
 CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles);
 

@@ -8,6 +8,8 @@ std::string NameOf(MemoryUse use) {
   switch (use) {
     case MemoryUse::kBlock:
       return "a block of experts";
+    case MemoryUse::kHostBlock:
+      return "a block of experts in host memory";
     case MemoryUse::kSlotPage:
       return "a page of a slot";
     default:
@@ -19,6 +21,8 @@ std::string AdviceWhenFull(MemoryUse use) {
   switch (use) {
     case MemoryUse::kBlock:
       return "free GPU memory, start more ranks, or lower dwdp.num_experts_per_worker if it is set";
+    case MemoryUse::kHostBlock:
+      return "free host memory, or lower dwdp.host_experts";
     case MemoryUse::kSlotPage:
       return "free GPU memory, lower dwdp.num_slots, or set dwdp.fetch to 'direct', which needs no "
              "slots";

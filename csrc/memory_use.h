@@ -8,9 +8,12 @@ namespace dwdp {
 
 // What memory is allocated for. Blocks are exported to peers, slot pages and private pages never:
 // handles that others can import use up entries of the GPU's and the switch's tables.
-enum class MemoryUse { kBlock, kSlotPage, kPrivatePage };
+// Host blocks lie in the host's memory, where a GPU has a host to lie beside.
+enum class MemoryUse { kBlock, kHostBlock, kSlotPage, kPrivatePage };
 
-inline bool IsExported(MemoryUse use) { return use == MemoryUse::kBlock; }
+inline bool IsExported(MemoryUse use) {
+  return use == MemoryUse::kBlock || use == MemoryUse::kHostBlock;
+}
 
 // As error messages name it.
 std::string NameOf(MemoryUse use);

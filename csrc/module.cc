@@ -66,7 +66,8 @@ void BindDriver(nb::module_& module) {
             driver.Copy(reinterpret_cast<void*>(destination), Pointer(source), num_bytes);
           },
           "destination_address"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
-      .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0)
+      .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0, nb::kw_only(),
+           "on_host"_a = false)
       .def(
           "import_block",
           [](std::shared_ptr<MemoryDriver> driver, int fd, std::size_t num_bytes,

@@ -42,7 +42,7 @@ class MemoryDriver:
         """What went less well than asked, once each."""
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
         """Done when it returns; for start-up. Releases the GIL."""
-    def create_block(self, num_bytes: int, view_offset: int = 0) -> Block:
+    def create_block(self, num_bytes: int, view_offset: int = 0, *, on_host: bool = False) -> Block:
         """An open block of zeroes, to be mapped at `view_offset` of views."""
     def import_block(self, handle: int | bytes, num_bytes: int, view_offset: int = 0) -> Block:
         """A peer's block, sealed; size and offset must be those it was created with.

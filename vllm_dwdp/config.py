@@ -40,6 +40,7 @@ class DwdpConfig:
 
     dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
     num_experts_per_worker: experts each rank owns; default: as even as possible.
+    host_experts: of these, how many lie in the memory of the host, which GPUs read over their bus.
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
@@ -56,6 +57,7 @@ class DwdpConfig:
 
     dwdp_size: int | None = None
     num_experts_per_worker: int | None = None
+    host_experts: int = 0
     fetch: str = AUTO
     num_slots: int = DEFAULT_NUM_SLOTS
     slice_bytes: int | None = None
@@ -69,6 +71,8 @@ class DwdpConfig:
     def __post_init__(self) -> None:
         _check_count("dwdp_size", self.dwdp_size)
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
+        if self.host_experts != 0:
+            _check_count("host_experts", self.host_experts, may_be_none=False)
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
         _check_count("slice_bytes", self.slice_bytes)

@@ -6,6 +6,7 @@
 * It runs in rounds of at most `slice_bytes` per peer: the order inside one batched copy is not
   defined, so a round is the unit.
 * Peers take turns from the rank's right neighbour on: ranks in step don't all pull from one source.
+  The rank's own host memory comes last.
 """
 
 import itertools
@@ -62,7 +63,7 @@ class CopyPlan:
         queues: list[list[Slice]] = [[] for _ in range(dwdp_size)]
         for piece in pieces:
             queues[piece.peer].extend(_cut(piece, slice_bytes))
-        turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size)]
+        turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size + 1)]
         rounds = itertools.zip_longest(*(_fill_rounds(q, slice_bytes) for q in turn), fillvalue=())
         return cls(tuple(tuple(itertools.chain(*one)) for one in rounds))
 

@@ -103,6 +103,10 @@ class TensorLayout:
     def blocks_of(self, rank: int) -> tuple[Extent, ...]:
         return tuple(extent for extent in self.blocks if rank in extent.segment.owners)
 
+    def resident_blocks_of(self, rank: int) -> tuple[Extent, ...]:
+        """Those that need no copy to be where the rank's kernels read fastest."""
+        return tuple(extent for extent in self.blocks_of(rank) if not extent.segment.on_host)
+
     def _bounds(self, segment: Segment) -> tuple[int, int]:
         row = self.tensor.expert_bytes
         return segment.start * row, segment.end * row
@@ -134,6 +138,10 @@ class SourcedBlock(NamedTuple):
     tensor_idx: int
     extent: Extent
     source: int
+
+    def is_missing(self, rank: int) -> bool:
+        """Whether the rank's kernels read it over a link, until it is copied into a slot."""
+        return self.source != rank or self.extent.segment.on_host
 
 
 def sourced_blocks(layer: LayerLayout, layer_idx: int, *, rank: int) -> Iterator[SourcedBlock]:

@@ -19,23 +19,36 @@ class PlacementError(ValueError):
 
 
 class Segment(NamedTuple):
-    """A run of experts `[start, end)` with the same owners, in ascending rank order."""
+    """A run of experts `[start, end)` with the same owners, in ascending rank order.
+
+    on_host: they lie in the memory of the host, beside their owner's GPU.
+    """
 
     start: int
     end: int
     owners: tuple[int, ...]
+    on_host: bool = False
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Ranges of experts per dwdp_rank: `ranges[rank] == (start, end)`, end exclusive."""
+    """Ranges of experts per dwdp_rank: `ranges[rank] == (start, end)`, end exclusive.
+
+    host_experts: how many of each rank's experts, the last of its range, lie in host memory.
+    """
 
     num_experts: int
     ranges: tuple[tuple[int, int], ...]
+    host_experts: int = 0
 
     @classmethod
     def make(
-        cls, *, num_experts: int, dwdp_size: int, num_experts_per_worker: int | None = None
+        cls,
+        *,
+        num_experts: int,
+        dwdp_size: int,
+        num_experts_per_worker: int | None = None,
+        host_experts: int = 0,
     ) -> "Placement":
         """Spread `num_experts` over `dwdp_size` ranks.
 
@@ -48,8 +61,9 @@ class Placement:
                 f"dwdp_size must be between 1 and the model's {num_experts} experts, "
                 f"got {dwdp_size}; start fewer ranks per group."
             )
+        _check_host_experts(num_experts, dwdp_size, num_experts_per_worker, host_experts)
         if num_experts_per_worker is None:
-            return cls(num_experts, tuple(_even_ranges(num_experts, dwdp_size)))
+            return cls(num_experts, tuple(_even_ranges(num_experts, dwdp_size)), host_experts)
         _check_size(num_experts, dwdp_size, num_experts_per_worker)
         return cls(
             num_experts, tuple(_sized_ranges(num_experts, dwdp_size, num_experts_per_worker))
@@ -63,9 +77,12 @@ class Placement:
         return range(*self.ranges[rank])
 
     def segments(self) -> tuple[Segment, ...]:
-        """The expert axis cut wherever the set of owners changes."""
-        cuts = sorted({edge for bounds in self.ranges for edge in bounds})
-        return tuple(Segment(a, b, self._owners(a)) for a, b in itertools.pairwise(cuts))
+        """The expert axis cut wherever the owners change, or the memory that experts lie in."""
+        edges = {edge for bounds in self.ranges for edge in bounds}
+        cuts = sorted(edges | {end - self.host_experts for _, end in self.ranges})
+        return tuple(
+            Segment(a, b, self._owners(a), self._is_on_host(a)) for a, b in itertools.pairwise(cuts)
+        )
 
     def source(self, segment: Segment, rank: int, turn: int) -> int:
         """The rank out of whose memory `rank` reads a segment: itself, else one of its owners.
@@ -74,6 +91,9 @@ class Placement:
         from tensor to tensor) shares out what can't be balanced within one.
         """
         return _sources(self, rank, turn % self.dwdp_size)[segment]
+
+    def _is_on_host(self, expert: int) -> bool:
+        return any(end - self.host_experts <= expert < end for _, end in self.ranges)
 
     def _owners(self, expert: int) -> tuple[int, ...]:
         return tuple(r for r, (start, end) in enumerate(self.ranges) if start <= expert < end)
@@ -104,6 +124,23 @@ def _sized_ranges(num_experts: int, dwdp_size: int, size: int) -> Iterator[tuple
     for rank in range(dwdp_size):
         start = room * rank // max(1, dwdp_size - 1)
         yield start, start + size
+
+
+def _check_host_experts(
+    num_experts: int, dwdp_size: int, num_experts_per_worker: int | None, host_experts: int
+) -> None:
+    if not host_experts:
+        return
+    if num_experts_per_worker is not None:
+        raise PlacementError(
+            "host_experts and num_experts_per_worker can't go together: leave one of them out."
+        )
+    fewest = num_experts // dwdp_size
+    if not 0 < host_experts < fewest:
+        raise PlacementError(
+            f"host_experts must be less than the {fewest} experts of a rank, some of which stay on "
+            f"its GPU, got {host_experts}."
+        )
 
 
 def _check_size(num_experts: int, dwdp_size: int, size: int) -> None:

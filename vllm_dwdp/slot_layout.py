@@ -15,7 +15,10 @@ from vllm_dwdp.layout import LayerLayout, sourced_blocks
 
 
 class SlotPiece(NamedTuple):
-    """A page of the slot as one layer uses it; all its bytes come from one peer."""
+    """A page of the slot as one layer uses it; all its bytes come from one peer.
+
+    peer: the rank that has them; this rank itself where they lie in its host's memory.
+    """
 
     peer: int
     tensor_idx: int
@@ -53,11 +56,11 @@ class SlotLayout:
 
 
 def missing_bytes(layer: LayerLayout, layer_idx: int, *, rank: int) -> int:
-    """What copies bring for a layer: all that peers have, without boundary pages."""
+    """What copies bring for a layer: all that peers or the host have, without boundary pages."""
     return sum(
         block.extent.num_bytes
         for block in sourced_blocks(layer, layer_idx, rank=rank)
-        if block.source != rank
+        if block.is_missing(rank)
     )
 
 
@@ -65,9 +68,10 @@ def _lay_out(
     layer: LayerLayout, layer_idx: int, rank: int, pages: list[PageSpec]
 ) -> Iterator[SlotPiece]:
     free = _by_size(pages)
-    for tensor_idx, extent, peer in sourced_blocks(layer, layer_idx, rank=rank):
-        if peer == rank:
+    for block in sourced_blocks(layer, layer_idx, rank=rank):
+        if not block.is_missing(rank):
             continue
+        tensor_idx, extent, peer = block
         at = extent.start
         for num_bytes in _powers(extent.num_bytes, layer[tensor_idx].granularity):
             page_idx = _take(num_bytes, at, free, pages)

@@ -51,6 +51,10 @@ class FakeCuda:
         """How much the GPU of `driver(gpu)` can still give."""
         self._library.fake_cuda_set_capacity(gpu % 2, ctypes.c_size_t(num_bytes))
 
+    def set_host_capacity(self, num_bytes):
+        """How much memory the host can still give to a GPU."""
+        self._library.fake_cuda_set_capacity(2, ctypes.c_size_t(num_bytes))
+
     def deny_peer_access(self, reader, owner):
         self._library.fake_cuda_deny_peer_access(reader % 2, owner % 2)
 

@@ -131,10 +131,10 @@ class GpuRank:
 
 
 def _is_right(found, expected, ids):
-    rows = found.cpu().view(expected.shape)
+    rows, expected = found.view(expected.shape), expected.to(found.device)
     if ids is None:
         return torch.equal(rows, expected)
-    chosen = ids.cpu().unique().long()
+    chosen = ids.unique().long().to(found.device)
     return torch.equal(rows[chosen], expected[chosen])
 
 
@@ -145,11 +145,14 @@ def make_ranks(
     num_experts=7,
     dwdp_size=2,
     num_slots=2,
+    host_experts=0,
     handle_type=HandleType.FILE_DESCRIPTOR,
     **options,
 ):
     """All ranks of a group, giving each other handles."""
-    placement = Placement.make(num_experts=num_experts, dwdp_size=dwdp_size)
+    placement = Placement.make(
+        num_experts=num_experts, dwdp_size=dwdp_size, host_experts=host_experts
+    )
     drivers = [device.driver(rank) for rank in range(dwdp_size)]
     page = drivers[0].granularity
     layers = make_layers(num_layers, num_experts, page)

@@ -4,6 +4,8 @@
 
 import json
 
+import pytest
+
 
 def assert_equal(dwdp, stock):
     assert len(stock["outputs"]) >= 64
@@ -47,6 +49,17 @@ def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
         assert stats["memory"] == "cuda"
         assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
         assert stats["misses"] == 0
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_experts_in_host_memory_equal_stock_vllm(generate, stock_eager, num_ranks):
+    """A rank alone has nobody else to copy from; of two, each copies from both hosts' memory."""
+    config = '{"fetch": "prefetch", "host_experts": 3}'
+    ranks = generate("--eager", "--ranks", str(num_ranks), "--config", config, on_cuda=True)
+    assert_equal(ranks, stock_eager)
+    for stats in ranks["stats"]:
+        assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
+        assert all(stats["bytes_fetched"]["prefetch"]), "from every rank, itself included"
 
 
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):

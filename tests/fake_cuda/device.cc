@@ -14,16 +14,16 @@ thread_local std::vector<int> current;
 
 }  // namespace
 
-bool Device::Take(int gpu, std::size_t wanted) {
-  if (wanted > num_bytes[gpu] - num_used_bytes[gpu]) return false;
-  num_used_bytes[gpu] += wanted;
+bool Device::Take(int place, std::size_t wanted) {
+  if (wanted > num_bytes[place] - num_used_bytes[place]) return false;
+  num_used_bytes[place] += wanted;
   return true;
 }
 
 void Device::Reset() {
   version = 13000;
   attributes.clear();
-  num_bytes = {kUsualBytes, kUsualBytes};
+  num_bytes = {kUsualBytes, kUsualBytes, kUsualBytes};
   apart.clear();
   refuses_mixed_access = refuses_downgraded_access = false;
   broken = {};
@@ -33,10 +33,10 @@ std::string Device::leaks() const {
   std::string text;
   const int all = std::accumulate(num_retained.begin(), num_retained.end(), 0);
   if (all != 0) text += std::to_string(all) + " retained contexts\n";
-  for (int gpu = 0; gpu < kNumGpus; ++gpu) {
-    if (num_used_bytes[gpu] > 0) {
-      text += std::to_string(num_used_bytes[gpu]) + " bytes of GPU " + std::to_string(gpu) + "\n";
-    }
+  for (int place = 0; place <= kHost; ++place) {
+    if (num_used_bytes[place] == 0) continue;
+    const std::string name = place == kHost ? "the host" : "GPU " + std::to_string(place);
+    text += std::to_string(num_used_bytes[place]) + " bytes of " + name + "\n";
   }
   if (num_pushed != 0) text += std::to_string(num_pushed) + " pushed contexts\n";
   return text;

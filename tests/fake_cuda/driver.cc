@@ -178,10 +178,26 @@ CUresult MemGetAllocationGranularity(std::size_t* granularity, const CUmemAlloca
   return memory().Granularity(granularity, which);
 }
 
+// The host has one node, and no memory of it is handed over by fabric.
+CUresult CreateOnHost(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
+                      const CUmemAllocationProp& wanted) {
+  if (device().attribute(CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) == 0) {
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  if (wanted.location.id != 0) return Refuse("cuMemCreate on a node that the host lacks");
+  if ((wanted.requestedHandleTypes & CU_MEM_HANDLE_TYPE_FABRIC) != 0) {
+    return Refuse("cuMemCreate of host memory with a fabric handle");
+  }
+  return memory().Create(handle, num_bytes, Device::kHost, wanted.requestedHandleTypes);
+}
+
 CUresult MemCreate(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
                    const CUmemAllocationProp* wanted, unsigned long long flags) {
   ENTER_IN_CONTEXT("cuMemCreate");
   REFUSE_IF_UNSAFE();
+  if (wanted->location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA) {
+    return CreateOnHost(handle, num_bytes, *wanted);
+  }
   if (flags != 0 || wanted->type != CU_MEM_ALLOCATION_TYPE_PINNED ||
       wanted->location.type != CU_MEM_LOCATION_TYPE_DEVICE || wanted->location.id < 0 ||
       wanted->location.id >= Device::kNumGpus) {

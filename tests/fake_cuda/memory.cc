@@ -196,7 +196,8 @@ CUresult Memory::Describe(void* answer, CUpointer_attribute which, CUdeviceptr a
   }
   switch (which) {
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-      *static_cast<unsigned*>(answer) = CU_MEMORYTYPE_DEVICE;
+      *static_cast<unsigned*>(answer) =
+          found.physical->gpu == Device::kHost ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
       *static_cast<CUdeviceptr*>(answer) = address;

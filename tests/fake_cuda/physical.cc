@@ -18,8 +18,11 @@ namespace {
 
 constexpr char kFileName[] = "fake-cuda-";
 
-// Which GPU of the machine an ordinal of this process means.
+constexpr char kHostName[] = "h";
+
+// Which GPU of the machine an ordinal of this process means, or its host.
 std::string VisibleGpu(int ordinal) {
+  if (ordinal == Device::kHost) return kHostName;
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   if (visible == nullptr) return std::to_string(ordinal);
   std::string left = visible;
@@ -29,6 +32,7 @@ std::string VisibleGpu(int ordinal) {
 
 // The other way round; -1: this process doesn't see that GPU.
 int OrdinalOf(const std::string& gpu) {
+  if (gpu == kHostName) return Device::kHost;
   for (int ordinal = 0; ordinal < Device::kNumGpus; ++ordinal) {
     if (VisibleGpu(ordinal) == gpu) return ordinal;
   }

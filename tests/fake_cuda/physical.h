@@ -16,7 +16,7 @@ struct Physical {
   int fd;
   std::size_t num_bytes;
   std::uint64_t id;  // the same in every process
-  int gpu;           // its ordinal here; -1: hidden, or another host's
+  int gpu;           // its ordinal here, or kHost; -1: hidden, or another host's
   bool is_imported = true;
   unsigned handle_types = 0;  // CUmemAllocationHandleType that it may be exported as
   std::string fabric_file{};  // of the exporter, in the directory of the domain

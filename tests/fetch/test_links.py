@@ -82,12 +82,12 @@ def test_rank_without_blocks_of_its_own_takes_a_peers_figure_for_own_memory():
 
 
 def test_slower_peers_take_more_of_the_time():
-    found = Links(own=9.0, peers={1: PeerLink(2.0, 4.0), 2: PeerLink(1.0, 4.0)})
+    found = Links(rank=0, own=9.0, peers={1: PeerLink(2.0, 4.0), 2: PeerLink(1.0, 4.0)})
     assert found.bandwidths([100, 30, 30]) == Bandwidths(60 / 45, 4.0, 9.0)
 
 
 def test_figures_are_told_by_rank():
-    found = Links(own=9e9, peers={0: PeerLink(2e9, 4e9)})
+    found = Links(rank=1, own=9e9, peers={0: PeerLink(2e9, 4e9)})
     assert found.gb_per_s(2) == {"own": 9.0, "copies": [2.0, None], "reads": [4.0, None]}
     assert "rank 0 2.0 and 4.0; own memory is read at 9.0" in found.describe()
 

@@ -178,54 +178,6 @@ def small_copy(device):
     )
 
 
-@part("prefetch beside compute", Need.TORCH)
-def prefetch(device):
-    for name, high_priority in (("high", True), ("low", False)):
-        measure_prefetch(pair_of(device), name, high_priority)
-
-
-def measure_prefetch(pair, name, high_priority):
-    """Steps in prefetch mode over the slower of their compute and their copies.
-
-    Slots are empty at the start: the first layers of the first step are waited for.
-    """
-    from gpu import median_seconds, seconds
-
-    pair.make_scheduler(high_priority=high_priority)
-    a = torch.randn(4096, 4096, device="cuda").bfloat16()
-
-    def steps(mode, products):
-        pair.scheduler.policy = Policy.always(mode)
-        for layer in list(range(NUM_LAYERS)) * NUM_STEPS:
-            taken = pair.scheduler.wait(layer, 1)
-            for _ in range(products):
-                a @ a
-            pair.scheduler.release(layer, taken)
-
-    def copy_all():
-        for layer in list(range(NUM_LAYERS)) * NUM_STEPS:
-            pair.copy(pair.copies[layer].everything)
-
-    with pair.device.on(pair.stream):
-        one_copy = seconds(lambda: pair.copy(pair.copies[0].everything))
-        products = max(1, round(one_copy / median_seconds([lambda: a @ a])[0]))
-        works = [
-            functools.partial(steps, FetchMode.PREFETCH, products),
-            functools.partial(steps, FetchMode.DIRECT, products),
-            copy_all,
-        ]
-        fetched, computed, copied = median_seconds(works, repeats=5, before=pair.scheduler.stop)
-    num_runs = pair.counters.steps[FetchMode.PREFETCH] / NUM_STEPS
-    say(
-        f"{NUM_STEPS} prefetch steps, copies at {name} priority",
-        ratio=round(fetched / max(computed, copied), 3),
-        compute_ms=round(computed * 1e3, 2),
-        copy_ms=round(copied * 1e3, 2),
-        exposed_ms=round(sum(pair.counters.exposed_seconds) / num_runs * 1e3, 2),
-        expected={"ratio": (0.9, 1.6)},
-    )
-
-
 if __name__ == "__main__":
     run_parts(
         slices,
@@ -233,6 +185,5 @@ if __name__ == "__main__":
         host_cost,
         host_cost_selective,
         small_copy,
-        prefetch,
         batched_submissions,
     )

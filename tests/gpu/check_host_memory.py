@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Host memory as a place for experts: what the driver allows, and what copies and reads of it cost.
+"""Experts in host memory: right bytes in every mode, what copies and reads of them cost, overlap.
 
-dwdp keeps no experts there yet. Asked by cuda-bindings: memory of a host NUMA node, exported and
-imported by descriptor, in one read-only view with the GPU's own.
+The only copies of one GPU that really run beside its kernels: those inside its own memory are done
+by kernels.
 """
 
 import functools
@@ -12,12 +12,16 @@ import torch
 import triton
 import triton.language as tl
 from figures import say
-from gpu import median_seconds, seconds
+from gpu import bytes_of, median_seconds, seconds
+from gpu_ranks import make_ranks
 from parts import Need, part, run_parts
+from rank_pair import RankPair
 
-NEEDS = (Need.TORCH, Need.TRITON, Need.BINDINGS)
-BLOCK_BYTES = 512 << 20
-NUM_COPIES = 8
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.policy import Policy
+
+NUM_EXPERTS, HOST_EXPERTS, NUM_LAYERS, NUM_STEPS = 64, 32, 6, 4
+PAGES_OF_A_ROW = {"w13_weight": 2.75, "w2_weight": 1.375}
 WORDS = tl.constexpr(4096)
 
 
@@ -25,111 +29,125 @@ WORDS = tl.constexpr(4096)
 def _copy(source, destination, num_words):
     """Of int64, by a kernel."""
     places = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
-    read = tl.load(source.to(tl.pointer_type(tl.int64)) + places, places < num_words)
-    tl.store(destination.to(tl.pointer_type(tl.int64)) + places, read, places < num_words)
+    read = tl.load(source + places, places < num_words)
+    tl.store(destination + places, read, places < num_words)
 
 
-def read_by_kernel(address, target):
-    """target: uint8, on the GPU."""
+def read_by_kernel(source, target):
+    """uint8 on the GPU."""
     num_words = target.numel() // 8
-    _copy[(triton.cdiv(num_words, WORDS.value),)](address, target.data_ptr(), num_words)
+    words = [tensor[: 8 * num_words].view(torch.int64) for tensor in (source, target)]
+    _copy[(triton.cdiv(num_words, WORDS.value),)](*words, num_words)
 
 
 @functools.cache
-def blocks():
-    """(host memory, imported; the GPU's own; random bytes that both hold)."""
-    from host_memory import HostBlock, host_node
-
-    torch.cuda.init()
-    torch.manual_seed(0)
-    marks = torch.randint(0, 256, (BLOCK_BYTES,), dtype=torch.uint8, device="cuda")
-    host = HostBlock.on_host(BLOCK_BYTES, host_node()).filled_from(marks)
-    own = HostBlock.on_gpu(BLOCK_BYTES).filled_from(marks)
-    return host.imported(), own, marks
-
-
-@part("memory of a host NUMA node", *NEEDS)
-def allowed(device):
-    from host_memory import HostBlock, Mapped, host_node, is_supported
-
-    del device
-    torch.cuda.init()
-    say("memory of a host NUMA node", is_supported=is_supported(), node=host_node())
-    host, own, marks = blocks()
-    say("its pages", **HostBlock.page_sizes(host_node()))
-    view = Mapped([host, own], read_only=True)
-    found = torch.empty_like(marks)
-    for index, name in enumerate(("host", "GPU")):
-        found.zero_()
-        read_by_kernel(view.address + index * BLOCK_BYTES, found)
-        assert torch.equal(found, marks), name
-    say("one read-only view of imported host memory and the GPU's own", answer="read as written")
+def rank_of(device):
+    """A rank alone, half of whose experts lie in host memory."""
+    page = device.driver().granularity
+    rows = {name: int(pages * page) for name, pages in PAGES_OF_A_ROW.items()}
+    return RankPair(
+        device,
+        rows,
+        num_experts=NUM_EXPERTS,
+        num_layers=NUM_LAYERS,
+        dwdp_size=1,
+        host_experts=HOST_EXPERTS,
+    )
 
 
-@part("copies and reads of host memory", *NEEDS)
+@part("experts in host memory: direct and prefetch")
+def in_place_and_copied(device):
+    """Of ranks alone, and of two that read each other's."""
+    for dwdp_size in (1, 2):
+        ranks = make_ranks(device, num_experts=9, dwdp_size=dwdp_size, host_experts=2)
+        for mode in (FetchMode.DIRECT, FetchMode.PREFETCH):
+            check_reads(ranks, mode)
+        say(f"experts in host memory, {dwdp_size} ranks", answer="read as written")
+
+
+@part("experts in host memory: selective", Need.TORCH, Need.TRITON)
+def chosen(device):
+    ranks = make_ranks(device, num_experts=9, dwdp_size=2, host_experts=2)
+    check_reads(ranks, FetchMode.SELECTIVE, torch.tensor([0, 8, 3, 4, 7], device="cuda"))
+    say("chosen experts in host memory", answer="read as written")
+
+
+def check_reads(ranks, mode, ids=None):
+    for rank in ranks:
+        for _ in range(3):
+            rank.step(mode, ids)
+        wrong = rank.num_wrong_reads()
+        assert wrong == 0, f"{wrong} wrong reads, {mode}"
+
+
+@part("copies and reads of host memory", Need.TORCH, Need.TRITON)
 def speeds(device):
-    from host_memory import Mapped
-
-    del device
-    host, own, marks = blocks()
-    found = torch.empty_like(marks)
-    pinned = torch.empty(BLOCK_BYTES, dtype=torch.uint8).pin_memory()
-    host_view, own_view = (Mapped([one], read_only=True) for one in (host, own))
+    rank = rank_of(device)
+    rank.make_scheduler()
+    everything, missing = rank.copies[0].everything, sum(rank.copies[0].bytes_by_peer)
+    view = bytes_of(rank.direct[0][0])
+    on_host = view[view.numel() // 2 + rank.driver.granularity :]
+    on_gpu = view[: on_host.numel()]
+    found = torch.empty_like(on_host)
+    pinned = torch.empty(on_host.numel(), dtype=torch.uint8).pin_memory()
     works = {
-        "copy_of_host_node": lambda: host_view.copy_to(found),
-        "copy_of_pinned_memory": lambda: found.copy_(pinned, non_blocking=True),
-        "copy_of_own_memory": lambda: own_view.copy_to(found),
-        "kernel_reads_host_node": lambda: read_by_kernel(host_view.address, found),
-        "kernel_reads_own_memory": lambda: read_by_kernel(own_view.address, found),
+        "copy_into_slot": (missing, lambda: rank.copy(everything)),
+        "copy_of_pinned_memory": (
+            pinned.nbytes,
+            lambda: found.copy_(pinned, non_blocking=True),
+        ),
+        "kernel_reads_host": (on_host.nbytes, lambda: read_by_kernel(on_host, found)),
+        "kernel_reads_gpu": (on_gpu.nbytes, lambda: read_by_kernel(on_gpu, found)),
     }
-    times = median_seconds(list(works.values()), repeats=10)
+    with device.on(rank.stream):
+        times = median_seconds([work for _, work in works.values()], repeats=10)
     rates = {
-        f"{n}_gb_per_s": round(BLOCK_BYTES / t / 1e9, 1) for n, t in zip(works, times, strict=True)
+        f"{name}_gb_per_s": round(num_bytes / time / 1e9, 1)
+        for (name, (num_bytes, _)), time in zip(works.items(), times, strict=True)
     }
-    say("copies and reads of host memory", **rates)
+    say("copies and reads of host memory", mib=missing / 2**20, **rates)
 
 
-@part("copies of host memory beside compute", *NEEDS)
+@part("prefetch from host memory beside compute", Need.TORCH)
 def overlap(device):
-    """Over the slower of both alone, with products that take twice, as long, half as long."""
-    from host_memory import Mapped
+    """Steps over the slower of their compute and their copies, and of both one after the other.
 
-    del device
-    host, _, marks = blocks()
-    view = Mapped([host], read_only=True)
-    target = torch.empty_like(marks)
+    Slots are empty at the start: the first layers of the first step are waited for.
+    """
+    rank = rank_of(device)
+    rank.make_scheduler()
     a = torch.randn(4096, 4096, device="cuda").bfloat16()
-    copying = torch.cuda.Stream(priority=-1)
+    layers = list(range(NUM_LAYERS)) * NUM_STEPS
+
+    def steps(mode, products):
+        rank.scheduler.policy = Policy.always(mode)
+        for layer in layers:
+            taken = rank.scheduler.wait(layer, 1)
+            for _ in range(products):
+                a @ a
+            rank.scheduler.release(layer, taken)
 
     def copy_all():
-        with torch.cuda.stream(copying):
-            for _ in range(NUM_COPIES):
-                view.copy_to(target)
+        for layer in layers:
+            rank.copy(rank.copies[layer].everything)
 
-    def compute(products):
-        for _ in range(products):
-            a @ a
-
-    def both(products):
-        copying.wait_stream(torch.cuda.current_stream())
-        copy_all()
-        compute(products)
-        torch.cuda.current_stream().wait_stream(copying)
-
-    copied = median_seconds([lambda: both(0)], repeats=3)[0]
-    product = seconds(lambda: compute(50)) / 50
-    for share in (2.0, 1.0, 0.5):
-        products = round(share * copied / product)
-        works = [functools.partial(both, products), functools.partial(compute, products)]
-        beside, computed = median_seconds(works, repeats=3)
-        say(
-            f"copies of host memory beside compute of {share:g} times as long",
-            ratio=round(beside / max(copied, computed), 3),
-            compute_ms=round(computed * 1e3, 1),
-            copy_ms=round(copied * 1e3, 1),
-            expected={"ratio": (0.9, 1.1)},
-        )
+    with device.on(rank.stream):
+        (copied,) = median_seconds([copy_all], repeats=3)
+        product = median_seconds([lambda: [a @ a for _ in range(100)]], repeats=3)[0] / 100
+        for share in (2.0, 1.0, 0.5):
+            products = max(1, round(share * copied / len(layers) / product))
+            compute_s = seconds(lambda n=products: steps(FetchMode.DIRECT, n))
+            fetch = functools.partial(steps, FetchMode.PREFETCH, products)
+            (fetched,) = median_seconds([fetch], repeats=3, before=rank.scheduler.stop)
+            say(
+                f"prefetch beside compute of {share:g} times the copies",
+                ratio=round(fetched / max(compute_s, copied), 3),
+                ratio_to_sum=round(fetched / (compute_s + copied), 3),
+                compute_ms=round(compute_s * 1e3, 1),
+                copy_ms=round(copied * 1e3, 1),
+                expected={"ratio": (0.9, 1.15)},
+            )
 
 
 if __name__ == "__main__":
-    run_parts(allowed, speeds, overlap)
+    run_parts(in_place_and_copied, chosen, speeds, overlap)

@@ -2,7 +2,6 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One real GPU as the harness of tests/cuda speaks to it: streams, and kernels that read views."""
 
-import importlib.util
 import statistics
 
 import packed_vllm
@@ -39,8 +38,6 @@ class Gpu:
         found = {Need.TORCH, Need.GRAPHS, Need.TRITON}
         if packed_vllm.is_at_hand():
             found.add(Need.VLLM)
-        if importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings"):
-            found.add(Need.BINDINGS)
         if torch.cuda.device_count() > 1:
             found.add(Need.TWO_GPUS)
         return found

@@ -15,6 +15,19 @@ POLICIES = {mode.value: Policy.always(mode) for mode in FetchMode} | {
 }
 
 
+class MemoryUse:
+    """Mixed into any worker on a GPU by `worker_extension_cls`."""
+
+    def gpu_bytes(self) -> int:
+        """What is in use of the GPU, by all processes."""
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return int(total - free)
+
+
 class ModeSwitch:
     """Mixed into the worker by `worker_extension_cls`. The rank must have started 'selective'."""
 

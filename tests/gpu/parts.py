@@ -31,7 +31,6 @@ class Need(StrEnum):
     GRAPHS = "CUDA graphs"
     TRITON = "Triton"
     VLLM = "vLLM"
-    BINDINGS = "cuda-bindings"
     TWO_GPUS = "two GPUs"
 
 

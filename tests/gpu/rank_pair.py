@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Rank 0 of two ranks whose memory is on one device; rank 1 is only there to be read."""
+"""Rank 0 of two ranks whose memory is on one device; rank 1 is only there to be read.
+
+With dwdp_size 1 it is alone, and misses what lies in host memory.
+"""
 
 import time
 
@@ -36,6 +39,8 @@ class RankPair:
         num_layers,
         weights=None,
         num_slots=2,
+        dwdp_size=2,
+        host_experts=0,
         slice_bytes=None,
         driver=None,
     ):
@@ -43,13 +48,15 @@ class RankPair:
         self.driver = driver or device.driver()
         self.weights = weights
         self.stream = device.make_stream()
-        placement = Placement.make(num_experts=num_experts, dwdp_size=2)
+        placement = Placement.make(
+            num_experts=num_experts, dwdp_size=dwdp_size, host_experts=host_experts
+        )
         layout = tuple(
             TensorLayout(ExpertTensor(name, row_bytes), placement, self.driver.granularity)
             for name, row_bytes in rows.items()
         )
         self.layouts = [layout] * num_layers
-        shards = [self._adopt(rank, placement) for rank in range(2)]
+        shards = [self._adopt(rank, placement) for rank in range(dwdp_size)]
 
         def pull(peer, layer_idx, expected_sizes):
             blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
@@ -91,7 +98,7 @@ class RankPair:
         self.copier = CudaCopier(self.driver, **options)
         num_layers = len(self.layouts)
         self.copies = [self.slots.copies(i, self.direct[i], make_chosen) for i in range(num_layers)]
-        self.counters = FetchCounters(num_layers, 2)
+        self.counters = FetchCounters(num_layers, self.layouts[0][0].placement.dwdp_size)
         self.scheduler = FetchScheduler(
             self.copies,
             num_slots=self.slots.num_slots,

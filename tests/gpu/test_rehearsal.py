@@ -27,6 +27,7 @@ REHEARSED = {
     "copies: many submissions, a call for each copy",
     "copies: many submissions, batched",
     "copies: host cost of a layer, direct and prefetch",
+    "host_memory: experts in host memory: direct and prefetch",
     "attach: attach",
     "attach: copy plans",
 }
@@ -41,10 +42,9 @@ NOT_REHEARSED = {
     "vllm_moe: vLLM's Triton MoE kernels, block FP8",
     "copies: host cost of a layer, selective",
     "copies: a small host-to-device copy beside a prefetch",
-    "copies: prefetch beside compute",
-    "host_memory: memory of a host NUMA node",
+    "host_memory: experts in host memory: selective",
     "host_memory: copies and reads of host memory",
-    "host_memory: copies of host memory beside compute",
+    "host_memory: prefetch from host memory beside compute",
     "attach: gather tables",
     "adopt: adopting layers out of PyTorch's memory",
 }

@@ -4,7 +4,7 @@
 
     python tests/gpu/vllm_e2e.py [--quick] [--results RESULTS.md] [MODEL ...]
 
-With --quick three starts of a small model, in at most three minutes; else every fetch mode, eager
+With --quick four starts of a small model, in at most three minutes; else every fetch mode, eager
 and with graphs. Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: one
 with random weights. vLLM is the installed one, or what pack_vllm.py packed. --rehearse runs what a
 CPU can of --quick, with vLLM's CPU backend.
@@ -54,16 +54,20 @@ MEMORY_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Start:
-    """fetch: None for stock vLLM. modes: one after the other; None: as it has started."""
+    """fetch: None for stock vLLM. modes: one after the other; None: as it has started.
+
+    host_experts: of those of a rank that is alone; None for two ranks on GPU memory.
+    """
 
     name: str
     eager: bool = True
     fetch: str | None = None
     modes: tuple[str | None, ...] = (None,)
+    host_experts: int | None = None
 
     @property
     def num_ranks(self):
-        return 1 if self.fetch is None else 2
+        return 1 if self.fetch is None or self.host_experts else 2
 
 
 SWITCHED = ("selective", "prefetch", "direct", MIXED)
@@ -71,6 +75,12 @@ QUICK = (
     Start("stock vLLM, eager"),
     Start("two ranks, eager, modes switched", fetch="selective", modes=SWITCHED),
     Start("two ranks, CUDA graphs, selective", eager=False, fetch="selective"),
+    Start(
+        "one rank, experts in host memory, eager, modes switched",
+        fetch="selective",
+        modes=SWITCHED,
+        host_experts=12,
+    ),
 )
 
 
@@ -97,6 +107,8 @@ class EndToEnd:
         figures, why, ended = {}, "", RAN
         if self._is_rehearsal and not start.eager:
             ended, why = NOT_RUN, "needs CUDA graphs"
+        elif self._is_rehearsal and start.host_experts:
+            ended, why = NOT_RUN, "ranks on CPUs have no other memory than the host's"
         else:
             try:
                 figures = self._compare(start, limit_s)
@@ -175,7 +187,7 @@ class EndToEnd:
             found["VLLM_CPU_KVCACHE_SPACE"] = "1"
         paths = [str(TESTS / "gpu"), found.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
         found["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        if start.fetch is not None:
+        if start.num_ranks > 1:
             found |= {
                 "VLLM_DP_RANK": str(rank),
                 "VLLM_DP_RANK_LOCAL": str(self._local_rank(rank)),
@@ -193,12 +205,12 @@ class EndToEnd:
 class Child:
     """An engine in a process of its own; it and all that it started end with the context."""
 
-    def __init__(self, job, environment, log):
+    def __init__(self, job, environment, log, *, script=CHILD):
         self._out = Path(job["out"])
         self._log = log
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, str(CHILD), json.dumps(job)],
+                [sys.executable, str(script), json.dumps(job)],
                 env=os.environ | environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -242,6 +254,8 @@ def gpu_options(start):
 
 def dwdp_options(start, model):
     config = {"fetch": start.fetch}
+    if start.host_experts:
+        config["host_experts"] = start.host_experts
     if start.fetch in ("auto", "prefetch"):
         config |= given_costs(model)
     found = {

@@ -134,6 +134,15 @@ def _group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     return None
 
 
+def _host_experts(vllm_config: Any, config: DwdpConfig) -> str | None:
+    if config.host_experts and memory_kind(vllm_config.device_config.device_type) == "host":
+        return (
+            f"dwdp.host_experts is for ranks on GPUs, got {config.host_experts} for ranks on CPUs, "
+            "all of whose memory is the host's; leave it out."
+        )
+    return None
+
+
 def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
     """vLLM doesn't compare the ranks that a command starts with the size of the job."""
     parallel = vllm_config.parallel_config
@@ -278,6 +287,7 @@ def _placement(vllm_config: Any, config: DwdpConfig) -> Placement:
         num_experts=vllm_config.model_config.get_num_experts(),
         dwdp_size=dwdp_size(vllm_config, config),
         num_experts_per_worker=config.num_experts_per_worker,
+        host_experts=config.host_experts,
     )
 
 
@@ -287,6 +297,7 @@ CHECKS: tuple[Check, ...] = (
     _inner_parallel,
     _model,
     _group_size,
+    _host_experts,
     _ranks,
     _hosts_of_a_rank,
     _hosts_of_ray,

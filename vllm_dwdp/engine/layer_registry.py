@@ -30,6 +30,7 @@ class LayerRegistry:
         rank: int,
         dwdp_size: int,
         num_experts_per_worker: int | None,
+        host_experts: int,
         on_step: Callable[[str], None] = lambda detail: None,
         before_loading: Callable[["torch.nn.Module"], None] = lambda model: None,
     ) -> None:
@@ -38,6 +39,7 @@ class LayerRegistry:
         self.on_step = on_step
         self._dwdp_size = dwdp_size
         self._num_experts_per_worker = num_experts_per_worker
+        self._host_experts = host_experts
         self.layers: list[DwdpRoutedExperts] = []
         self.read_count = ReadCount()
 
@@ -46,6 +48,7 @@ class LayerRegistry:
             num_experts=num_experts,
             dwdp_size=self._dwdp_size,
             num_experts_per_worker=self._num_experts_per_worker,
+            host_experts=self._host_experts,
         )
 
     def add(self, layer: "DwdpRoutedExperts") -> int:

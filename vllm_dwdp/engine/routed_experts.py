@@ -76,12 +76,22 @@ class DwdpRoutedExperts(RoutedExperts):
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
         self._read_count = registry.read_count
         self._check_supported()
+        if self_placement.host_experts:
+            self._load_on_host()
         self.dwdp_layer_idx = registry.add(self)
 
     def expert_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The layer's expert tensors by name, in schema order."""
         found = dict(self.named_parameters(recurse=False))
         return {name: found[name] for name in EXPERT_TENSORS if name in found}
+
+    def _load_on_host(self) -> None:
+        """A rank whose experts don't fit into its GPU loads them all beside it.
+
+        vLLM takes a layer that it finds on the host to the GPU and back to process it.
+        """
+        for parameter in self.expert_parameters().values():
+            parameter.data = torch.empty_like(parameter.data, device="cpu")
 
     def input_scales(self) -> dict[str, torch.nn.Parameter]:
         """Static activation scales by name, one number each once vLLM has processed them."""

@@ -76,6 +76,7 @@ class ExpertSharing:
             rank=self.rank,
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
+            host_experts=config.host_experts,
             on_step=self._session.step,
             before_loading=self._check_memory,
         )

@@ -8,6 +8,7 @@
     rank 2   reads 3    reads 0    reads 1
 
 * In each turn no two ranks read the same peer, and all links carry what they carry in service.
+* Last of all comes the memory of the host, where the group keeps experts there: all ranks at once.
 * Turns end by the clock, not by a message: ranks that leave the barrier together stay in step.
 """
 
@@ -26,8 +27,11 @@ TURN_S = 0.1
 """How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which
 ranks may leave the barrier apart."""
 
+HOST = -1
+"""Stands for the memory of this rank's host where others are ranks."""
+
 Places = dict[int, list[torch.Tensor]]
-"""By the rank that owns them: bytes of blocks, where the views of this rank show them."""
+"""By the rank that owns them, or HOST: bytes of blocks, where the views of this rank show them."""
 
 
 class PeerLink(NamedTuple):
@@ -39,8 +43,12 @@ class PeerLink(NamedTuple):
 
 @dataclass(frozen=True)
 class Links:
-    """own: bytes per second that a kernel reads of own memory. peers: by rank in the group."""
+    """own: bytes per second that a kernel reads of own memory. peers: by rank in the group.
 
+    The peer of this rank's own number is its host.
+    """
+
+    rank: int
     own: float
     peers: Mapping[int, PeerLink]
 
@@ -57,13 +65,16 @@ class Links:
     def describe(self) -> str:
         """The figures, for the log."""
         found = ", ".join(
-            f"rank {peer} {link.copies / 1e9:.1f} and {link.reads / 1e9:.1f}"
+            f"{self._name(peer)} {link.copies / 1e9:.1f} and {link.reads / 1e9:.1f}"
             for peer, link in sorted(self.peers.items())
         )
         return (
             f"GB/s that are copied and that a kernel reads, by rank of the group: {found}; own "
             f"memory is read at {self.own / 1e9:.1f}"
         )
+
+    def _name(self, peer: int) -> str:
+        return "the host" if peer == self.rank else f"rank {peer}"
 
     def gb_per_s(self, num_ranks: int) -> dict[str, Any]:
         """The figures for statistics: lists by rank of the group, None where nothing is read."""
@@ -79,15 +90,15 @@ def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int
     """Called by all ranks of the group at the same time; some of the places are peers'."""
     end = time.monotonic()
     peers: dict[int, PeerLink] = {}
-    for step in range(1, num_ranks):
+    for step in range(1, num_ranks + 1):
         peer = (rank + step) % num_ranks
         copied, end = end + TURN_S, end + 2 * TURN_S
-        if sources := places.get(peer):
+        if sources := places.get(HOST if peer == rank else peer):
             peers[peer] = PeerLink(probe.copies(sources, copied), probe.reads(sources, end))
         time.sleep(max(0.0, end - time.monotonic()))
     if own := places.get(rank):
-        return Links(probe.reads(own, end + TURN_S), peers)
-    return Links(max(link.reads for link in peers.values()), peers)
+        return Links(rank, probe.reads(own, end + TURN_S), peers)
+    return Links(rank, max(link.reads for link in peers.values()), peers)
 
 
 def places_of(
@@ -106,7 +117,9 @@ def places_of(
     left: dict[int, int] = {}
     for layer_idx, views in enumerate(direct):
         shown = [bytes_of(view) for view in views]
-        for tensor_idx, extent, owner in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
+        for block in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
+            tensor_idx, extent, source = block
+            owner = HOST if source == rank and extent.segment.on_host else source
             if part := min(left.setdefault(owner, num_bytes), extent.num_bytes):
                 place = shown[tensor_idx][extent.start : extent.start + part]
                 found.setdefault(owner, []).append(place)
@@ -115,9 +128,13 @@ def places_of(
 
 
 def bytes_by_peer(layouts: Sequence[LayerLayout], *, rank: int, num_ranks: int) -> list[int]:
-    """What `rank` reads of each rank's blocks, over all layers."""
+    """What `rank` misses, by the rank whose blocks have it, over all layers.
+
+    Its own number stands for its host.
+    """
     found = [0] * num_ranks
     for layer_idx, layout in enumerate(layouts):
         for block in sourced_blocks(layout, layer_idx, rank=rank):
-            found[block.source] += block.extent.num_bytes
+            if block.is_missing(rank):
+                found[block.source] += block.extent.num_bytes
     return found

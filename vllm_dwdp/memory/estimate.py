@@ -14,8 +14,8 @@ from vllm_dwdp.slot_layout import SlotLayout
 class MemoryEstimate:
     """Bytes of one rank's model, by what they hold.
 
-    own: blocks and fringe. private: boundary pages, and tensors that every rank keeps whole.
-    slots: with the private pages of their views; 0 where there are none. layer: the largest layer
+    own: blocks and fringe, without those in host memory. private: boundary pages, and tensors that
+    every rank keeps whole. slots: with the private pages of their views; 0 where there are none. layer: the largest layer
     as it is loaded, which is in memory twice while it is adopted. other: weights that are not of
     experts.
     """
@@ -35,7 +35,7 @@ class MemoryEstimate:
         private = sum(span.num_bytes for layer in layers for t in layer for span in t.private_spans)
         slots = slot_bytes(layers, rank=rank, num_slots=num_slots)
         return cls(
-            own=sum(map(sum, block_sizes(layers, rank, granularity))),
+            own=sum(map(sum, block_sizes(layers, rank, granularity))) - host_bytes(layers, rank),
             private=private,
             slots=slots + private if slots else 0,
             layer=max(_loaded_bytes(layer, rank) for layer in layers),
@@ -73,6 +73,17 @@ def slot_bytes(layers: Sequence[LayerLayout], *, rank: int, num_slots: int) -> i
     return sum(
         SlotLayout.make(layers, range(slot, len(layers), num_slots), rank=rank).num_bytes
         for slot in range(num_slots)
+    )
+
+
+def host_bytes(layers: Sequence[LayerLayout], rank: int) -> int:
+    """Bytes of a rank's blocks in host memory."""
+    return sum(
+        extent.num_bytes
+        for layer in layers
+        for t in layer
+        for extent in t.blocks_of(rank)
+        if extent.segment.on_host
     )
 
 

@@ -68,7 +68,7 @@ class ExpertViews:
         views = []
         for tensor_idx, layout in enumerate(self._layers[layer_idx]):
             view = self._driver.reserve_view(layout.view_bytes)
-            for extent in layout.blocks_of(self._rank):
+            for extent in layout.resident_blocks_of(self._rank):
                 view.map_block(extent.start, own[self._rank, tensor_idx, extent])
             for offset, page in slots.pages(layer_idx, tensor_idx):
                 view.map_slot_page(offset, page)

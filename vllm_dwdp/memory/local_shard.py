@@ -80,7 +80,8 @@ class LocalShard:
         return layout.placement.ranges[self._rank][0] * layout.tensor.expert_bytes
 
     def _fill_block(self, extent: Extent, base: int) -> Block:
-        block = self._driver.create_block(extent.num_bytes, extent.start)
+        on_host = extent.segment.on_host
+        block = self._driver.create_block(extent.num_bytes, extent.start, on_host=on_host)
         block.fill(0, base + extent.start, extent.num_bytes)
         block.seal()
         return block

@@ -83,7 +83,7 @@ class Slots:
         """Mappings that the views of slots take, beside those of peers' memory."""
         return sum(
             len(self._pieces(layer_idx))
-            + sum(len(t.blocks_of(self._rank)) + len(t.private_spans) for t in layer)
+            + sum(len(t.resident_blocks_of(self._rank)) + len(t.private_spans) for t in layer)
             for layer_idx, layer in enumerate(self._layers)
         )
 
