@@ -40,7 +40,8 @@ class DwdpConfig:
 
     dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
     num_experts_per_worker: experts each rank owns; default: as even as possible.
-    host_experts: of these, how many lie in the memory of the host, which GPUs read over their bus.
+    host_experts: of these, how many lie in the memory of the host, which GPUs read over their bus;
+        'auto': as many as don't fit into the GPU.
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
@@ -57,7 +58,7 @@ class DwdpConfig:
 
     dwdp_size: int | None = None
     num_experts_per_worker: int | None = None
-    host_experts: int = 0
+    host_experts: int | str = 0
     fetch: str = AUTO
     num_slots: int = DEFAULT_NUM_SLOTS
     slice_bytes: int | None = None
@@ -71,7 +72,7 @@ class DwdpConfig:
     def __post_init__(self) -> None:
         _check_count("dwdp_size", self.dwdp_size)
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
-        if self.host_experts != 0:
+        if self.host_experts not in (0, AUTO) or isinstance(self.host_experts, bool):
             _check_count("host_experts", self.host_experts, may_be_none=False)
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
@@ -99,6 +100,11 @@ class DwdpConfig:
             raise ConfigError(
                 f"dwdp.timeout_s must be seconds between 0 and 86400, got {self.timeout_s!r}."
             )
+
+    @property
+    def given_host_experts(self) -> int:
+        """The number that the user says; 0 under 'auto', until the model's sizes are known."""
+        return 0 if isinstance(self.host_experts, str) else self.host_experts
 
     @classmethod
     def parse(cls, section: Any) -> "DwdpConfig":

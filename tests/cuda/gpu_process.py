@@ -74,6 +74,7 @@ def bind(device, driver, session):
         dtype="uint8",
         quantization="None",
         placement=placement.ranges,
+        host_experts=0,
         memory_kind=driver.kind,
         granularity=driver.granularity,
         tensors=(),

@@ -113,7 +113,6 @@ def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
 def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
     """MoE layers built inside are those of this rank. callbacks: see LayerRegistry."""
     registry = LayerRegistry(
-        host_experts=0,
         rank=rank,
         dwdp_size=dwdp_size,
         num_experts_per_worker=num_experts_per_worker,

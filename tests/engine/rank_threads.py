@@ -70,6 +70,7 @@ class MeetingGroup(Group):
             dtype="bfloat16",
             quantization="None",
             placement=self.layouts[rank][0][0].placement.ranges,
+            host_experts=0,
             memory_kind=driver.kind,
             granularity=driver.granularity,
             tensors=(),

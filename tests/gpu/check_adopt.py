@@ -26,7 +26,10 @@ def used_bytes():
 def load(num_local):
     """By layer: tensors as a loader leaves them in PyTorch's memory."""
     return [
-        [torch.ones(num_local, *shape, device="cuda").bfloat16() for shape in SHAPES.values()]
+        [
+            torch.ones(num_local, *shape, dtype=torch.bfloat16, device="cuda")
+            for shape in SHAPES.values()
+        ]
         for _ in range(NUM_LAYERS)
     ]
 

@@ -116,7 +116,7 @@ def host_cost(device):
     pair = pair_of(device)
     pair.make_scheduler()
     measure_host_cost(pair, FetchMode.DIRECT, (None, 10))
-    measure_host_cost(pair, FetchMode.PREFETCH, (None, 60))
+    measure_host_cost(pair, FetchMode.PREFETCH, (None, 80))
 
 
 @part("host cost of a layer, selective", Need.TORCH, Need.TRITON)

@@ -43,7 +43,7 @@ MODEL = RandomMoe(
 )
 """A sixth of the layers and half of the experts of Qwen3-30B-A3B, of its sizes."""
 
-STEP_TOKENS, PROMPT_TOKENS = 16_384, 4_096
+STEP_TOKENS, PROMPT_TOKENS = 16_384, 1_024
 
 
 def with_dwdp(one_of):

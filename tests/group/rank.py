@@ -26,6 +26,7 @@ MANIFEST = Manifest(
     dtype="bfloat16",
     quantization="None",
     placement=((0, 2), (2, 4)),
+    host_experts=0,
     memory_kind="host",
     granularity=4096,
     tensors=(TensorSchema("layers.0", "w13_weight", (4, 8, 8), "bfloat16"),),

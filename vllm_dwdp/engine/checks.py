@@ -287,7 +287,7 @@ def _placement(vllm_config: Any, config: DwdpConfig) -> Placement:
         num_experts=vllm_config.model_config.get_num_experts(),
         dwdp_size=dwdp_size(vllm_config, config),
         num_experts_per_worker=config.num_experts_per_worker,
-        host_experts=config.host_experts,
+        host_experts=config.given_host_experts,
     )
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class LayerRegistry:
     """The loader calls back: `before_loading` once the model is built, before weights are read, and
     `on_step` with what is being loaded, whenever it gets further.
+
+    loads_on_host: a rank's experts may be more than its GPU can hold.
     """
 
     def __init__(
@@ -30,7 +32,8 @@ class LayerRegistry:
         rank: int,
         dwdp_size: int,
         num_experts_per_worker: int | None,
-        host_experts: int,
+        host_experts: int = 0,
+        loads_on_host: bool = False,
         on_step: Callable[[str], None] = lambda detail: None,
         before_loading: Callable[["torch.nn.Module"], None] = lambda model: None,
     ) -> None:
@@ -40,6 +43,7 @@ class LayerRegistry:
         self._dwdp_size = dwdp_size
         self._num_experts_per_worker = num_experts_per_worker
         self._host_experts = host_experts
+        self.loads_on_host = loads_on_host
         self.layers: list[DwdpRoutedExperts] = []
         self.read_count = ReadCount()
 

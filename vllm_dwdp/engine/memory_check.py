@@ -86,7 +86,7 @@ class MemoryCheck:
     def _loaded_bytes(self) -> int:
         """Bytes of the local experts as they are loaded; on the host where some will stay there."""
         placement = self._layouts[0][0].placement
-        if placement.host_experts:
+        if self._config.host_experts:
             return 0
         num_local = len(placement.local_experts(self._rank))
         return sum(num_local * t.tensor.expert_bytes for layer in self._layouts for t in layer)

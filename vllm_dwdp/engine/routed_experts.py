@@ -76,7 +76,7 @@ class DwdpRoutedExperts(RoutedExperts):
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
         self._read_count = registry.read_count
         self._check_supported()
-        if self_placement.host_experts:
+        if registry.loads_on_host:
             self._load_on_host()
         self.dwdp_layer_idx = registry.add(self)
 

@@ -27,6 +27,7 @@ from vllm_dwdp.engine.fetch_costs import RunStep
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.graph_fence import captured_tokens
+from vllm_dwdp.engine.host_share import check_host_memory, choose_host_experts
 from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
@@ -76,7 +77,8 @@ class ExpertSharing:
             rank=self.rank,
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
-            host_experts=config.host_experts,
+            host_experts=config.given_host_experts,
+            loads_on_host=config.host_experts != 0,
             on_step=self._session.step,
             before_loading=self._check_memory,
         )
@@ -94,6 +96,8 @@ class ExpertSharing:
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
             self._try_peers()
+            if self._config.host_experts:
+                self._driver.create_block(self._driver.granularity, on_host=True)  # or a refusal
             self._memory.give_back()
             with collecting(self.registry):
                 yield
@@ -165,12 +169,25 @@ class ExpertSharing:
         layers = self.registry.layers
         of_experts = sum(p.nbytes for layer in layers for p in layer.expert_parameters().values())
         given = self._kv_cache_bytes
-        check = MemoryCheck(
+        other_bytes = sum(p.nbytes for p in model.parameters()) - of_experts
+        free = self._memory.free_bytes() + (other_bytes if self._memory.is_taken_at_once else 0)
+        choose_host_experts(
             self._config,
+            layers,
             [layer_layout(layer, self._driver.granularity) for layer in layers],
             rank=self.rank,
+            other_bytes=other_bytes,
+            budget_bytes=self._budget_bytes if given is None else free - given,
+            gather=self._session.gather,
+        )
+        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
+        check_host_memory(layouts, self._session.gather, rank=self.rank)
+        check = MemoryCheck(
+            self._config,
+            layouts,
+            rank=self.rank,
             job_rank=self.job_rank,
-            other_bytes=sum(p.nbytes for p in model.parameters()) - of_experts,
+            other_bytes=other_bytes,
             limits=VllmLimits(self._budget_bytes if given is None else None, given),
         )
         check.run(self._memory, self._session.gather)
@@ -192,6 +209,7 @@ class ExpertSharing:
             dtype=str(model_config.dtype),
             quantization=str(model_config.quantization),
             placement=layers[0].placement.ranges,
+            host_experts=layers[0].placement.host_experts,
             memory_kind=self._driver.kind,
             granularity=self._driver.granularity,
             tensors=tuple(schema for layer in layers for schema in _schemas(layer)),

@@ -2,8 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Bandwidth of copies, by the copier that prefetches, and of reads by a kernel.
 
-A GPU does the two by different engines: between two addresses of one GPU its copy engine takes
-twenty times as long as a kernel, so that the one says nothing about the other.
+A GPU does the two by different engines over links, so that the one says nothing about the other.
 """
 
 import statistics

@@ -28,7 +28,8 @@ class TensorSchema(NamedTuple):
 class Manifest:
     """One rank's account of itself; all of it must be the same on every rank.
 
-    placement holds the experts `[start, stop)` of each rank.
+    placement holds the experts `[start, stop)` of each rank, host_experts how many of them lie in
+    host memory.
     """
 
     dwdp_version: str
@@ -36,6 +37,7 @@ class Manifest:
     dtype: str
     quantization: str
     placement: tuple[tuple[int, int], ...]
+    host_experts: int
     memory_kind: str
     granularity: int
     tensors: tuple[TensorSchema, ...]

@@ -15,9 +15,9 @@ class MemoryEstimate:
     """Bytes of one rank's model, by what they hold.
 
     own: blocks and fringe, without those in host memory. private: boundary pages, and tensors that
-    every rank keeps whole. slots: with the private pages of their views; 0 where there are none. layer: the largest layer
-    as it is loaded, which is in memory twice while it is adopted. other: weights that are not of
-    experts.
+    every rank keeps whole. slots: with the private pages of their views; 0 where there are none.
+    layer: the largest layer as it is loaded, which is in memory twice while it is adopted. other:
+    weights that are not of experts.
     """
 
     own: int

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""How many experts 'auto' keeps in host memory, and what is refused there."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.engine.host_share import (
+    KEPT_FOR_VLLM,
+    check_host_memory,
+    choose_host_experts,
+    fewest_host_experts,
+    with_host_experts,
+)
+from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.estimate import MemoryEstimate
+from vllm_dwdp.memory.limits import LimitError
+from vllm_dwdp.placement import Placement
+
+GIB, PAGE = 1 << 30, 2 << 20
+NUM_LAYERS, NUM_EXPERTS = 8, 16
+PLACEMENT = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=1)
+LAYOUTS = [(TensorLayout(ExpertTensor("w13_weight", GIB // 4), PLACEMENT, PAGE),)] * NUM_LAYERS
+"""A rank alone, 32 GiB of experts."""
+
+
+def alone(name, payload):
+    return [payload]
+
+
+def choose(config, *, budget, gather=alone):
+    layer = SimpleNamespace(placement=PLACEMENT)
+    choose_host_experts(
+        config, [layer], LAYOUTS, rank=0, other_bytes=GIB, budget_bytes=budget, gather=gather
+    )
+    return layer.placement.host_experts
+
+
+def weights(number, num_slots=2):
+    """Bytes of GPU memory with so many experts in host memory."""
+    placement = with_host_experts(PLACEMENT, number)
+    layouts = [(TensorLayout(LAYOUTS[0][0].tensor, placement, PAGE),)] * NUM_LAYERS
+    estimate = MemoryEstimate.make(layouts, rank=0, num_slots=num_slots, other_bytes=GIB)
+    return estimate.in_all
+
+
+def test_auto_keeps_all_in_the_gpu_where_they_fit():
+    assert choose(DwdpConfig(host_experts="auto"), budget=80 * GIB) == 0
+
+
+@pytest.mark.parametrize("room", [10 * GIB, 20 * GIB, 30 * GIB])
+def test_auto_takes_the_fewest_that_fit(room):
+    number = fewest_host_experts(
+        DwdpConfig(host_experts="auto"), LAYOUTS, rank=0, other_bytes=GIB, room=room
+    )
+    assert weights(number) <= room < weights(number - 1)
+
+
+def test_auto_leaves_each_rank_an_expert_however_little_room_there_is():
+    assert choose(DwdpConfig(host_experts="auto"), budget=GIB) == NUM_EXPERTS - 1
+
+
+def test_direct_needs_no_room_for_slots():
+    room = round(20 * GIB * (1 - KEPT_FOR_VLLM))
+    in_place = choose(DwdpConfig(host_experts="auto", fetch="direct"), budget=20 * GIB)
+    assert in_place < choose(DwdpConfig(host_experts="auto"), budget=20 * GIB)
+    assert weights(in_place, num_slots=0) <= room
+
+
+def test_the_rank_with_least_room_decides_for_its_group():
+    def gather(name, payload):
+        return [payload, json.dumps(["auto", 9]).encode()]
+
+    assert choose(DwdpConfig(host_experts="auto"), budget=80 * GIB, gather=gather) == 9
+
+
+def test_ranks_that_were_told_different_numbers_are_refused():
+    def gather(name, payload):
+        return [payload, json.dumps([3, 3]).encode()]
+
+    with pytest.raises(ConfigError, match=r"same for all ranks of a group, got \[2, 3\]"):
+        choose(DwdpConfig(host_experts=2), budget=80 * GIB, gather=gather)
+
+
+def test_a_host_without_room_is_refused():
+    placement = with_host_experts(PLACEMENT, 8)
+    layouts = [(TensorLayout(ExpertTensor("w", 1 << 40), placement, PAGE),)] * 2
+    with pytest.raises(LimitError, match=r"lower dwdp.host_experts"):
+        check_host_memory(layouts, alone, rank=0)
+    check_host_memory(LAYOUTS, alone, rank=0)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The engines of host_throughput.py, as far as vLLM takes their options without a GPU."""
+
+import dataclasses
+
+import host_throughput
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Of the model's attention and lengths, with few and small experts."""
+    small = dataclasses.replace(host_throughput.MODEL, num_layers=1, num_experts=8, expert_size=64)
+    return small.write(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.mark.parametrize("way", host_throughput.WAYS)
+def test_vllm_takes_the_options_of_every_engine(way, model):
+    given = host_throughput.options(model) | host_throughput.WAYS[way]
+    args = EngineArgs(**given)
+    config = args.create_model_config()
+    assert config.max_model_len >= host_throughput.PROMPT_TOKENS
+    assert args.max_num_seqs * host_throughput.PROMPT_TOKENS == host_throughput.STEP_TOKENS
+
+
+def test_ways_keep_equal_shares_in_host_memory():
+    layers, experts = host_throughput.MODEL.num_layers, host_throughput.MODEL.num_experts
+    for share in ("a quarter", "half"):
+        ways = [given for way, given in host_throughput.WAYS.items() if way.startswith(share)]
+        (dwdp,) = [g["additional_config"]["dwdp"] for g in ways if "additional_config" in g]
+        (offloaded,) = [g for g in ways if "offload_group_size" in g]
+        num_offloaded = layers // offloaded["offload_group_size"] * experts
+        assert num_offloaded == layers * dwdp["host_experts"]
