@@ -22,7 +22,7 @@ def test_ctrl_c_that_another_thread_takes_ends_the_wait():
         time.sleep(SIGNAL_AFTER_S)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         is_over.wait(NEWS_AFTER_S)
-        pool._news.put((None, ("results", [])))
+        pool._news.put((None, ("answers", [])))
 
     thread = threading.Thread(target=interrupt)
     begin = time.monotonic()

@@ -3,9 +3,8 @@
 """One rank of an offline job: a process with a vllm.LLM, fed by the process that holds the job.
 
 Messages from the parent: ("render", items), ("run", items), ("abort",), ("stats",), and None, which
-ends the rank; items are (id, prompt). Messages back: ("begun", None), ("ready", None),
-("results", [(id, is_error, result), ...]), ("stats", stats), ("group failed", sentence),
-("failed", text).
+ends the rank; items are (id, parcel). Messages back: ("begun", None), ("ready", None),
+("answers", answers with parcels), ("stats", stats), ("group failed", sentence), ("failed", text).
 """
 
 import os
