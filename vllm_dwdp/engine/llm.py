@@ -117,6 +117,7 @@ class LLM:
         self.shutdown()
 
     def _call(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[Any]:
+        self._pool.check_usable()  # before the lock: a fork may have inherited it locked
         params = arguments.pop("sampling_params")
         use_tqdm = arguments.pop("use_tqdm")
         raw = raw_prompts(kind, prompts, params, arguments)
