@@ -102,6 +102,7 @@ def test_refused_prompt_is_vllms_exception_before_any_prompt_runs(llm):
         (["Emma was"], {"temperature": 0}, TypeError),
         ([{"prompt_token_ids": range(5, 8)}], {}, TypeError),
         ([True, False], {}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": {0: GREEDY}.values()}, TypeError),
         (["Emma was"], {"priority": numpy.array([0])}, VLLMValidationError),
         (["Emma was"], {"sampling_params": SamplingParams(seed=numpy.int64(5))}, TypeError),
     ],
