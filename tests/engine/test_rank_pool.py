@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
 from vllm_dwdp.engine.rank_pool import RankPool
 
@@ -15,7 +16,7 @@ SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
 
 
 def test_ctrl_c_that_another_thread_takes_ends_the_wait():
-    pool = RankPool(1, b"")
+    pool = RankPool(1, PickledOptions.of({}))
     is_over = threading.Event()
 
     def interrupt():

@@ -15,6 +15,7 @@ import psutil
 
 from vllm_dwdp.engine.offline_errors import RankDied
 from vllm_dwdp.engine.parcels import opened, packed
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.rank_process import serve_rank
 
 ORPHANS_S = 2.0
@@ -49,9 +50,14 @@ class RankHandle:
 
     @classmethod
     def start(
-        cls, index: int, job_size: int, port: int, options: bytes, news: queue.SimpleQueue[Any]
+        cls,
+        index: int,
+        job_size: int,
+        port: int,
+        options: PickledOptions,
+        news: queue.SimpleQueue[Any],
     ) -> "RankHandle":
-        """A new process that builds a vllm.LLM of the pickled options; ranks meet at `port`."""
+        """A new process that builds a vllm.LLM of the options; ranks meet at `port`."""
         environment = {
             "VLLM_DP_RANK": str(index),
             "VLLM_DP_RANK_LOCAL": str(index),

@@ -13,6 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine.offline_errors import RankDied
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
 from vllm_dwdp.engine.rank_handle import RankHandle
 
@@ -29,7 +30,7 @@ SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
 class RankPool:
     """Used by one call at a time; `end` and `stats` may come from any thread."""
 
-    def __init__(self, job_size: int, options: bytes) -> None:
+    def __init__(self, job_size: int, options: PickledOptions) -> None:
         self._job_size = job_size
         self._options = options
         self._ranks: list[RankHandle] = []

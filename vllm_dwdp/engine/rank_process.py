@@ -11,12 +11,12 @@ import os
 from multiprocessing.connection import Connection
 from typing import Any
 
-import cloudpickle
 import pydantic
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.child_watch import ending_with_its_children
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.rank_ending import RankEnding, end_at_once
 from vllm_dwdp.engine.rank_inbox import RankInbox
 from vllm_dwdp.engine.rank_loop import RankLoop
@@ -25,7 +25,7 @@ logger = init_logger("vllm.dwdp")
 
 
 def serve_rank(
-    pipe: Connection, parent_pid: int, environment: dict[str, str], options: bytes
+    pipe: Connection, parent_pid: int, environment: dict[str, str], options: PickledOptions
 ) -> None:
     """Main function of the rank's process. Exit code 0 only when the parent ended it."""
     os.setpgrp()  # Ctrl-C is the parent's, which then ends its ranks or goes on with them
@@ -42,13 +42,13 @@ def serve_rank(
     end_at_once(exit_code)
 
 
-def _serve(pipe: Connection, ending: RankEnding, options: bytes) -> None:
+def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> None:
     inbox = RankInbox(pipe, on_end=ending.ask)
     llm = None
     try:
         from vllm import LLM
 
-        llm = LLM(**cloudpickle.loads(options))
+        llm = LLM(**options.load())
         pipe.send(("ready", None))
         with ending_with_its_children():
             RankLoop(llm, pipe, inbox).run()
