@@ -54,7 +54,7 @@ def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> Non
             RankLoop(llm, pipe, inbox).run()
     except Exception as error:
         sentence = last_words.left() if llm is None else None
-        pipe.send(("group failed", sentence) if sentence else ("failed", _text(error)))
+        pipe.send(("group failed", sentence) if sentence else ("failed", error_text(error)))
         raise
     finally:
         ending.begin()
@@ -62,8 +62,14 @@ def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> Non
             llm.llm_engine.engine_core.shutdown()
 
 
-def _text(error: Exception) -> str:
-    """Without what pydantic adds: all arguments, and a link to its manual."""
+def error_text(error: Exception) -> str:
+    """An error of pydantic without all other arguments, and without a link to its manual."""
     if isinstance(error, pydantic.ValidationError):
-        return "; ".join(part["msg"] for part in error.errors())
+        return "; ".join(_option_and_reason(part) for part in error.errors())
     return f"{type(error).__name__}: {error}"
+
+
+def _option_and_reason(part: Any) -> str:
+    """Errors of a whole configuration name their options themselves."""
+    option = ".".join(map(str, part["loc"]))
+    return f"{option}: {part['msg']}" if option else str(part["msg"])
