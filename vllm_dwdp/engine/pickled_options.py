@@ -27,7 +27,7 @@ class PickledOptions(NamedTuple):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "PickledOptions":
-        """Raises TypeError for what can't be sent to a process."""
+        """Raises what pickle raises for options that can't be sent to a process."""
         by_value = None
         with contextlib.suppress(Exception):
             by_value = cloudpickle.dumps(options)
