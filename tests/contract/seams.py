@@ -245,6 +245,12 @@ _BY_FILE = {
         "direct_register_custom_op.mutates_args",
         "direct_register_custom_op.fake_impl",
     ),
+    "v1/engine/__init__.py": ("EngineCoreRequest",),
+    "v1/serial_utils.py": (
+        "MsgpackEncoder.encode",
+        "MsgpackDecoder.decode",
+        "MsgpackDecoder.__init__.t",
+    ),
     "v1/engine/core.py": (
         "EngineCore.sleep",
         "EngineCore.sleep.level",

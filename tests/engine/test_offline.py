@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import sys
 import threading
 import time
 
@@ -99,6 +100,11 @@ def test_refused_prompt_is_vllms_exception_before_any_prompt_runs(llm):
         (["Emma was"], {"sampling_params": SamplingParams(logprobs=10**6)}, VLLMValidationError),
         (["Emma was"], {"lora_request": LoRARequest("a", 1, "/a")}, VLLMValidationError),
         (["Emma was"], {"temperature": 0}, TypeError),
+        ([{"prompt_token_ids": range(5, 8)}], {}, TypeError),
+        ([True, False], {}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": {0: GREEDY}.values()}, TypeError),
+        (["Emma was"], {"priority": numpy.array([0])}, VLLMValidationError),
+        (["Emma was"], {"sampling_params": SamplingParams(seed=numpy.int64(5))}, TypeError),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -180,6 +186,37 @@ def test_call_that_was_broken_off_leaves_no_answer_for_the_next(llm):
     (output,) = llm.generate(["And it came to pass"], GREEDY)
     assert output.prompt == "And it came to pass"
     assert len(stats) == 2
+
+
+def test_prompt_of_a_class_that_ranks_can_not_import_is_an_error(llm, monkeypatch):
+    late = type("Late", (str,), {"__module__": __name__})
+    monkeypatch.setattr(sys.modules[__name__], "Late", late, raising=False)
+    with pytest.raises(TypeError, match="Can't get attribute 'Late'") as caught:
+        llm.generate(["Emma was", late("Emma was")], GREEDY, use_tqdm=False)
+    assert caught.value.__notes__ == ["This is prompt 1 of 2; none was run."]
+    assert len(llm.generate(PROMPTS, GREEDY, use_tqdm=False)) == len(PROMPTS)
+
+
+def call_in_a_fork(llm):
+    with pytest.raises(RuntimeError, match="works only in the process that built it"):
+        llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+
+
+def test_fork_during_a_call_of_another_thread_can_not_use_it_and_is_told(llm):
+    thread = threading.Thread(target=llm.generate, args=(PROMPTS * 4, GREEDY), daemon=True)
+    before = num_forwards(llm)
+    thread.start()
+    while num_forwards(llm) == before:
+        assert thread.is_alive()
+    child = multiprocessing.get_context("fork").Process(target=call_in_a_fork, args=(llm,))
+    child.start()
+    assert thread.is_alive(), "the call ended before the fork"
+    child.join(10)
+    with contextlib.suppress(ProcessLookupError):
+        child.kill()
+    assert child.exitcode == 0
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_token_ids_alone_are_one_prompt_and_request_ids_differ(llm):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
 from vllm_dwdp.engine.rank_pool import RankPool
 
@@ -15,14 +16,14 @@ SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
 
 
 def test_ctrl_c_that_another_thread_takes_ends_the_wait():
-    pool = RankPool(1, b"")
+    pool = RankPool(1, PickledOptions.of({}))
     is_over = threading.Event()
 
     def interrupt():
         time.sleep(SIGNAL_AFTER_S)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         is_over.wait(NEWS_AFTER_S)
-        pool._news.put((None, ("results", [])))
+        pool._news.put((None, ("answers", [])))
 
     thread = threading.Thread(target=interrupt)
     begin = time.monotonic()

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from multiprocessing.util import Finalize
 from typing import Any
 
-import cloudpickle
 import vllm
 from tqdm import tqdm
 
 from vllm_dwdp.engine.llm_options import check_at_least_one, rank_options
 from vllm_dwdp.engine.offline_errors import NoRankLeft, PromptsFailed, RankDied
 from vllm_dwdp.engine.offline_prompt import RawPrompt, bound_options, raw_prompts
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
 from vllm_dwdp.engine.rank_pool import RankPool
 
@@ -48,7 +48,7 @@ class LLM:
         **options: Any,
     ) -> None:
         check_at_least_one(data_parallel_size=data_parallel_size, max_in_flight=max_in_flight)
-        pickled = cloudpickle.dumps({"model": model, **rank_options(options)})
+        pickled = PickledOptions.of({"model": model, **rank_options(options)})
         self._max_in_flight = max_in_flight
         self._next_id = 0
         self._turn = threading.Lock()
@@ -117,6 +117,7 @@ class LLM:
         self.shutdown()
 
     def _call(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[Any]:
+        self._pool.check_usable()  # before the lock: a fork may have inherited it locked
         params = arguments.pop("sampling_params")
         use_tqdm = arguments.pop("use_tqdm")
         raw = raw_prompts(kind, prompts, params, arguments)

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import vllm
+from vllm import envs
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp.plugin import BACKEND_NAME, is_dwdp
@@ -19,8 +20,9 @@ def rank_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options for the vllm.LLM of every rank.
 
     Raises TypeError for an option that vLLM doesn't know, as vllm.LLM does, and ValueError for one
-    that only a single engine can have.
+    that only a single engine can have, or where vLLM may not load dwdp.
     """
+    _check_plugin()
     _check_known(options)
     kept = {name: value for name, value in options.items() if not name.startswith(SET_PER_RANK)}
     _check_placement(options)
@@ -33,10 +35,22 @@ def rank_options(options: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "distributed_executor_backend": BACKEND_NAME}
 
 
-def check_at_least_one(**values: int) -> None:
+def check_at_least_one(**values: Any) -> None:
+    """Raises TypeError for what is no plain integer, such as True, and ValueError below 1."""
     for name, value in values.items():
+        if type(value) is not int:
+            raise TypeError(f"{name} must be an integer of at least 1, got {value!r}.")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_plugin() -> None:
+    allowed = envs.VLLM_PLUGINS
+    if allowed is not None and BACKEND_NAME not in allowed:
+        raise ValueError(
+            f"vllm_dwdp.LLM is a plugin of vLLM: expected {BACKEND_NAME!r} among VLLM_PLUGINS, got "
+            f"{','.join(allowed)!r}; add it, or unset the variable."
+        )
 
 
 def _check_known(options: dict[str, Any]) -> None:

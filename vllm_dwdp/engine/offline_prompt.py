@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from vllm import PoolingParams, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq
 
@@ -37,12 +38,15 @@ class RenderedPrompt(NamedTuple):
 def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -> list[RawPrompt]:
     """One RawPrompt for each prompt, in the order in which vLLM iterates over them.
 
-    Raises what vLLM raises for prompts without a length, and for as many values as prompts are not.
+    Raises what vLLM raises for prompts without a length, for as many values as prompts are not, and
+    for what are no parameters.
     """
     as_sequence = conversation_to_seq if kind == "chat" else prompt_to_seq
     found = [_picklable(prompt) for prompt in as_sequence(prompts)]
     num_prompts = len(found)
     each_params = _one_each("params", params, num_prompts)
+    if params is not None:
+        _check_params(each_params)
     own = {
         name: _one_each(name, options[name], num_prompts)
         for name in PER_PROMPT_OPTIONS
@@ -72,6 +76,16 @@ def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dic
 def _picklable(prompt: Any) -> Any:
     """A conversation may be given as an iterator over its messages, which can't be sent."""
     return list(prompt) if isinstance(prompt, Iterator) else prompt
+
+
+def _check_params(each_params: Sequence[Any]) -> None:
+    """As vLLM checks them. A rank would do it too, but generators and views can't be sent to it."""
+    for params in each_params:
+        if not isinstance(params, SamplingParams | PoolingParams):
+            raise TypeError(
+                "params must be either SamplingParams or PoolingParams, "
+                f"but got {type(params).__name__}"
+            )
 
 
 def _one_each(name: str, values: Any, num_prompts: int) -> Sequence[Any]:

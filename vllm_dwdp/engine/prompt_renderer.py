@@ -9,6 +9,7 @@ first one runs.
 
 from typing import Any
 
+from vllm_dwdp.engine.engine_wire import EngineWire
 from vllm_dwdp.engine.offline_prompt import RawPrompt, RenderedPrompt
 
 
@@ -47,6 +48,7 @@ class _CheckingEngine:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self._wire = EngineWire()
         self._kept: RenderedPrompt | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +62,7 @@ class _CheckingEngine:
         lora_request: Any = None,
         priority: int = 0,
     ) -> str:
-        self._engine.input_processor.process_inputs(
+        request = self._engine.input_processor.process_inputs(
             request_id,
             prompt,
             params,
@@ -68,6 +70,7 @@ class _CheckingEngine:
             lora_request=lora_request,
             priority=priority,
         )
+        self._wire.check(request)
         self._kept = RenderedPrompt(prompt, params, lora_request, priority)
         return request_id
 

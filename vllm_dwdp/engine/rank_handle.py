@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 from vllm_dwdp.engine.offline_errors import RankDied
+from vllm_dwdp.engine.parcels import opened, packed
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.rank_process import serve_rank
 
 ORPHANS_S = 2.0
@@ -48,9 +50,14 @@ class RankHandle:
 
     @classmethod
     def start(
-        cls, index: int, job_size: int, port: int, options: bytes, news: queue.SimpleQueue[Any]
+        cls,
+        index: int,
+        job_size: int,
+        port: int,
+        options: PickledOptions,
+        news: queue.SimpleQueue[Any],
     ) -> "RankHandle":
-        """A new process that builds a vllm.LLM of the pickled options; ranks meet at `port`."""
+        """A new process that builds a vllm.LLM of the options; ranks meet at `port`."""
         environment = {
             "VLLM_DP_RANK": str(index),
             "VLLM_DP_RANK_LOCAL": str(index),
@@ -66,12 +73,15 @@ class RankHandle:
         theirs.close()
         return cls(index, process, ours, news)
 
+    def send_items(self, kind: str, items: list[tuple[int, Any]]) -> None:
+        """Send items to render or to run soon. Raises TypeError if one of them doesn't pickle."""
+        parcels = [(item_id, packed(item)) for item_id, item in items]
+        self.in_flight.update(item_id for item_id, _ in items)
+        self.send((kind, parcels))
+
     def send(self, message: tuple[Any, ...] | None) -> None:
-        """Send it soon; that a rank is dead is told in `news`. Raises TypeError."""
-        try:
-            self._outbox.put(pickle.dumps(message))
-        except (pickle.PicklingError, AttributeError) as error:
-            raise TypeError(f"expected prompts and options that pickle: {error}.") from error
+        """Send it soon; that a rank is dead is told in `news`."""
+        self._outbox.put(pickle.dumps(message))
 
     def stats(self) -> dict[str, Any]:
         """What its worker says of itself; raises RankDied."""
@@ -105,17 +115,23 @@ class RankHandle:
             self._family = psutil.Process(self.process.pid).children(recursive=True) or self._family
 
     def _read(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
-                message = self._pipe.recv()
-                self._has_begun = True
-                if message[0] == "stats":
-                    self._stats.put(message[1])
-                else:
-                    self._news.put((self, message))
-        self._outbox.put(None)
-        self._stats.put(None)
-        self._news.put((self, ("ended", self._how_ended())))
+                self._sort(*self._pipe.recv())
+        except (EOFError, OSError):
+            pass  # the rank ended
+        finally:
+            self._outbox.put(None)
+            self._stats.put(None)
+            self._news.put((self, ("ended", self._how_ended())))
+
+    def _sort(self, kind: str, body: Any) -> None:
+        self._has_begun = True
+        if kind == "stats":
+            self._stats.put(body)
+        else:
+            found = [opened(answer) for answer in body] if kind == "answers" else body
+            self._news.put((self, (kind, found)))
 
     def _how_ended(self) -> str:
         with self._join_turn:

@@ -31,4 +31,5 @@ class RankInbox:
                 self._messages.put(message)
         except (EOFError, OSError):
             pass  # the parent ended
-        self._on_end()
+        finally:
+            self._on_end()

@@ -2,16 +2,18 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What a rank does with the prompts it is sent: render them, or run them."""
 
-import pickle
 from multiprocessing.connection import Connection
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from vllm_dwdp.engine.offline_prompt import RawPrompt, RenderedPrompt
+from vllm_dwdp.engine.offline_prompt import RenderedPrompt
+from vllm_dwdp.engine.parcels import Answer, refusal, result, unpacked
 from vllm_dwdp.engine.prompt_renderer import PromptRenderer, can_be_sent
 from vllm_dwdp.engine.rank_inbox import RankInbox
+
+ITEM = "this prompt or its parameters"
 
 
 class RankLoop:
@@ -44,33 +46,33 @@ class RankLoop:
             else:
                 self._pipe.send(("stats", self._engine.collective_rpc("dwdp_stats")[0]))
 
-    def _render(self, items: list[tuple[int, RawPrompt]]) -> None:
-        """A prompt that is better sent as it was given is only checked; its result is None."""
-        results: list[tuple[int, bool, Any]] = []
-        for item_id, raw in items:
-            try:
-                rendered = self._renderer.render(raw)
-            except EngineDeadError:
-                raise
-            except Exception as error:
-                results.append((item_id, True, _sendable(error)))
-            else:
-                results.append((item_id, False, rendered if can_be_sent(rendered) else None))
+    def _render(self, items: list[tuple[int, bytes]]) -> None:
+        answers = [self._rendered(item_id, parcel) for item_id, parcel in items]
         self._renderer.forget_what_was_not_sent()
-        self._pipe.send(("results", results))
+        self._pipe.send(("answers", answers))
 
-    def _run(self, items: list[tuple[int, RawPrompt | RenderedPrompt]]) -> None:
-        for item_id, item in items:
+    def _rendered(self, item_id: int, parcel: bytes) -> Answer:
+        """A prompt that is better sent as it was given is only checked; its result is None."""
+        try:
+            rendered = self._renderer.render(unpacked(parcel, what=ITEM))
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            return refusal(item_id, error)
+        return result(item_id, rendered if can_be_sent(rendered) else None)
+
+    def _run(self, items: list[tuple[int, bytes]]) -> None:
+        for item_id, parcel in items:
             try:
-                self._add(item_id, item)
+                self._add(item_id, unpacked(parcel, what=ITEM))
             except EngineDeadError:
                 raise
             except Exception as error:
-                self._pipe.send(("results", [(item_id, True, _sendable(error))]))
+                self._pipe.send(("answers", [refusal(item_id, error)]))
             else:
                 self._running.add(item_id)
 
-    def _add(self, item_id: int, item: RawPrompt | RenderedPrompt) -> None:
+    def _add(self, item_id: int, item: Any) -> None:
         rendered = item if isinstance(item, RenderedPrompt) else self._renderer.render(item)
         if isinstance(rendered.params, SamplingParams):
             rendered.params.output_kind = RequestOutputKind.FINAL_ONLY
@@ -83,24 +85,11 @@ class RankLoop:
         )
 
     def _step(self) -> None:
-        results = []
+        answers = []
         for output in self._engine.step():
             item_id = int(output.request_id)
             if output.finished and item_id in self._running:
                 self._running.remove(item_id)
-                results.append((item_id, False, output))
-        if results:
-            self._pipe.send(("results", results))
-
-
-def _sendable(error: Exception) -> Exception:
-    """The exception itself, where it survives a pipe; else one of a built-in class that it has."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    if type(copy) is type(error) and str(copy) == str(error):
-        return error
-    known = (ValueError, TypeError, KeyError, NotImplementedError)
-    kind = next((kind for kind in known if isinstance(error, kind)), RuntimeError)
-    return kind(f"{type(error).__name__}: {error}")
+                answers.append(result(item_id, output))
+        if answers:
+            self._pipe.send(("answers", answers))

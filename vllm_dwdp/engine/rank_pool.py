@@ -13,6 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine.offline_errors import RankDied
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
 from vllm_dwdp.engine.rank_handle import RankHandle
 
@@ -29,7 +30,7 @@ SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
 class RankPool:
     """Used by one call at a time; `end` and `stats` may come from any thread."""
 
-    def __init__(self, job_size: int, options: bytes) -> None:
+    def __init__(self, job_size: int, options: PickledOptions) -> None:
         self._job_size = job_size
         self._options = options
         self._ranks: list[RankHandle] = []
@@ -99,17 +100,16 @@ class RankPool:
             taken = items.take(len(rank.in_flight))
             if not taken:
                 return
-            rank.in_flight.update(item_id for item_id, _ in taken)
-            rank.send((kind, taken))
+            rank.send_items(kind, taken)
 
     def _collect(self, items: PromptQueue) -> int:
         """Wait for news from any rank; returns how many items ended."""
         rank, (kind, body) = self._wait_for_news()
         if self._is_ended:
             raise RuntimeError(SHUT_DOWN)
-        if kind == "results":
-            rank.in_flight.difference_update(item_id for item_id, _, _ in body)
-            return sum(items.finish(i, result, is_error=is_error) for i, is_error, result in body)
+        if kind == "answers":
+            rank.in_flight.difference_update(answer.item_id for answer in body)
+            return sum(items.finish(i, content, is_error=is_error) for i, is_error, content in body)
         return self._bury(rank, str(body), items) if rank in self._ranks else 0
 
     def _wait_for_news(self) -> Any:

@@ -3,21 +3,20 @@
 """One rank of an offline job: a process with a vllm.LLM, fed by the process that holds the job.
 
 Messages from the parent: ("render", items), ("run", items), ("abort",), ("stats",), and None, which
-ends the rank; items are (id, prompt). Messages back: ("begun", None), ("ready", None),
-("results", [(id, is_error, result), ...]), ("stats", stats), ("group failed", sentence),
-("failed", text).
+ends the rank; items are (id, parcel). Messages back: ("begun", None), ("ready", None),
+("answers", answers with parcels), ("stats", stats), ("group failed", sentence), ("failed", text).
 """
 
 import os
 from multiprocessing.connection import Connection
 from typing import Any
 
-import cloudpickle
 import pydantic
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.child_watch import ending_with_its_children
+from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.rank_ending import RankEnding, end_at_once
 from vllm_dwdp.engine.rank_inbox import RankInbox
 from vllm_dwdp.engine.rank_loop import RankLoop
@@ -26,7 +25,7 @@ logger = init_logger("vllm.dwdp")
 
 
 def serve_rank(
-    pipe: Connection, parent_pid: int, environment: dict[str, str], options: bytes
+    pipe: Connection, parent_pid: int, environment: dict[str, str], options: PickledOptions
 ) -> None:
     """Main function of the rank's process. Exit code 0 only when the parent ended it."""
     os.setpgrp()  # Ctrl-C is the parent's, which then ends its ranks or goes on with them
@@ -43,19 +42,19 @@ def serve_rank(
     end_at_once(exit_code)
 
 
-def _serve(pipe: Connection, ending: RankEnding, options: bytes) -> None:
+def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> None:
     inbox = RankInbox(pipe, on_end=ending.ask)
     llm = None
     try:
         from vllm import LLM
 
-        llm = LLM(**cloudpickle.loads(options))
+        llm = LLM(**options.load())
         pipe.send(("ready", None))
         with ending_with_its_children():
             RankLoop(llm, pipe, inbox).run()
     except Exception as error:
         sentence = last_words.left() if llm is None else None
-        pipe.send(("group failed", sentence) if sentence else ("failed", _text(error)))
+        pipe.send(("group failed", sentence) if sentence else ("failed", error_text(error)))
         raise
     finally:
         ending.begin()
@@ -63,8 +62,14 @@ def _serve(pipe: Connection, ending: RankEnding, options: bytes) -> None:
             llm.llm_engine.engine_core.shutdown()
 
 
-def _text(error: Exception) -> str:
-    """Without what pydantic adds: all arguments, and a link to its manual."""
+def error_text(error: Exception) -> str:
+    """An error of pydantic without all other arguments, and without a link to its manual."""
     if isinstance(error, pydantic.ValidationError):
-        return "; ".join(part["msg"] for part in error.errors())
+        return "; ".join(_option_and_reason(part) for part in error.errors())
     return f"{type(error).__name__}: {error}"
+
+
+def _option_and_reason(part: Any) -> str:
+    """Errors of a whole configuration name their options themselves."""
+    option = ".".join(map(str, part["loc"]))
+    return f"{option}: {part['msg']}" if option else str(part["msg"])

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""A rank without a model: the real loop, inbox, pipe and handle over an LLM that only answers."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+from typing import Any, NamedTuple
+
+from vllm.v1.engine import EngineCoreRequest
+
+from vllm_dwdp.engine.offline_prompt import RawPrompt
+from vllm_dwdp.engine.rank_handle import RankHandle
+from vllm_dwdp.engine.rank_inbox import RankInbox
+from vllm_dwdp.engine.rank_loop import RankLoop
+
+ANSWER_S = 20
+
+
+class Output(NamedTuple):
+    request_id: str
+    finished: bool
+    prompt: Any
+
+
+class AnsweringEngine:
+    """Finishes each request in its first step; `answer` makes the output's prompt of a prompt."""
+
+    def __init__(self, answer):
+        self.input_processor = self
+        self._answer = answer
+        self._waiting = []
+
+    def get_supported_tasks(self):
+        return ("generate",)
+
+    def process_inputs(self, request_id, prompt, params, *, priority, **_):
+        """What vLLM makes of token ids; it copies the parameters."""
+        return EngineCoreRequest(
+            request_id=request_id,
+            prompt_token_ids=prompt["prompt_token_ids"],
+            mm_features=None,
+            sampling_params=params,
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+            priority=priority,
+        )
+
+    def add_request(self, request_id, prompt, *_, **__):
+        self._waiting.append((request_id, prompt))
+
+    def step(self):
+        waiting, self._waiting = self._waiting, []
+        return [Output(request_id, True, self._answer(prompt)) for request_id, prompt in waiting]
+
+
+class AnsweringLLM:
+    """Takes dictionaries with token ids as they are; a text becomes the numbers of its letters."""
+
+    def __init__(self, answer):
+        self.llm_engine = AnsweringEngine(answer)
+
+    def enqueue(self, prompts, params, *, use_tqdm, priority=(0,)):
+        (prompt,) = prompts
+        ids = [ord(c) for c in prompt] if isinstance(prompt, str) else prompt["prompt_token_ids"]
+        engine_input = {"type": "token", "prompt_token_ids": ids, "prompt": prompt}
+        self.llm_engine.add_request("0", engine_input, params[0], priority=priority[0])
+
+
+def prompt_of(prompt, params=None, **options):
+    return RawPrompt("generate", prompt, (params,), options)
+
+
+class StandInRank:
+    """A forked process: what the test defines after that is unknown to it."""
+
+    def __init__(self, answer):
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
+        process.start()
+        theirs.close()
+        self._news = queue.SimpleQueue()
+        self.handle = RankHandle(0, process, ours, self._news)
+
+    def answers(self, kind, *items):
+        """By the number of the item: whether it is an error, and the result or error."""
+        self.handle.send_items(kind, list(enumerate(items)))
+        found = {}
+        while len(found) < len(items):
+            _, (kind_of_news, body) = self._news.get(timeout=ANSWER_S)
+            assert kind_of_news == "answers", body
+            found |= {answer.item_id: (answer.is_error, answer.content) for answer in body}
+        return found
+
+    def end(self):
+        self.handle.send(None)
+        self.handle.process.join(ANSWER_S)
+        assert self.handle.process.exitcode == 0
+
+
+def _serve(pipe, answer):
+    RankLoop(AnsweringLLM(answer), pipe, RankInbox(pipe, on_end=lambda: os._exit(0))).run()
+
+
+@contextlib.contextmanager
+def standing_in(answer=lambda prompt: prompt["prompt"]):
+    rank = StandInRank(answer)
+    try:
+        yield rank
+    finally:
+        rank.end()
