@@ -118,6 +118,7 @@ _BY_FILE = {
         "LLM.enqueue_chat.lora_request",
         "LLM.enqueue_chat.priority",
     ),
+    "entrypoints/cli/serve.py": ("run_headless",),
     "envs.py": (
         "environment_variables",
         "VLLM_ENABLE_V1_MULTIPROCESSING",

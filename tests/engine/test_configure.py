@@ -15,7 +15,10 @@ import pytest
 import vllm
 from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.cli import serve
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
@@ -78,6 +81,37 @@ def test_external_rank_becomes_a_job_of_one(monkeypatch):
     config = create(monkeypatch, data_parallel_rank=1)
     assert config.parallel_config.data_parallel_size == 1
     assert config.additional_config["dwdp_resolved"]["job_rank"] == 1
+
+
+class EnginesStarted(Exception):
+    """vLLM has taken the options, and would start engines now."""
+
+
+@pytest.fixture
+def start_headless(monkeypatch):
+    """Runs `vllm serve --headless` up to the start of its engines."""
+
+    def refuse(*args, **kwargs):
+        raise EnginesStarted
+
+    def start(*options):
+        parser = make_arg_parser(FlexibleArgumentParser())
+        arguments = ["--model", MODEL, "--distributed-executor-backend", "dwdp", "--headless"]
+        serve.ServeSubcommand.cmd(parser.parse_args([*arguments, "--max-model-len=256", *options]))
+
+    monkeypatch.setattr(serve, "CoreEngineProcManager", refuse)
+    return start
+
+
+def test_headless_rank_with_a_front_end_of_its_own_is_refused(start_headless):
+    with pytest.raises(Exception, match=r"drop --headless, or .* --data-parallel-start-rank 1\."):
+        start_headless("--data-parallel-size=2", "--data-parallel-rank=1")
+
+
+def test_headless_rank_that_joins_a_front_end_is_started(start_headless):
+    options = ("--data-parallel-size-local=1", "--data-parallel-start-rank=1")
+    with pytest.raises(EnginesStarted):
+        start_headless("--data-parallel-size=2", *options)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vllm_dwdp.engine.rank_memory import memory_kind
 from vllm_dwdp.engine.settings import (
     command_ranks,
     has_peers_of_other_commands,
+    is_headless,
     is_offline,
     is_spread,
 )
@@ -157,6 +158,19 @@ def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
     )
 
 
+def _headless(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Its engine would wait for a front-end that listens for its own rank alone."""
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_external_lb and is_headless():
+        return (
+            "--headless starts ranks for the front-end of another command, --data-parallel-rank "
+            "starts one with a front-end of its own; drop --headless, or give both commands "
+            "--data-parallel-size-local instead of --data-parallel-rank, and this one "
+            f"--data-parallel-start-rank {parallel.data_parallel_rank}."
+        )
+    return None
+
+
 def _hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
     num_hosts = vllm_config.parallel_config.nnodes
     if num_hosts > 1:
@@ -288,6 +302,7 @@ CHECKS: tuple[Check, ...] = (
     _model,
     _group_size,
     _ranks,
+    _headless,
     _hosts_of_a_rank,
     _hosts_of_ray,
     _hosts_of_host_memory,
