@@ -45,6 +45,7 @@ _BY_FILE = {
         "PrefetchOffloadConfig.offload_group_size",
     ),
     "config/parallel.py": (
+        "ParallelConfig.__post_init__",
         "ParallelConfig.reconfigure_for_independent_dp_rank",
         "ParallelConfig.data_parallel_index",
         "ParallelConfig.data_parallel_rank_local",

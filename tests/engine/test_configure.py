@@ -21,6 +21,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.configure import choose_kernel
 from vllm_dwdp.engine.executor import DwdpExecutor
@@ -177,6 +178,12 @@ def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told,
     assert parallel.assigned_physical_gpu_ids == expected
 
 
+def test_other_backends_get_vllms_own_word_on_variables(monkeypatch):
+    with pytest.raises(Exception, match="invalid literal") as refusal:
+        create(monkeypatch, backend="mp", environment={"VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"})
+    assert "that vLLM can read" not in str(refusal.value)
+
+
 def test_other_backends_are_left_alone(monkeypatch):
     config = create(monkeypatch, backend="mp", data_parallel_size=1)
     assert config.model_config.is_moe
@@ -255,6 +262,8 @@ def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
         ("VLLM_CPU_KVCACHE_SPACE", "0", "at least 1"),
         ("VLLM_CPU_KVCACHE_SPACE", "", "a whole number"),
         ("VLLM_RINGBUFFER_WARNING_INTERVAL", "soon", "that vLLM can read"),
+        ("VLLM_DP_MASTER_PORT", "tcp://10.0.0.1:80", "set enableServiceLinks to false"),
+        ("VLLM_DP_SIZE", "two", "correct or unset it"),
         ("VLLM_CPU_KVCACHE_SPACE", "1.5", "a whole number"),
         ("VLLM_CPU_KVCACHE_SPACE", "1000000", "expected KV caches of 2 ranks that fit"),
         ("VLLM_CPU_NUM_OF_RESERVED_CPU", "-1", "at least 0"),
@@ -270,6 +279,7 @@ def test_variable_that_ranks_cannot_follow_is_refused_by_name(monkeypatch, name,
     with pytest.raises(Exception, match=word) as refusal:
         create(monkeypatch, environment={name: value})
     assert name in str(refusal.value)
+    assert last_words.left() in str(refusal.value), "vllm serve says it last"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,10 @@ import torch
 from vllm import envs
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, usable_slots
+from vllm_dwdp.engine.compat import wants_fault_tolerance
 from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
+from vllm_dwdp.engine.environment import reason_unreadable
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.engine.rank_memory import memory_kind
 from vllm_dwdp.engine.settings import (
@@ -43,16 +44,7 @@ def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
 
 
 def _environment(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """A worker reads every variable of vLLM's, but only once it has loaded the model."""
-    for name in sorted(os.environ.keys() & envs.environment_variables.keys()):
-        try:
-            envs.environment_variables[name]()
-        except Exception as error:
-            return (
-                f"expected something that vLLM can read in {name}, got '{os.environ[name]}' "
-                f"({error}); correct or unset it."
-            )
-    return None
+    return reason_unreadable()
 
 
 def _platform(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -88,7 +80,7 @@ def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if parallel.enable_elastic_ep:
         return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
-    if getattr(parallel, "enable_fault_tolerance", False):  # some versions lack it
+    if wants_fault_tolerance(parallel):
         return (
             "dwdp has no all-to-all whose failures vLLM could outlive; drop "
             "--enable-fault-tolerance. Ranks with a server each go on when a peer dies."
