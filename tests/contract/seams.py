@@ -332,6 +332,8 @@ _BY_FILE = {
         "Worker.start_weight_update",
         "Worker.update_weights",
         "Worker.finish_weight_update",
+        "Worker.save_sharded_state",
+        "Worker.save_tensorized_model",
     ),
     "v1/worker/worker_base.py": (
         "WorkerBase.get_model",
