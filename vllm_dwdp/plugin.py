@@ -10,6 +10,7 @@
 
 import functools
 import importlib
+import sys
 from typing import Any
 
 BACKEND_NAME = "dwdp"
@@ -56,7 +57,7 @@ def _wrap_parallel_config() -> None:
 
     @functools.wraps(stock_post_init)
     def post_init(parallel_config: Any) -> None:
-        if is_dwdp(parallel_config.distributed_executor_backend):
+        if is_dwdp(parallel_config.distributed_executor_backend) or _is_in_command():
             _import("environment").check_data_parallel()
         stock_post_init(parallel_config)
 
@@ -69,6 +70,11 @@ def is_dwdp(backend: Any) -> bool:
     if isinstance(backend, type):
         backend = f"{backend.__module__}.{backend.__qualname__}"
     return backend in (BACKEND_NAME, EXECUTOR_PATH)
+
+
+def _is_in_command() -> bool:
+    """Whether the command line selects dwdp: vLLM makes a config before it reads that line."""
+    return any(is_dwdp(argument.rpartition("=")[2]) for argument in sys.argv[1:])
 
 
 def _configured_executor(vllm_config: Any) -> Any:

@@ -178,6 +178,24 @@ def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told,
     assert parallel.assigned_physical_gpu_ids == expected
 
 
+SELECT = "--distributed-executor-backend"
+
+
+@pytest.mark.parametrize("options", [[SELECT, "dwdp"], [f"{SELECT}=dwdp"]])
+def test_command_says_last_which_variable_is_wrong(options):
+    """vLLM reads the variable before the command line."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("vllm")), "serve", MODEL, *options],
+        env={**os.environ, "VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode != 0
+    assert last.startswith("expected something that vLLM can read in VLLM_DP_MASTER_PORT, got")
+
+
 def test_other_backends_get_vllms_own_word_on_variables(monkeypatch):
     with pytest.raises(Exception, match="invalid literal") as refusal:
         create(monkeypatch, backend="mp", environment={"VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"})
