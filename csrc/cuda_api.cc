@@ -101,7 +101,10 @@ std::string CudaApi::Describe(CUresult result, const std::string& what,
 }
 
 void CudaApi::Check(CUresult result, const std::string& what, const std::string& advice) const {
-  if (result != CUDA_SUCCESS) throw DriverError(Describe(result, what, advice));
+  if (result == CUDA_SUCCESS) return;
+  const std::string message = Describe(result, what, advice);
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) throw OutOfResources(message);
+  throw DriverError(message);
 }
 
 }  // namespace dwdp

@@ -65,7 +65,7 @@ struct CudaApi {
   // "WHAT failed: CUDA_ERROR_... (TEXT); ADVICE". Without `advice`, that which goes with the error.
   std::string Describe(CUresult result, const std::string& what,
                        const std::string& advice = "") const;
-  // Throws that as a DriverError unless the call succeeded.
+  // Throws that as a DriverError unless the call succeeded; as OutOfResources if that's the reason.
   void Check(CUresult result, const std::string& what, const std::string& advice = "") const;
 };
 

@@ -16,6 +16,13 @@ class DriverError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// This process, its host or its GPU has nothing left of what was asked for: memory, addresses,
+// mappings or descriptors. That says nothing about the peer whose memory was being mapped.
+class OutOfResources : public DriverError {
+ public:
+  using DriverError::DriverError;
+};
+
 // What to do about the errors of the kernel that a user can mend.
 inline std::string Advice(int error) {
   if (error == EMFILE) return "; raise the process's descriptor limit (ulimit -n)";
@@ -29,7 +36,9 @@ inline std::string Advice(int error) {
 
 [[noreturn]] inline void ThrowErrno(const std::string& call) {
   const int error = errno;
-  throw DriverError(call + " failed: " + std::strerror(error) + Advice(error));
+  const std::string message = call + " failed: " + std::strerror(error) + Advice(error);
+  if (error == ENOMEM || error == EMFILE || error == ENFILE) throw OutOfResources(message);
+  throw DriverError(message);
 }
 
 inline void Require(bool holds, const std::string& message) {

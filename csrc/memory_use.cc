@@ -3,6 +3,21 @@
 #include "memory_use.h"
 
 namespace dwdp {
+namespace {
+
+std::string OptionsWhenFull(MemoryUse use) {
+  switch (use) {
+    case MemoryUse::kBlock:
+      return "start more ranks, or keep experts in host memory (dwdp.host_experts)";
+    case MemoryUse::kSlotPage:
+      return "lower dwdp.num_slots, or set dwdp.fetch to 'direct', which needs no slots";
+    default:
+      return "start more ranks, or set dwdp.fetch to 'direct', which needs half of the private "
+             "pages and no slots";
+  }
+}
+
+}  // namespace
 
 std::string NameOf(MemoryUse use) {
   switch (use) {
@@ -18,18 +33,8 @@ std::string NameOf(MemoryUse use) {
 }
 
 std::string AdviceWhenFull(MemoryUse use) {
-  switch (use) {
-    case MemoryUse::kBlock:
-      return "free GPU memory, start more ranks, or lower dwdp.num_experts_per_worker if it is set";
-    case MemoryUse::kHostBlock:
-      return "free host memory, or lower dwdp.host_experts";
-    case MemoryUse::kSlotPage:
-      return "free GPU memory, lower dwdp.num_slots, or set dwdp.fetch to 'direct', which needs no "
-             "slots";
-    default:
-      return "free GPU memory, start more ranks, or set dwdp.fetch to 'direct', which needs half "
-             "of the private pages and no slots";
-  }
+  if (use == MemoryUse::kHostBlock) return "free host memory, or lower dwdp.host_experts";
+  return "free GPU memory ('nvidia-smi' shows who holds it), " + OptionsWhenFull(use);
 }
 
 }  // namespace dwdp

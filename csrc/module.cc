@@ -256,7 +256,9 @@ void BindChosenExperts(nb::module_& module) {
 
 NB_MODULE(_core, module) {
   nb::set_leak_warnings(false);  // views live as long as the model, which vLLM keeps to the end
-  nb::exception<dwdp::DriverError>(module, "DriverError", PyExc_RuntimeError);
+  const nb::object driver_error =
+      nb::exception<dwdp::DriverError>(module, "DriverError", PyExc_RuntimeError);
+  nb::exception<dwdp::OutOfResources>(module, "OutOfResources", driver_error);
   dwdp::BindDriver(module);
   dwdp::BindBlock(module);
   dwdp::BindSlotPage(module);

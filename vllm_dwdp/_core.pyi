@@ -14,6 +14,9 @@ from typing import Any
 class DriverError(RuntimeError):
     """One sentence: what was expected, what came, what to do."""
 
+class OutOfResources(DriverError):
+    """This process, its host or its GPU has no memory, addresses, mappings or descriptors left."""
+
 class HandleType(enum.Enum):
     """How one process names memory to another."""
 

@@ -3,12 +3,14 @@
 """The vLLM plugin entry point: all that every vLLM process on the machine imports.
 
 * `register()` never raises: an exception here would end every vLLM command.
-* It wraps one static method, the look-up of executor names; users who don't select dwdp pass
-  straight through it.
+* It wraps two methods, the look-up of executor names and the making of a parallel config, in which
+  vLLM reads the environment before that; users who don't select dwdp pass straight through both.
 * Whoever selects dwdp where it can't run gets the reason, when they select it.
 """
 
 import functools
+import importlib
+import sys
 from typing import Any
 
 BACKEND_NAME = "dwdp"
@@ -19,6 +21,7 @@ def register() -> None:
     """Called once by vLLM in every process (entry point group `vllm.general_plugins`)."""
     try:
         _wrap_executor_lookup()
+        _wrap_parallel_config()
     except Exception:
         import logging
 
@@ -45,6 +48,23 @@ def _wrap_executor_lookup() -> None:
     Executor.get_class = staticmethod(get_class)
 
 
+def _wrap_parallel_config() -> None:
+    from vllm.config import ParallelConfig
+
+    stock_post_init = ParallelConfig.__post_init__
+    if getattr(stock_post_init, "knows_dwdp", False):
+        return
+
+    @functools.wraps(stock_post_init)
+    def post_init(parallel_config: Any) -> None:
+        if is_dwdp(parallel_config.distributed_executor_backend) or _is_in_command():
+            _import("environment").check_data_parallel()
+        stock_post_init(parallel_config)
+
+    post_init.knows_dwdp = True  # type: ignore[attr-defined]
+    ParallelConfig.__post_init__ = post_init
+
+
 def is_dwdp(backend: Any) -> bool:
     """Whether a `distributed_executor_backend` is this one: its name, its path or its class."""
     if isinstance(backend, type):
@@ -52,16 +72,25 @@ def is_dwdp(backend: Any) -> bool:
     return backend in (BACKEND_NAME, EXECUTOR_PATH)
 
 
+def _is_in_command() -> bool:
+    """Whether the command line selects dwdp: vLLM makes a config before it reads that line."""
+    return any(is_dwdp(argument.rpartition("=")[2]) for argument in sys.argv[1:])
+
+
 def _configured_executor(vllm_config: Any) -> Any:
+    executor = _import("executor").DwdpExecutor
+    _import("configure").configure(vllm_config)
+    return executor
+
+
+def _import(module: str) -> Any:
+    """A module of the engine room. Raises RuntimeError where dwdp can't run."""
     try:
         from vllm_dwdp.engine import compat
 
         compat.check_vllm_version()
-        from vllm_dwdp.engine.configure import configure
-        from vllm_dwdp.engine.executor import DwdpExecutor
+        return importlib.import_module(f"vllm_dwdp.engine.{module}")
     except Exception as error:
         raise RuntimeError(
             f"'--distributed-executor-backend dwdp' can't run here: {error}"
         ) from error
-    configure(vllm_config)
-    return DwdpExecutor

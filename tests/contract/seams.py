@@ -45,6 +45,7 @@ _BY_FILE = {
         "PrefetchOffloadConfig.offload_group_size",
     ),
     "config/parallel.py": (
+        "ParallelConfig.__post_init__",
         "ParallelConfig.reconfigure_for_independent_dp_rank",
         "ParallelConfig.data_parallel_index",
         "ParallelConfig.data_parallel_rank_local",
@@ -118,6 +119,7 @@ _BY_FILE = {
         "LLM.enqueue_chat.lora_request",
         "LLM.enqueue_chat.priority",
     ),
+    "entrypoints/cli/serve.py": ("run_headless",),
     "envs.py": (
         "environment_variables",
         "VLLM_ENABLE_V1_MULTIPROCESSING",
@@ -336,6 +338,8 @@ _BY_FILE = {
         "Worker.start_weight_update",
         "Worker.update_weights",
         "Worker.finish_weight_update",
+        "Worker.save_sharded_state",
+        "Worker.save_tensorized_model",
     ),
     "v1/worker/worker_base.py": (
         "WorkerBase.get_model",

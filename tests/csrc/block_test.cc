@@ -17,6 +17,20 @@ UniqueFd Reopen(const UniqueFd& fd, int flags) {
   return UniqueFd(open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), flags));
 }
 
+// Only while a call is made: the sanitizer needs descriptors to look at an exception.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &limit_), 0);
+    const rlimit none{0, limit_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  }
+  ~NoDescriptors() { EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &limit_), 0); }
+
+ private:
+  rlimit limit_{};
+};
+
 TEST(Block, SealedFileCarriesEverySeal) {
   const UniqueFd fd = ExportFd(*SealedBlock(Driver(), kPage, 0, 1));
   const int expected = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
@@ -99,13 +113,18 @@ TEST(Block, SealsWhileAForkedChildIsAlive) {
 
 TEST(Block, StaysOpenWhenSealingRunsOutOfDescriptors) {
   auto block = FilledBlock(Driver(), kPage, 0, 1);
-  rlimit limit{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-  const rlimit none{0, limit.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-  ExpectRefusal([&] { block->Seal(); }, {"ulimit -n"});
-  ExpectRefusal([&] { Block::Create(Driver(), kPage, 0); }, {"memfd_create", "ulimit -n"});
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ExpectRefusal(
+      [&] {
+        const NoDescriptors none;
+        block->Seal();
+      },
+      {"ulimit -n"});
+  ExpectRefusal(
+      [&] {
+        const NoDescriptors none;
+        Block::Create(Driver(), kPage, 0);
+      },
+      {"memfd_create", "ulimit -n"});
   block->Fill(0, "x", 1);
   block->Seal();
   EXPECT_TRUE(block->is_write_sealed());

@@ -20,6 +20,8 @@ RPC_REFUSED = (
     "checkpoint_prepare",
     "update_weights",
     "elastic_ep_execute",
+    "save_sharded_state",
+    "save_tensorized_model",
 )
 REFUSED = {
     "sleep": ("/sleep", None),

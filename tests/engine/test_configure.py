@@ -15,9 +15,13 @@ import pytest
 import vllm
 from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.cli import serve
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.configure import choose_kernel
 from vllm_dwdp.engine.executor import DwdpExecutor
@@ -78,6 +82,37 @@ def test_external_rank_becomes_a_job_of_one(monkeypatch):
     config = create(monkeypatch, data_parallel_rank=1)
     assert config.parallel_config.data_parallel_size == 1
     assert config.additional_config["dwdp_resolved"]["job_rank"] == 1
+
+
+class EnginesStarted(Exception):
+    """vLLM has taken the options, and would start engines now."""
+
+
+@pytest.fixture
+def start_headless(monkeypatch):
+    """Runs `vllm serve --headless` up to the start of its engines."""
+
+    def refuse(*args, **kwargs):
+        raise EnginesStarted
+
+    def start(*options):
+        parser = make_arg_parser(FlexibleArgumentParser())
+        arguments = ["--model", MODEL, "--distributed-executor-backend", "dwdp", "--headless"]
+        serve.ServeSubcommand.cmd(parser.parse_args([*arguments, "--max-model-len=256", *options]))
+
+    monkeypatch.setattr(serve, "CoreEngineProcManager", refuse)
+    return start
+
+
+def test_headless_rank_with_a_front_end_of_its_own_is_refused(start_headless):
+    with pytest.raises(Exception, match=r"drop --headless, or .* --data-parallel-start-rank 1\."):
+        start_headless("--data-parallel-size=2", "--data-parallel-rank=1")
+
+
+def test_headless_rank_that_joins_a_front_end_is_started(start_headless):
+    options = ("--data-parallel-size-local=1", "--data-parallel-start-rank=1")
+    with pytest.raises(EnginesStarted):
+        start_headless("--data-parallel-size=2", *options)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +176,30 @@ def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told,
     monkeypatch.setattr(MultiprocExecutor, "_init_executor", lambda self: None)
     executor._start_on_gpu(Settings(8, 8, 5, is_spread=True, local_rank=told))
     assert parallel.assigned_physical_gpu_ids == expected
+
+
+SELECT = "--distributed-executor-backend"
+
+
+@pytest.mark.parametrize("options", [[SELECT, "dwdp"], [f"{SELECT}=dwdp"]])
+def test_command_says_last_which_variable_is_wrong(options):
+    """vLLM reads the variable before the command line."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("vllm")), "serve", MODEL, *options],
+        env={**os.environ, "VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode != 0
+    assert last.startswith("expected something that vLLM can read in VLLM_DP_MASTER_PORT, got")
+
+
+def test_other_backends_get_vllms_own_word_on_variables(monkeypatch):
+    with pytest.raises(Exception, match="invalid literal") as refusal:
+        create(monkeypatch, backend="mp", environment={"VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"})
+    assert "that vLLM can read" not in str(refusal.value)
 
 
 def test_other_backends_are_left_alone(monkeypatch):
@@ -221,6 +280,8 @@ def test_configuration_that_cannot_work_is_refused(monkeypatch, options, word):
         ("VLLM_CPU_KVCACHE_SPACE", "0", "at least 1"),
         ("VLLM_CPU_KVCACHE_SPACE", "", "a whole number"),
         ("VLLM_RINGBUFFER_WARNING_INTERVAL", "soon", "that vLLM can read"),
+        ("VLLM_DP_MASTER_PORT", "tcp://10.0.0.1:80", "set enableServiceLinks to false"),
+        ("VLLM_DP_SIZE", "two", "correct or unset it"),
         ("VLLM_CPU_KVCACHE_SPACE", "1.5", "a whole number"),
         ("VLLM_CPU_KVCACHE_SPACE", "1000000", "expected KV caches of 2 ranks that fit"),
         ("VLLM_CPU_NUM_OF_RESERVED_CPU", "-1", "at least 0"),
@@ -236,6 +297,7 @@ def test_variable_that_ranks_cannot_follow_is_refused_by_name(monkeypatch, name,
     with pytest.raises(Exception, match=word) as refusal:
         create(monkeypatch, environment={name: value})
     assert name in str(refusal.value)
+    assert last_words.left() in str(refusal.value), "vllm serve says it last"
 
 
 @pytest.mark.parametrize(

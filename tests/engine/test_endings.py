@@ -108,6 +108,17 @@ def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_mod
     assert re.fullmatch(r"dwdp rank \d .* (ended; .*|ended during start-up\.)", last_line(server))
 
 
+def test_server_interrupted_while_starting_blames_nobody(serve, demo_model):
+    """Ctrl-C reaches all processes of a command. With one API server vLLM calls it a failure."""
+    server = serve(demo_model, *TWO_RANKS, "--api-server-count", "1")
+    server.wait_for_log(r"Worker pid=\d+")
+    for process in server.family():
+        process.send_signal(signal.SIGINT)
+    assert_ends(server, TIMEOUT_S)
+    assert "Engine core initialization failed" in server.text()
+    assert "out-of-memory" not in server.text()
+
+
 def test_rank_that_fails_to_load_ends_all_servers_with_one_sentence(serve, demo_model, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(demo_model, broken)

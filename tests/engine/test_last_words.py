@@ -2,7 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What ranks leave on their job's board is the last that a user reads of a command that failed."""
 
+import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -86,6 +89,37 @@ def test_worker_that_could_say_nothing_is_named():
     error = RuntimeError("WorkerProc initialization failed due to an exception in a ...")
     last_words.leave(config, error, job_rank=1)
     assert last_words.left().startswith("dwdp rank 1 failed while starting: its worker ended; ")
+
+
+def engine_that_cannot_start(config, signals):
+    """Runs in a process of its own, as vLLM's engines do, whose handlers go on."""
+    heard = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: heard.append(number))
+    last_words.EngineFailure.hear(config, 1)
+    for number in signals:
+        os.kill(os.getpid(), number)
+    try:
+        raise RuntimeError("WorkerProc initialization failed due to an exception in a ...")
+    except RuntimeError:
+        logging.getLogger("vllm.v1.engine.core").exception("EngineCore failed to start.")
+    os._exit(0 if heard == list(signals) else 1)
+
+
+@pytest.mark.parametrize(
+    ("signals", "is_reported"),
+    [((), True), ((signal.SIGINT,), False), ((signal.SIGTERM,), False)],
+    ids=["by itself", "Ctrl-C", "terminated"],
+)
+def test_engine_that_was_told_to_end_blames_nobody(signals, is_reported):
+    config = Namespace()
+    job_board.put_up(config)
+    context = multiprocessing.get_context("fork")
+    engine = context.Process(target=engine_that_cannot_start, args=(config, signals))
+    engine.start()
+    engine.join()
+    assert engine.exitcode == 0, "vLLM's own handlers were called"
+    assert (last_words.KEY in job_board.board_of(config).notes()) == is_reported
 
 
 def test_sentence_of_refused_options_is_kept():

@@ -69,6 +69,7 @@ def test_memory_that_runs_out_at_any_allocation(fake, checkpoint):
         (use,) = [use for use in REMEDIES if f"{use} failed: CUDA_ERROR_OUT_OF" in sentence]
         assert sentence.startswith(("dwdp rank 0 failed while ", "dwdp rank 1 failed while "))
         assert "free GPU memory" in sentence and REMEDIES[use] in sentence
+        assert "can't read the memory" not in sentence
         found.add(use)
     assert found == set(REMEDIES), "every kind of memory has been refused"
 
@@ -77,5 +78,6 @@ def test_addresses_that_run_out_at_any_reservation(fake, checkpoint):
     sentences = list(fail_each(fake, "cuMemAddressReserve", checkpoint))
     assert len(sentences) > 10
     for sentence in sentences:
+        assert sentence.startswith(("dwdp rank 0 failed while ", "dwdp rank 1 failed while "))
         assert "cuMemAddressReserve of" in sentence and "CUDA_ERROR_OUT_OF_MEMORY" in sentence
         assert "addresses ran out, not memory" in sentence and "ulimit -v" in sentence

@@ -11,7 +11,7 @@ from layer_group import HIDDEN, Group, Model, make_checkpoint
 from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
 from vllm_dwdp.engine.read_only import ReadOnlyWeight
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.worker import WRITING_RPCS
+from vllm_dwdp.engine.worker import SAVING_RPCS, WRITING_RPCS
 
 WRITES = {
     "in place": lambda p: p.zero_(),
@@ -43,6 +43,12 @@ def parameter_of_zeros():
 @pytest.mark.parametrize("name", WRITING_RPCS)
 def test_worker_refuses_calls_that_write(name):
     with pytest.raises(ReadOnlyWeight, match=f"'{name}' would write to expert weights"):
+        getattr(DwdpCPUWorker, name)(SimpleNamespace())
+
+
+@pytest.mark.parametrize("name", SAVING_RPCS)
+def test_worker_refuses_calls_that_save_what_is_shared(name):
+    with pytest.raises(ReadOnlyWeight, match=f"'{name}' needs .*copy the checkpoint"):
         getattr(DwdpCPUWorker, name)(SimpleNamespace())
 
 

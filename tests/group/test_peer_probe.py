@@ -2,10 +2,25 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The page that ranks try before they share more: read back, and refused when it is another's."""
 
+import gc
 import os
+import resource
 
-from vllm_dwdp._core import HandleType, HostDriver
+import psutil
+import pytest
+from fake_cuda import OUT_OF_MEMORY, FakeCuda
+
+from vllm_dwdp._core import HandleType, HostDriver, OutOfResources
 from vllm_dwdp.group.peer_probe import PeerProbe
+
+PROBING_CALLS = (
+    "cuMemImportFromShareableHandle",
+    "cuMemAddressReserve",
+    "cuMemMap",
+    "cuMemCreate",
+    "cuMemSetAccess",
+    "cuMemcpyAsync",
+)
 
 
 def test_peers_page_is_read_back():
@@ -26,3 +41,31 @@ def test_what_cannot_be_mapped_is_refused_with_the_drivers_reason():
     fd = os.open("/dev/null", os.O_RDONLY)
     reason = PeerProbe(HostDriver(), job_rank=0).reason(fd, peer_job_rank=1)
     assert reason.startswith("expected ")
+
+
+@pytest.mark.parametrize("symbol", PROBING_CALLS)
+def test_full_gpu_is_no_reason_against_a_peer(symbol):
+    fake = FakeCuda()
+    fake.reset()
+    probes = [PeerProbe(fake.driver(rank), job_rank=rank) for rank in range(2)]
+    ((fd, _),) = probes[0].handles(HandleType.FILE_DESCRIPTOR)
+    fake.fail(symbol, 1, OUT_OF_MEMORY)
+    with pytest.raises(OutOfResources, match=f"{symbol} .*CUDA_ERROR_OUT_OF_MEMORY"):
+        probes[1].reason(fd, peer_job_rank=0)
+    del probes
+    gc.collect()
+    assert fake.leaks == fake.violations == []
+    fake.reset()
+
+
+def test_own_lack_of_addresses_is_no_reason_against_a_peer():
+    probes = [PeerProbe(HostDriver(), job_rank=rank) for rank in range(2)]
+    ((fd, _),) = probes[0].handles(HandleType.FILE_DESCRIPTOR)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    num_bytes_used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes_used, limits[1]))
+    try:
+        with pytest.raises(OutOfResources, match=r"mmap of .* failed: Cannot allocate memory"):
+            probes[1].reason(fd, peer_job_rank=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -5,7 +5,6 @@
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,16 @@ import torch
 from vllm import envs
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, usable_slots
+from vllm_dwdp.engine.compat import wants_fault_tolerance
 from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
+from vllm_dwdp.engine.environment import reason_unreadable
 from vllm_dwdp.engine.local_address import is_local
 from vllm_dwdp.engine.rank_memory import memory_kind
 from vllm_dwdp.engine.settings import (
     command_ranks,
     has_peers_of_other_commands,
+    is_headless,
     is_offline,
     is_spread,
 )
@@ -42,16 +44,7 @@ def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
 
 
 def _environment(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """A worker reads every variable of vLLM's, but only once it has loaded the model."""
-    for name in sorted(os.environ.keys() & envs.environment_variables.keys()):
-        try:
-            envs.environment_variables[name]()
-        except Exception as error:
-            return (
-                f"expected something that vLLM can read in {name}, got '{os.environ[name]}' "
-                f"({error}); correct or unset it."
-            )
-    return None
+    return reason_unreadable()
 
 
 def _platform(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -87,7 +80,7 @@ def _expert_parallel(vllm_config: Any, config: DwdpConfig) -> str | None:
     parallel = vllm_config.parallel_config
     if parallel.enable_elastic_ep:
         return "dwdp has a fixed set of ranks; drop --enable-elastic-ep."
-    if getattr(parallel, "enable_fault_tolerance", False):  # some versions lack it
+    if wants_fault_tolerance(parallel):
         return (
             "dwdp has no all-to-all whose failures vLLM could outlive; drop "
             "--enable-fault-tolerance. Ranks with a server each go on when a peer dies."
@@ -164,6 +157,19 @@ def _ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
         f"expected ranks from 0 to {size - 1} of a job of {size}, this command starts {named}; "
         f"correct {options}."
     )
+
+
+def _headless(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Its engine would wait for a front-end that listens for its own rank alone."""
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_external_lb and is_headless():
+        return (
+            "--headless starts ranks for the front-end of another command, --data-parallel-rank "
+            "starts one with a front-end of its own; drop --headless, or give both commands "
+            "--data-parallel-size-local instead of --data-parallel-rank, and this one "
+            f"--data-parallel-start-rank {parallel.data_parallel_rank}."
+        )
+    return None
 
 
 def _hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -299,6 +305,7 @@ CHECKS: tuple[Check, ...] = (
     _group_size,
     _host_experts,
     _ranks,
+    _headless,
     _hosts_of_a_rank,
     _hosts_of_ray,
     _hosts_of_host_memory,

@@ -74,6 +74,11 @@ def cgroup_memory_limit() -> int | None:
     return found[0] if isinstance(found, tuple) else found
 
 
+def wants_fault_tolerance(parallel_config: Any) -> bool:
+    """Whether `--enable-fault-tolerance` was given; some versions don't have it."""
+    return bool(getattr(parallel_config, "enable_fault_tolerance", False))
+
+
 def mark_as_behind_a_link(weight: torch.nn.Parameter) -> None:
     """Keep vLLM's Triton kernel from reading this weight once for every token that uses it.
 

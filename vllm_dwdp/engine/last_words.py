@@ -10,10 +10,13 @@ that vLLM says while it ends the other processes.
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vllm_dwdp.group import job_board
@@ -62,7 +65,10 @@ def print_at_exit() -> None:
 
 
 class EngineFailure(logging.Handler):
-    """Reads from vLLM's log why an engine could not start: vLLM reports it nowhere else."""
+    """Reads from vLLM's log why an engine could not start: vLLM reports it nowhere else.
+
+    An engine that was told to end has nothing to report: its worker ended for the same reason.
+    """
 
     LOGGER = "vllm.v1.engine.core"
     MESSAGE = "EngineCore failed to start."
@@ -71,13 +77,31 @@ class EngineFailure(logging.Handler):
         super().__init__(logging.ERROR)
         self._parallel_config = parallel_config
         self._job_rank = job_rank
+        self._is_told_to_end = False
 
     @classmethod
     def hear(cls, parallel_config: Any, job_rank: int) -> None:
         """Listen in this process from now on."""
-        logging.getLogger(cls.LOGGER).addHandler(cls(parallel_config, job_rank))
+        made = cls(parallel_config, job_rank)
+        logging.getLogger(cls.LOGGER).addHandler(made)
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and multiprocessing.parent_process() is not None:
+            made._note_signals()
+
+    def _note_signals(self) -> None:
+        """Before vLLM's handlers act on a signal: they leave nothing that one could ask for."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            act = signal.getsignal(number)
+            if callable(act):
+                signal.signal(number, functools.partial(self._note, act))
+
+    def _note(self, act: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+        self._is_told_to_end = True
+        act(number, frame)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._is_told_to_end:
+            return
         if record.msg == self.MESSAGE and record.exc_info and record.exc_info[1]:
             leave(self._parallel_config, record.exc_info[1], job_rank=self._job_rank)
 

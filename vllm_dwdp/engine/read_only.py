@@ -11,6 +11,10 @@ REFUSED_CALL = (
     "'{name}' would write to expert weights, or free them, but the dwdp group shares them "
     "read-only; restart the ranks instead."
 )
+REFUSED_SAVE = (
+    "'{name}' needs expert weights that it could write to, but the dwdp group shares them "
+    "read-only; copy the checkpoint that was loaded, or save from an engine of stock vLLM."
+)
 REPLACED = (
     "{name} of a dwdp layer would be replaced, but its kernel reads the group's shared experts; "
     "restart the ranks to load others."
@@ -24,6 +28,13 @@ class ReadOnlyWeight(RuntimeError):
 def refuse_call(name: str) -> NoReturn:
     """Refuse a call that vLLM's front-end makes of an engine or a worker."""
     raise ReadOnlyWeight(REFUSED_CALL.format(name=name))
+
+
+def refuse_save(name: str) -> NoReturn:
+    """Refuse to save the model: vLLM asks for the weights' addresses, and all ranks would write
+    the same files.
+    """
+    raise ReadOnlyWeight(REFUSED_SAVE.format(name=name))
 
 
 class ReadOnlyParameter(torch.Tensor):

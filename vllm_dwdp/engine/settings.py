@@ -8,6 +8,7 @@ Ports are read from the parallel config, where vLLM keeps them.
 
 import dataclasses
 import multiprocessing
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"
 SUPERVISED = "APIServer_DPRank_"
 """How vLLM's supervisor (`--data-parallel-multi-port-external-lb`) names its servers."""
+HEADLESS = "run_headless"
+"""The function of vLLM's command that `--headless` leads to."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ def is_spread(parallel_config: Any) -> bool:
     return not is_offline(parallel_config) and (
         parallel_config.data_parallel_size_local < parallel_config.data_parallel_size
     )
+
+
+def is_headless() -> bool:
+    """Whether `vllm serve --headless` is reading its options; no field of the config says so."""
+    return any(frame.f_code.co_name == HEADLESS for frame, _ in traceback.walk_stack(None))
 
 
 def has_peers_of_other_commands(parallel_config: Any) -> bool:

@@ -14,7 +14,7 @@ from vllm.v1.worker.worker_base import WorkerBase
 from vllm_dwdp.engine import last_words, settings
 from vllm_dwdp.engine.loader import use_dwdp_loader
 from vllm_dwdp.engine.parent_watch import end_with_parent
-from vllm_dwdp.engine.read_only import refuse_call
+from vllm_dwdp.engine.read_only import refuse_call, refuse_save
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.sharing import ExpertSharing
 
@@ -33,6 +33,7 @@ WRITING_RPCS = (
     "finish_weight_update",
     "elastic_ep_execute",
 )
+SAVING_RPCS = ("save_sharded_state", "save_tensorized_model")
 STARTING = (
     "init_device",
     "load_model",
@@ -128,13 +129,14 @@ def _leaving_last_words(start: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _refusal(name: str) -> Any:
+def _refusal(name: str, refuse: Callable[[str], NoReturn]) -> Any:
     def call(self: DwdpWorker, *args: Any, **kwargs: Any) -> NoReturn:
-        refuse_call(name)
+        refuse(name)
 
     call.__name__ = name
     return call
 
 
-for _name in WRITING_RPCS:
-    setattr(DwdpWorker, _name, _refusal(_name))
+for _names, _refuse in ((WRITING_RPCS, refuse_call), (SAVING_RPCS, refuse_save)):
+    for _name in _names:
+        setattr(DwdpWorker, _name, _refusal(_name, _refuse))

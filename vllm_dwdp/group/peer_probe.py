@@ -11,7 +11,7 @@ page is shown as experts will be, in one read-only view::
 import ctypes
 import hashlib
 
-from vllm_dwdp._core import Block, DriverError, HandleType, MemoryDriver, View
+from vllm_dwdp._core import Block, DriverError, HandleType, MemoryDriver, OutOfResources, View
 from vllm_dwdp.handle import Handle
 
 REACH = (
@@ -41,15 +41,22 @@ class PeerProbe:
         return [(self._shared.export_handle(handle_type), self.num_bytes)]
 
     def reason(self, page: Handle, *, peer_job_rank: int) -> str | None:
-        """Why a peer's page can't be read; None if it can. Takes the handle."""
+        """Why a peer's page can't be read; None if it can. Takes the handle.
+
+        Raises OutOfResources: a full GPU says nothing about the peer.
+        """
         try:
             peer = self._driver.import_block(page, self.num_bytes, self.num_bytes)
             view = self._stitch(peer)
+        except OutOfResources:
+            raise
         except DriverError as error:
             return str(error)
         try:
             view.finish()
             marks = [self._read(view.address + i * self.num_bytes) for i in range(3)]
+        except OutOfResources:
+            raise
         except DriverError as error:
             return f"{error}; {REACH}" if self._driver.kind == "cuda" else str(error)
         if marks[1] != _mark(peer_job_rank):
