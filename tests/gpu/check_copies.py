@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What copies cost: slices beside one copy, many submissions, the host's part, and compute beside.
+"""What copies cost: slices beside one copy, many submissions, and the host's part.
 
-Both ranks' memory is on one GPU, so that figures are those of its own copy engine: they say
+Both ranks' memory is on one GPU, where the driver copies by a kernel: figures say
 nothing of NVLink.
 """
 
