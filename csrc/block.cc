@@ -19,8 +19,8 @@ Block::Block(std::shared_ptr<MemoryDriver> driver, std::unique_ptr<Allocation> a
 std::shared_ptr<Block> Block::Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
                                      std::size_t view_offset, bool on_host) {
   RequirePages("a block", num_bytes, view_offset, driver->granularity());
-  auto allocation = driver->Allocate(num_bytes, view_offset,
-                                     on_host ? MemoryUse::kHostBlock : MemoryUse::kBlock);
+  auto allocation =
+      driver->Allocate(num_bytes, view_offset, on_host ? MemoryUse::kHostBlock : MemoryUse::kBlock);
   return std::shared_ptr<Block>(
       new Block(std::move(driver), std::move(allocation), view_offset, false));
 }

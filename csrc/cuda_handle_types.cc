@@ -81,17 +81,17 @@ CUmemAllocationProp LocalProperties(int ordinal) {
 }
 
 std::optional<std::string> FindHostObstacle(const CudaContext& context) {
-  return FindAttributeObstacle(
-      context, CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-      "HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED");
+  return FindAttributeObstacle(context,
+                               CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                               "HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED");
 }
 
 // A host without NUMA has node -1, which the driver doesn't take: its memory is node 0.
 CUmemAllocationProp HostProperties(const CudaContext& context) {
   int node = 0;
-  context.api().Check(context.api().cuDeviceGetAttribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID,
-                                                         context.device()),
-                      "cuDeviceGetAttribute(HOST_NUMA_ID)");
+  context.api().Check(
+      context.api().cuDeviceGetAttribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, context.device()),
+      "cuDeviceGetAttribute(HOST_NUMA_ID)");
   CUmemAllocationProp wanted = LocalProperties(context.ordinal());
   wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   wanted.location = {.type = CU_MEM_LOCATION_TYPE_HOST_NUMA, .id = std::max(node, 0)};

@@ -74,6 +74,11 @@ class DwdpConfig:
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
         if self.host_experts not in (0, AUTO) or isinstance(self.host_experts, bool):
             _check_count("host_experts", self.host_experts, may_be_none=False)
+        if self.host_experts != 0 and self.num_experts_per_worker is not None:
+            raise ConfigError(
+                "dwdp.host_experts and dwdp.num_experts_per_worker can't go together: leave one of "
+                "them out."
+            )
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
         _check_count("slice_bytes", self.slice_bytes)

@@ -40,7 +40,7 @@ def gpu_slice_bytes(peer_bytes: int) -> int:
 
 
 class Slice(NamedTuple):
-    """Bytes of a peer's block, from `view_offset` of the direct view into a page of the slot."""
+    """Bytes of a block of a peer or the host, from the direct view into a page of the slot."""
 
     peer: int
     tensor_idx: int
@@ -89,7 +89,7 @@ class CopyPlan:
 def expert_slices(
     layer: LayerLayout, pieces: Sequence[SlotPiece], expert: int
 ) -> tuple[Slice, ...]:
-    """What to copy to have one expert; nothing where it is local, or lies in boundary pages."""
+    """The copies that bring one expert; none where it is resident, or lies in boundary pages."""
     return tuple(
         found
         for piece in pieces

@@ -104,7 +104,7 @@ class TensorLayout:
         return tuple(extent for extent in self.blocks if rank in extent.segment.owners)
 
     def resident_blocks_of(self, rank: int) -> tuple[Extent, ...]:
-        """Those that need no copy to be where the rank's kernels read fastest."""
+        """The rank's blocks in its own fast memory, which need no copy."""
         return tuple(extent for extent in self.blocks_of(rank) if not extent.segment.on_host)
 
     def _bounds(self, segment: Segment) -> tuple[int, int]:

@@ -61,7 +61,8 @@ class Placement:
                 f"dwdp_size must be between 1 and the model's {num_experts} experts, "
                 f"got {dwdp_size}; start fewer ranks per group."
             )
-        _check_host_experts(num_experts, dwdp_size, num_experts_per_worker, host_experts)
+        assert not host_experts or num_experts_per_worker is None, "DwdpConfig refuses both"
+        _check_host_experts(num_experts, dwdp_size, host_experts)
         if num_experts_per_worker is None:
             return cls(num_experts, tuple(_even_ranges(num_experts, dwdp_size)), host_experts)
         _check_size(num_experts, dwdp_size, num_experts_per_worker)
@@ -126,17 +127,9 @@ def _sized_ranges(num_experts: int, dwdp_size: int, size: int) -> Iterator[tuple
         yield start, start + size
 
 
-def _check_host_experts(
-    num_experts: int, dwdp_size: int, num_experts_per_worker: int | None, host_experts: int
-) -> None:
-    if not host_experts:
-        return
-    if num_experts_per_worker is not None:
-        raise PlacementError(
-            "host_experts and num_experts_per_worker can't go together: leave one of them out."
-        )
+def _check_host_experts(num_experts: int, dwdp_size: int, host_experts: int) -> None:
     fewest = num_experts // dwdp_size
-    if not 0 < host_experts < fewest:
+    if not 0 <= host_experts < fewest:
         raise PlacementError(
             f"host_experts must be less than the {fewest} experts of a rank, some of which stay on "
             f"its GPU, got {host_experts}."

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where the remote experts of each layer lie in a slot: pure arithmetic over bytes.
+"""Where the experts that a rank lacks lie in a slot, by layer: pure arithmetic over bytes.
 
 * A slot is a pool of pages of 1, 2, 4, ... times the granularity; a page is mapped whole.
-* Every block that a layer reads from a peer is cut into such pages, largest first.
+* Every block that a layer reads from a peer or from the host is cut into such pages, largest first.
 * Layers that share a slot take its pages in turn: it is as large as the largest of them needs.
 """
 

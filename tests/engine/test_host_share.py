@@ -3,16 +3,19 @@
 """How many experts 'auto' keeps in host memory, and what is refused there."""
 
 import json
+import socket
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.host_share import (
-    KEPT_FOR_VLLM,
+    SHARE_KEPT_FOR_VLLM,
     check_host_memory,
     choose_host_experts,
     fewest_host_experts,
+    loading_bytes,
     with_host_experts,
 )
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
@@ -51,7 +54,7 @@ def test_auto_keeps_all_in_the_gpu_where_they_fit():
     assert choose(DwdpConfig(host_experts="auto"), budget=80 * GIB) == 0
 
 
-@pytest.mark.parametrize("room", [10 * GIB, 20 * GIB, 30 * GIB])
+@pytest.mark.parametrize("room", [15 * GIB, 20 * GIB, 30 * GIB])
 def test_auto_takes_the_fewest_that_fit(room):
     number = fewest_host_experts(
         DwdpConfig(host_experts="auto"), LAYOUTS, rank=0, other_bytes=GIB, room=room
@@ -64,7 +67,7 @@ def test_auto_leaves_each_rank_an_expert_however_little_room_there_is():
 
 
 def test_direct_needs_no_room_for_slots():
-    room = round(20 * GIB * (1 - KEPT_FOR_VLLM))
+    room = round(20 * GIB * (1 - SHARE_KEPT_FOR_VLLM))
     in_place = choose(DwdpConfig(host_experts="auto", fetch="direct"), budget=20 * GIB)
     assert in_place < choose(DwdpConfig(host_experts="auto"), budget=20 * GIB)
     assert weights(in_place, num_slots=0) <= room
@@ -85,9 +88,26 @@ def test_ranks_that_were_told_different_numbers_are_refused():
         choose(DwdpConfig(host_experts=2), budget=80 * GIB, gather=gather)
 
 
-def test_a_host_without_room_is_refused():
+def host_sends(num_bytes):
+    """What another rank of this host says that it needs."""
+    return lambda name, payload: [
+        payload,
+        json.dumps([socket.gethostname(), num_bytes, 1 << 50]).encode(),
+    ]
+
+
+def test_ranks_of_a_host_need_its_memory_together():
+    """32 GiB each would fit the memory of no test machine twice; made-up sizes do."""
+    free = psutil.virtual_memory().available
+    layouts = [(TensorLayout(ExpertTensor("w", free // 32), PLACEMENT, PAGE),)]
+    config = DwdpConfig(host_experts=8)
+    check_host_memory(config, layouts, alone, rank=0)
+    with pytest.raises(LimitError, match=r"where 2 rank\(s\) load their experts"):
+        check_host_memory(config, layouts, host_sends(3 * free // 4), rank=0)
+    check_host_memory(DwdpConfig(), layouts, host_sends(free // 4), rank=0)
+
+
+def test_loading_takes_all_experts_and_blocks_of_a_layer():
     placement = with_host_experts(PLACEMENT, 8)
-    layouts = [(TensorLayout(ExpertTensor("w", 1 << 40), placement, PAGE),)] * 2
-    with pytest.raises(LimitError, match=r"lower dwdp.host_experts"):
-        check_host_memory(layouts, alone, rank=0)
-    check_host_memory(LAYOUTS, alone, rank=0)
+    layouts = [(TensorLayout(ExpertTensor("w", GIB), placement, PAGE),)] * 2
+    assert loading_bytes(layouts, rank=0) == 2 * NUM_EXPERTS * GIB + 8 * GIB

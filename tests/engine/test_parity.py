@@ -4,8 +4,6 @@
 
 import json
 
-import pytest
-
 
 def assert_equal(dwdp, stock):
     assert len(stock["outputs"]) >= 64
@@ -51,15 +49,24 @@ def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
         assert stats["misses"] == 0
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
-def test_experts_in_host_memory_equal_stock_vllm(generate, stock_eager, num_ranks):
-    """A rank alone has nobody else to copy from; of two, each copies from both hosts' memory."""
+def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(generate, stock_eager):
+    """Whatever 'auto' chooses: it has measured the host as the only link."""
+    config = '{"host_experts": 3}'
+    alone = generate("--eager", "--ranks", "1", "--config", config, on_cuda=True)
+    assert_equal(alone, stock_eager)
+    (stats,) = alone["stats"]
+    (copies,) = stats["link_gb_per_s"]["copies"]
+    assert copies > 0
+    assert "by rank of the group: the host " in alone["log"]
+
+
+def test_two_ranks_with_experts_in_host_memory_equal_stock_vllm(generate, stock_eager):
     config = '{"fetch": "prefetch", "host_experts": 3}'
-    ranks = generate("--eager", "--ranks", str(num_ranks), "--config", config, on_cuda=True)
+    ranks = generate("--eager", "--config", config, on_cuda=True)
     assert_equal(ranks, stock_eager)
     for stats in ranks["stats"]:
         assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
-        assert all(stats["bytes_fetched"]["prefetch"]), "from every rank, itself included"
+        assert all(stats["bytes_fetched"]["prefetch"]), "of every rank's host, its own included"
 
 
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):

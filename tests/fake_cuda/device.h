@@ -27,7 +27,7 @@ struct Device {
   // By place: a GPU, or the host.
   std::array<std::size_t, kNumGpus + 1> num_bytes = {kUsualBytes, kUsualBytes, kUsualBytes};
   std::array<std::size_t, kNumGpus + 1> num_used_bytes = {};  // by memory that this process made
-  std::set<std::pair<int, int>> apart;                    // (reader, owner) without peer access
+  std::set<std::pair<int, int>> apart;                        // (reader, owner) without peer access
   bool refuses_mixed_access = false;
   bool refuses_downgraded_access = false;
   // By GPU: what calls in its context return since a kernel of it failed.

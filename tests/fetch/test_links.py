@@ -10,7 +10,14 @@ import torch
 
 from vllm_dwdp.fetch import links
 from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
-from vllm_dwdp.fetch.links import Links, PeerLink, bytes_by_peer, measure_links, places_of
+from vllm_dwdp.fetch.links import (
+    HOST,
+    Links,
+    PeerLink,
+    bytes_by_peer,
+    measure_links,
+    places_of,
+)
 from vllm_dwdp.layout import ExpertTensor, TensorLayout
 from vllm_dwdp.placement import Placement
 
@@ -100,4 +107,20 @@ def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
     found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE, bytes_of=lambda view: view)
     assert sorted(found) == [0, 1, 2, 3]
     assert [[part.nbytes for part in parts] for parts in found.values()] == [[2 * PAGE, PAGE]] * 4
-    assert bytes_by_peer([layer] * 2, rank=1, num_ranks=4) == [4 * PAGE] * 4
+    missing = bytes_by_peer([layer] * 2, rank=1, num_ranks=4)
+    assert missing == [4 * PAGE, 0, 4 * PAGE, 4 * PAGE], "its own is where it reads fastest"
+
+
+def test_own_experts_in_host_memory_are_a_link_of_their_own():
+    placement = Placement.make(num_experts=8, dwdp_size=2, host_experts=1)
+    layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
+    views = [[torch.zeros(16 * PAGE, dtype=torch.uint8)]]
+    found = places_of([layer], views, rank=1, num_bytes=99 * PAGE, bytes_of=lambda view: view)
+    sizes = {owner: sum(part.nbytes for part in parts) for owner, parts in found.items()}
+    assert sizes == {0: 8 * PAGE, 1: 6 * PAGE, HOST: 2 * PAGE}
+    missing = bytes_by_peer([layer], rank=1, num_ranks=2)
+    assert missing == [8 * PAGE, 2 * PAGE]
+    measured = Links(rank=1, own=9e9, peers={0: PeerLink(4e9, 8e9), 1: PeerLink(1e9, 2e9)})
+    both = measured.bandwidths(missing)
+    assert both.copies == pytest.approx(10 / (8 / 4e9 + 2 / 1e9))
+    assert "the host 1.0 and 2.0" in measured.describe()

@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One real GPU as the harness of tests/cuda speaks to it: streams, and kernels that read views."""
 
+import shutil
 import statistics
 
 import packed_vllm
@@ -38,6 +39,8 @@ class Gpu:
         found = {Need.TORCH, Need.GRAPHS, Need.TRITON}
         if packed_vllm.is_at_hand():
             found.add(Need.VLLM)
+        if shutil.which("compute-sanitizer"):
+            found.add(Need.SANITIZER)
         if torch.cuda.device_count() > 1:
             found.add(Need.TWO_GPUS)
         return found

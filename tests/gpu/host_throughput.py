@@ -27,7 +27,7 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench")]
 import packed_vllm  # noqa: E402
 from parts import ERROR, RAN  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
-from report import Outcome  # noqa: E402
+from report import Outcome, Status  # noqa: E402
 from vllm_e2e import Child  # noqa: E402
 
 CHILD = Path(__file__).with_name("throughput_child.py")
@@ -137,12 +137,15 @@ def main():
         results.write("# Experts in host memory beside other ways\n\n")
         results.write(f"A model of random weights: {json.dumps(MODEL.__dict__)}.\n\n")
         model = MODEL.write(Path(folder) / "random")
+        statuses = set()
         for number, way in enumerate(WAYS):
             log = (args.logs or Path(folder)) / f"throughput-{number}.log"
             found = outcome(way, model, deadline - time.monotonic(), log)
             results.write(found.section())
             results.flush()
             print(found.sentence, flush=True)
+            statuses.add(found.status)
+    sys.exit(Status.ERROR in statuses)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Need(StrEnum):
     GRAPHS = "CUDA graphs"
     TRITON = "Triton"
     VLLM = "vLLM"
+    SANITIZER = "compute-sanitizer"
     TWO_GPUS = "two GPUs"
 
 

@@ -64,9 +64,10 @@ def test_a_rank_keeps_one_expert_at_least(number):
         Placement.make(num_experts=8, dwdp_size=2, host_experts=number)
 
 
-def test_redundant_experts_are_not_for_the_host():
-    with pytest.raises(PlacementError, match="can't go together"):
-        Placement.make(num_experts=8, dwdp_size=2, num_experts_per_worker=5, host_experts=1)
+@pytest.mark.parametrize("number", [1, "auto"])
+def test_redundant_experts_are_not_for_the_host(number):
+    with pytest.raises(ConfigError, match="can't go together"):
+        DwdpConfig(num_experts_per_worker=5, host_experts=number)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "all", None])

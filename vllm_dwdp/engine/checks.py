@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from vllm import envs
 
-from vllm_dwdp.config import ConfigError, DwdpConfig, usable_slots
+from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, usable_slots
 from vllm_dwdp.engine.compat import wants_fault_tolerance
 from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
@@ -132,6 +132,11 @@ def _host_experts(vllm_config: Any, config: DwdpConfig) -> str | None:
         return (
             f"dwdp.host_experts is for ranks on GPUs, got {config.host_experts} for ranks on CPUs, "
             "all of whose memory is the host's; leave it out."
+        )
+    if config.host_experts == AUTO and vllm_config.load_config.load_format == "dummy":
+        return (
+            "dwdp.host_experts 'auto' needs weights that are loaded, got --load-format dummy; give "
+            "a number."
         )
     return None
 

@@ -15,7 +15,7 @@ from vllm.logger import init_logger
 from vllm_dwdp._core import View
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.experts_op import InPlace, install
-from vllm_dwdp.engine.fetch_costs import FetchCosts, Gather, RunStep
+from vllm_dwdp.engine.fetch_costs import FetchCosts, RunStep
 from vllm_dwdp.engine.graph_fence import GraphFence
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.rank_memory import RankMemory
@@ -28,6 +28,7 @@ from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import LayerCopies, Slots
@@ -173,8 +174,8 @@ class Fetching:
             report(config, self.policy, model, sizes)
         elif config.fetch == AUTO and self.bandwidths is not None:
             logger.info(
-                "fetch=auto: every step reads peers' memory where it lies, at %.1f GB/s, own "
-                "memory at %.1f GB/s",
+                "fetch=auto: every step reads the experts that it lacks where they lie, at %.1f "
+                "GB/s, own memory at %.1f GB/s",
                 self.bandwidths.peers / 1e9,
                 self.bandwidths.own / 1e9,
             )

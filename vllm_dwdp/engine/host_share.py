@@ -6,7 +6,6 @@
 * All ranks of a group have the same number, the largest that one of them needs.
 """
 
-import bisect
 import dataclasses
 import json
 import socket
@@ -25,8 +24,8 @@ from vllm_dwdp.placement import Placement
 
 logger = init_logger("vllm.dwdp")
 
-KEPT_FOR_VLLM = 0.2
-"""Of the memory that vLLM may use: what is left for its KV cache and for activations."""
+SHARE_KEPT_FOR_VLLM = 0.2
+"""The part of the memory that vLLM may use which stays free for its KV cache and activations."""
 
 
 def choose_host_experts(
@@ -45,7 +44,7 @@ def choose_host_experts(
     the ranks were told different numbers.
     """
     number = config.given_host_experts
-    room = round((1 - KEPT_FOR_VLLM) * budget_bytes)
+    room = round((1 - SHARE_KEPT_FOR_VLLM) * budget_bytes)
     if config.host_experts == AUTO:
         number = fewest_host_experts(config, layouts, rank=rank, other_bytes=other_bytes, room=room)
     own = json.dumps([config.host_experts, number]).encode()
@@ -58,28 +57,40 @@ def choose_host_experts(
         for layer in layers:
             layer.placement = with_host_experts(layer.placement, max(numbers))
         logger.info(
-            "host_experts=auto: %d of a rank's experts in every layer lie in host memory, so that "
-            "its weights fit into %s of GPU memory.",
+            "host_experts=auto: %d of a rank's experts in every layer lie in host memory, to keep "
+            "its weights within %s of GPU memory.",
             max(numbers),
             gib(room),
         )
 
 
-def check_host_memory(layouts: Sequence[LayerLayout], gather: Gather, *, rank: int) -> None:
-    """Raise LimitError where a host lacks the memory for what its ranks will keep there.
+def check_host_memory(
+    config: DwdpConfig, layouts: Sequence[LayerLayout], gather: Gather, *, rank: int
+) -> None:
+    """Raise LimitError where a host lacks the memory in which its ranks load their experts.
 
-    Every rank of the group calls it.
+    Every rank of the group calls it. Ranks of other groups on the host are not counted, nor is the
+    memory of a single NUMA node.
     """
     free = psutil.virtual_memory().available
-    own = socket.gethostname(), host_bytes(layouts, rank), free
+    needed = loading_bytes(layouts, rank) if config.host_experts else 0
+    own = socket.gethostname(), needed, free
     found = [json.loads(payload) for payload in gather("host memory", json.dumps(own).encode())]
     needs = [needed for host, needed, _ in found if host == own[0]]
     if sum(needs) > free:
         raise LimitError(
-            f"expected {gib(sum(needs))} of free memory on host {own[0]} for experts of "
-            f"{len(needs)} rank(s), got {gib(free)}; free memory there, lower "
-            "dwdp.host_experts, or start more ranks on other hosts."
+            f"expected {gib(sum(needs))} of free memory on host {own[0]}, where {len(needs)} "
+            f"rank(s) load their experts before they move them, got {gib(free)}; free memory "
+            "there, or start more ranks (--data-parallel-size)."
         )
+
+
+def loading_bytes(layouts: Sequence[LayerLayout], rank: int) -> int:
+    """The most host memory that a rank takes: all its experts, and blocks of one layer."""
+    loaded = sum(
+        len(t.placement.local_experts(rank)) * t.tensor.expert_bytes for one in layouts for t in one
+    )
+    return loaded + max(host_bytes([one], rank) for one in layouts)
 
 
 def fewest_host_experts(
@@ -90,7 +101,10 @@ def fewest_host_experts(
     other_bytes: int,
     room: int,
 ) -> int:
-    """So many that the rank's weights and slots fit into `room`; at most all but one."""
+    """The smallest number with which the rank's weights and slots fit into `room` bytes.
+
+    Where none is enough: all but one of the rank's experts.
+    """
     num_slots = 0
     if config.fetch != FetchMode.DIRECT:
         num_slots = usable_slots(config.num_slots, len(layouts))
@@ -103,7 +117,7 @@ def fewest_host_experts(
         return estimate.in_all <= room
 
     most = _most(layouts[0][0].placement)
-    return bisect.bisect_left(range(most), True, key=fits)
+    return next((number for number in range(most) if fits(number)), most)
 
 
 def with_host_experts(placement: Placement, number: int) -> Placement:

@@ -53,7 +53,10 @@ class MemoryCheck:
         job_rank: int,
         other_bytes: int,
         limits: VllmLimits,
+        may_use_host: bool = False,
     ) -> None:
+        """may_use_host: experts may lie in host memory instead."""
+        self._may_use_host = may_use_host
         self._config = config
         self._layouts = layouts
         self._rank = rank
@@ -140,6 +143,8 @@ class MemoryCheck:
             found.append(f"set dwdp.fetch to 'direct' ({gib(estimate.slots)} less)")
         if (saved := self._redundant_bytes(estimate)) > 0:
             found.append(f"leave out dwdp.num_experts_per_worker ({gib(saved)} less)")
+        if self._may_use_host and not self._config.host_experts:
+            found.append("set dwdp.host_experts to 'auto'")
         found.append("start more ranks (--data-parallel-size)")
         return ", ".join(found[:-1]) + (", or " if found[:-1] else "or ") + found[-1]
 
@@ -156,6 +161,7 @@ class MemoryCheck:
             rank=self._rank,
             num_slots=num_slots,
             other_bytes=self._other_bytes,
+            loads_on_host=self._config.host_experts != 0,
         )
 
 

@@ -40,7 +40,7 @@ class PickledOptions(NamedTuple):
         except TypeError:
             if self.by_value is None:
                 raise
-            found = cloudpickle.loads(self.by_value)
+            found = unpacked(self.by_value, what="an option of the LLM")
         return dict(found)
 
 

@@ -189,7 +189,17 @@ class GpuMemory(RankMemory):
         return time.perf_counter()
 
     def give_back(self) -> None:
+        """PyTorch keeps freed memory of the GPU, and freed pinned memory of the host."""
         torch.cuda.empty_cache()
+        _empty_host_cache()
+
+
+def _empty_host_cache() -> None:
+    """PyTorch 2.12 and later have a public name for it."""
+    if hasattr(torch.accelerator, "empty_host_cache"):
+        torch.accelerator.empty_host_cache()
+    elif hasattr(torch._C, "_host_emptyCache"):
+        torch._C._host_emptyCache()
 
 
 def _cores_of_the_engine() -> list[int]:

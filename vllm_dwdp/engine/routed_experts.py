@@ -56,18 +56,18 @@ class DwdpRoutedExperts(RoutedExperts):
         **kwargs: Any,
     ) -> None:
         registry = active_registry()
-        self_placement = registry.placement(moe_config.num_experts)
-        local = self_placement.local_experts(registry.rank)
+        placement = registry.placement(moe_config.num_experts)
+        local = placement.local_experts(registry.rank)
         moe_config.num_local_experts = len(local)
         super().__init__(
             layer_name,
             params_dtype,
             moe_config,
             quant_config,
-            expert_map_manager=DwdpExpertMap(expert_map_manager, self_placement, registry.rank),
+            expert_map_manager=DwdpExpertMap(expert_map_manager, placement, registry.rank),
             **kwargs,
         )
-        self.placement = self_placement
+        self.placement = placement
         self.local_experts = local
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
@@ -86,12 +86,16 @@ class DwdpRoutedExperts(RoutedExperts):
         return {name: found[name] for name in EXPERT_TENSORS if name in found}
 
     def _load_on_host(self) -> None:
-        """A rank whose experts don't fit into its GPU loads them all beside it.
+        """Keep the layer's experts in host memory while they are loaded.
 
-        vLLM takes a layer that it finds on the host to the GPU and back to process it.
+        vLLM takes a layer that it finds there to the GPU and back to process it. Values that vLLM
+        has put into scales and biases move along.
         """
-        for parameter in self.expert_parameters().values():
-            parameter.data = torch.empty_like(parameter.data, device="cpu")
+        for name, parameter in self.expert_parameters().items():
+            if name in LOADED_WEIGHTS:
+                parameter.data = torch.empty_like(parameter.data, device="cpu")
+            else:
+                parameter.data = parameter.data.cpu()
 
     def input_scales(self) -> dict[str, torch.nn.Parameter]:
         """Static activation scales by name, one number each once vLLM has processed them."""
@@ -153,7 +157,7 @@ class DwdpRoutedExperts(RoutedExperts):
         self._readers = {FetchMode.DIRECT: self._reader(parameters)}
         for name, parameter in parameters.items():
             self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
-        if len(self.local_experts) < self.global_num_experts:
+        if len(self.local_experts) < self.global_num_experts or self.placement.host_experts:
             for name in LOADED_WEIGHTS:
                 mark_as_behind_a_link(parameters[name])
 

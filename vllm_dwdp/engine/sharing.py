@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
-from vllm_dwdp.config import usable_slots
+from vllm_dwdp._core import HandleType
+from vllm_dwdp.config import ConfigError, usable_slots
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
 from vllm_dwdp.engine.drafts import check_no_drafts
@@ -153,6 +154,12 @@ class ExpertSharing:
         if handle_type is None:
             return
         self._handle_type_name = TYPE_NAMES[handle_type]
+        if self._config.host_experts and handle_type is not HandleType.FILE_DESCRIPTOR:
+            raise ConfigError(
+                "dwdp.host_experts needs ranks that hand each other memory as file descriptors, "
+                f"got {self._handle_type_name}; leave it out, or make groups of ranks on one host "
+                "(dwdp.dwdp_size)."
+            )
         size = self._settings.dwdp_size
         logger.info(
             "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
@@ -166,6 +173,7 @@ class ExpertSharing:
 
     def _check_memory(self, model: torch.nn.Module) -> None:
         """Called when the model is built and before weights are read."""
+        self._memory.give_back()
         layers = self.registry.layers
         of_experts = sum(p.nbytes for layer in layers for p in layer.expert_parameters().values())
         given = self._kv_cache_bytes
@@ -181,13 +189,14 @@ class ExpertSharing:
             gather=self._session.gather,
         )
         layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
-        check_host_memory(layouts, self._session.gather, rank=self.rank)
+        check_host_memory(self._config, layouts, self._session.gather, rank=self.rank)
         check = MemoryCheck(
             self._config,
             layouts,
             rank=self.rank,
             job_rank=self.job_rank,
             other_bytes=other_bytes,
+            may_use_host=not self._is_on_host,
             limits=VllmLimits(self._budget_bytes if given is None else None, given),
         )
         check.run(self._memory, self._session.gather)

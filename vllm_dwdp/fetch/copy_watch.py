@@ -91,8 +91,13 @@ class CopyWatch:
         peer, num_bytes = slices[min(progress.num_ended, len(slices) - 1)]
         return (
             f"copy {progress.num_ended + 1} of {len(slices)} for MoE layer {progress.layer}, "
-            f"{num_bytes} bytes from the memory of rank {self._job_ranks[peer]}, has not ended"
+            f"{num_bytes} bytes from {self._place(peer)}, has not ended"
         )
+
+    def _place(self, peer: int) -> str:
+        if peer == self._rank:
+            return "the memory of its host"
+        return f"the memory of rank {self._job_ranks[peer]}"
 
     def _run(self, interval_s: float) -> None:
         never = threading.Event()

@@ -66,7 +66,7 @@ def report_decode(model: DecodeModel, sizes: Sequence[int], *, has_kv_transfer: 
     """
     steps = [model.step(size) for size in _to_show(sizes)]
     logger.info(
-        "Decode steps read experts of peers at %.1f GB/s (own memory: %.1f GB/s): %s",
+        "Decode steps read experts that this rank lacks at %.1f GB/s (own memory: %.1f GB/s): %s",
         model.bandwidths.peers / 1e9,
         model.bandwidths.own / 1e9,
         "; ".join(map(str, steps)),

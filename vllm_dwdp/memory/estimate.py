@@ -16,8 +16,8 @@ class MemoryEstimate:
 
     own: blocks and fringe, without those in host memory. private: boundary pages, and tensors that
     every rank keeps whole. slots: with the private pages of their views; 0 where there are none.
-    layer: the largest layer as it is loaded, which is in memory twice while it is adopted. other:
-    weights that are not of experts.
+    layer: the largest layer as it is loaded, which is in memory twice while it is adopted; 0 if
+    that happens in host memory. other: weights that are not of experts.
     """
 
     own: int
@@ -28,9 +28,18 @@ class MemoryEstimate:
 
     @classmethod
     def make(
-        cls, layers: Sequence[LayerLayout], *, rank: int, num_slots: int, other_bytes: int
+        cls,
+        layers: Sequence[LayerLayout],
+        *,
+        rank: int,
+        num_slots: int,
+        other_bytes: int,
+        loads_on_host: bool = False,
     ) -> "MemoryEstimate":
-        """For a rank that will have so many slots; 0: none."""
+        """For a rank that will have so many slots; 0: none.
+
+        loads_on_host: it loads its experts to host memory.
+        """
         granularity = layers[0][0].granularity
         private = sum(span.num_bytes for layer in layers for t in layer for span in t.private_spans)
         slots = slot_bytes(layers, rank=rank, num_slots=num_slots)
@@ -38,7 +47,7 @@ class MemoryEstimate:
             own=sum(map(sum, block_sizes(layers, rank, granularity))) - host_bytes(layers, rank),
             private=private,
             slots=slots + private if slots else 0,
-            layer=max(_loaded_bytes(layer, rank) for layer in layers),
+            layer=0 if loads_on_host else max(_loaded_bytes(layer, rank) for layer in layers),
             other=other_bytes,
         )
 

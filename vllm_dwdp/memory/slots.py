@@ -3,8 +3,8 @@
 """The slots of one rank: pages that copies write, and the copies that fill them, layer by layer.
 
 * Layer l uses slot `l % num_slots`.
-* Copies read peers' blocks where the direct views show them, and write pages through their own
-  alias; nothing is ever written through a view.
+* Copies read blocks of peers and of the host where the direct views show them, and write pages
+  through their own alias; nothing is ever written through a view.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ class Slots:
         )
 
     def _expert_copies(self, layer_idx: int, direct: Sequence[View]) -> list[list[PeerCopy]]:
-        """By expert: what brings it; nothing where this rank has it."""
+        """By expert: what brings it; nothing where it is resident."""
         layer, pieces = self._layers[layer_idx], self._pieces(layer_idx)
         return [
             [
