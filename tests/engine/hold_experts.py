@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""An offline job that answers one prompt per rank, prints its statistics as JSON, and stays."""
+"""An offline job that answers one prompt per rank, prints its statistics as JSON, and stays.
+
+It fetches 'direct': on a busy machine 'auto' may run steps to measure compute, whose activations
+would count as memory that loading takes.
+"""
 
 import argparse
 import json
@@ -25,6 +29,7 @@ def main() -> None:
         enforce_eager=True,
         max_model_len=256,
         kv_cache_memory_bytes=KV_CACHE_BYTES,
+        additional_config={"dwdp": {"fetch": "direct"}},
     ) as llm:
         prompts = [f"It is a truth {rank}" for rank in range(args.ranks)]
         llm.generate(prompts, SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
