@@ -16,7 +16,7 @@ DEFAULT_TIMEOUT_S = 540.0
 """Longer than slow storage takes for one layer of a large model."""
 
 SMALLEST, LARGEST = 1e-6, 1e9
-"""Of what is given instead of measured: wide, but such that sums of them are numbers."""
+"""Bounds of the bandwidths and times that a user may give. Sums of them stay finite numbers."""
 
 
 class FetchMode(StrEnum):
@@ -45,8 +45,9 @@ class DwdpConfig:
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: staging regions for prefetched or selected experts, each for one layer.
-    slice_bytes: of the largest slice of a copy, and the most that a round reads from one peer;
-        default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see copy_plan.gpu_slice_bytes.
+    slice_bytes: the size of the largest slice of a copy, which is also the most that a round
+        reads from one peer; default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see
+        copy_plan.gpu_slice_bytes.
     copy_threads: threads that copy, on host memory.
     batched_copies: on a GPU, give the driver a round of copies in one call, where it can; off,
         because drivers have crashed and hung on such calls.

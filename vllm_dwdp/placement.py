@@ -102,7 +102,7 @@ class Placement:
 
 @functools.cache
 def _sources(placement: Placement, rank: int, turn: int) -> dict[Segment, int]:
-    """Those with least choice first, then the largest, from the owner with least to give so far."""
+    """Assigns segments in turn, fewest owners first, then largest, to the least loaded owner."""
     size = placement.dwdp_size
     load = [0] * size
     found: dict[Segment, int] = {}

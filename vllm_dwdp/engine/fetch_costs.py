@@ -38,7 +38,9 @@ NUM_STEPS = 3
 
 
 class LayerCost(NamedTuple):
-    """Of one layer: bytes it lacks, seconds it computes for a token, and how many more in place."""
+    """One layer: the bytes that it lacks, the seconds that it computes for a token on a slot, and
+    how many seconds longer it takes where it reads those bytes in place.
+    """
 
     missing_bytes: int
     compute_s_per_token: float
@@ -143,9 +145,9 @@ class FetchCosts:
     def _measured(
         self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
     ) -> tuple[float, float]:
-        """Of the first layer that lacks something, on a slot made for it alone and in place.
+        """Times the first layer that lacks something, in place and on a slot made for it alone.
 
-        Seconds that it computes for a token, and how many more in place.
+        Returns the seconds that it computes for a token, and how many more it takes in place.
         """
         layer_idx = next(i for i, num_bytes in enumerate(self._missing) if num_bytes)
         in_place = self._seconds_per_token(run_step, layer_idx, FetchMode.DIRECT)
@@ -186,7 +188,7 @@ class FetchCosts:
             self._memory.give_back()
 
     def _fill(self, slots: Slots, direct: Sequence[Sequence[View]], layer_idx: int) -> None:
-        """With the layer's experts: zeros may compute faster."""
+        """Copy the layer's experts to the slot. Kernels may be faster on an empty one, on zeros."""
         copies = slots.copies(layer_idx, direct[layer_idx]).everything
         self._copier.submit(copies, self._memory.current_stream())
         self._copier.drain()

@@ -46,7 +46,7 @@ class RankMemory(ABC):
     is_taken_at_once = False
     """Whether what PyTorch allocates is taken at once, or when it is first written to."""
     gpu_name: str | None = None
-    """What no other GPU is called; None where experts lie in the host's memory."""
+    """The unique name of this rank's GPU; None for ranks on CPUs."""
 
     @property
     def place(self) -> str:

@@ -53,12 +53,12 @@ class MemoryEstimate:
 
     @property
     def without_slots(self) -> int:
-        """What stays if no step copies experts."""
+        """Bytes of a rank that has no slots, once it has started."""
         return self.own + self.private + self.other
 
     @property
     def in_all(self) -> int:
-        """What stays."""
+        """Bytes of the rank once it has started."""
         return self.without_slots + self.slots
 
     @property
