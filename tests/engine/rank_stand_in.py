@@ -15,7 +15,7 @@ from vllm_dwdp.engine.rank_handle import RankHandle
 from vllm_dwdp.engine.rank_inbox import RankInbox
 from vllm_dwdp.engine.rank_loop import RankLoop
 
-ANSWER_S = 20
+ANSWER_S = 60
 
 
 class Output(NamedTuple):
@@ -76,10 +76,14 @@ def prompt_of(prompt, params=None, **options):
 
 
 class StandInRank:
-    """A forked process: what the test defines after that is unknown to it."""
+    """A process of its own: what a test defines while it runs is unknown there.
+
+    It isn't forked from the tests' process, whose other threads may hold locks for good then.
+    """
 
     def __init__(self, answer):
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["vllm.v1.engine", "vllm_dwdp.engine.rank_loop"])
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
         process.start()
@@ -107,8 +111,12 @@ def _serve(pipe, answer):
     RankLoop(AnsweringLLM(answer), pipe, RankInbox(pipe, on_end=lambda: os._exit(0))).run()
 
 
+def text_of(prompt):
+    return prompt["prompt"]
+
+
 @contextlib.contextmanager
-def standing_in(answer=lambda prompt: prompt["prompt"]):
+def standing_in(answer=text_of):
     rank = StandInRank(answer)
     try:
         yield rank
