@@ -35,6 +35,12 @@ def engine_environment():
         yield
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """It raises KeyboardInterrupt, also after a test that ran an engine of vLLM in this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="module")
 def one_process_group(tmp_path_factory):
     """What vLLM's layers need around them when they are built outside an engine."""
