@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import time
 from typing import Any, NamedTuple
 
 from vllm.v1.engine import EngineCoreRequest
@@ -76,14 +77,10 @@ def prompt_of(prompt, params=None, **options):
 
 
 class StandInRank:
-    """A process of its own: what a test defines while it runs is unknown there.
-
-    It isn't forked from the tests' process, whose other threads may hold locks for good then.
-    """
+    """A forked process: what the test defines after that is unknown to it."""
 
     def __init__(self, answer):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["vllm.v1.engine", "vllm_dwdp.engine.rank_loop"])
+        context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
         process.start()
@@ -103,7 +100,7 @@ class StandInRank:
 
     def end(self):
         self.handle.send(None)
-        self.handle.process.join(ANSWER_S)
+        self.handle.join(time.monotonic() + ANSWER_S)  # its reader joins the process, too
         assert self.handle.process.exitcode == 0
 
 
