@@ -13,21 +13,20 @@ random weights. vLLM is the installed one, or what pack_vllm.py packed.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench")]
 import packed_vllm  # noqa: E402
-from parts import ERROR, RAN  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
-from report import Outcome, Status  # noqa: E402
+from report import Status, outcome_of  # noqa: E402
 from vllm_e2e import Child  # noqa: E402
 
 CHILD = Path(__file__).with_name("throughput_child.py")
@@ -96,34 +95,18 @@ def run(way, model, limit_s, log):
             "prompt_tokens": PROMPT_TOKENS,
             "step_tokens": STEP_TOKENS,
         }
-        with Child(job, environment(), log, script=CHILD) as child:
+        with Child(job, packed_vllm.environment(), log, script=CHILD) as child:
             return child.result(time.monotonic() + limit_s)
 
 
-def environment():
-    found = packed_vllm.environment()
-    paths = [str(TESTS / "gpu"), found.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
-    return found | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def outcome(way, model, limit_s, log):
-    begin = time.monotonic()
-    lines = []
-    ended, why = RAN, ""
-    try:
-        found = run(way, model, limit_s, log)
-        tokens_per_s = STEP_TOKENS / statistics.median(found["seconds"])
-        figures = {
-            "prompt_tokens_per_s": round(tokens_per_s),
-            "rounds": len(found["seconds"]),
-            "gpu_memory_of_weights_gib": found["weights_gib"],
-        } | {name: found[name] for name in ("fetch", "link_gb_per_s", "exposed_s") if name in found}
-        lines.append({"title": way, "figures": figures, "expected": {}, "misses": []})
-    except Exception:
-        ended, why = ERROR, traceback.format_exc(limit=-4)
-    seconds = round(time.monotonic() - begin, 1)
-    lines.append({"part": way, "outcome": ended, "seconds": seconds, "why": why})
-    return Outcome(way, lines, seconds=seconds)
+def figures_of(way, model, limit_s, log):
+    found = run(way, model, limit_s, log)
+    tokens_per_s = STEP_TOKENS / statistics.median(found["seconds"])
+    return {
+        "prompt_tokens_per_s": round(tokens_per_s),
+        "rounds": len(found["seconds"]),
+        "gpu_memory_of_weights_gib": found["weights_gib"],
+    } | {name: found[name] for name in ("fetch", "link_gb_per_s", "exposed_s") if name in found}
 
 
 def main():
@@ -140,7 +123,8 @@ def main():
         statuses = set()
         for number, way in enumerate(WAYS):
             log = (args.logs or Path(folder)) / f"throughput-{number}.log"
-            found = outcome(way, model, deadline - time.monotonic(), log)
+            left = deadline - time.monotonic()
+            found = outcome_of(way, functools.partial(figures_of, way, model, left, log))
             results.write(found.section())
             results.flush()
             print(found.sentence, flush=True)

@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT / "build" / "gpu-vllm.tar.xz"
 FOLDER = ROOT / "build" / "gpu-vllm"
-STAND_INS = Path(__file__).with_name("stand_ins.py")
+GPU_TESTS = Path(__file__).parent
+STAND_INS = GPU_TESTS / "stand_ins.py"
 
 EMPTY = (
     '"""In the place of a compiled library that is imported and, with these settings, not used."""'
@@ -68,13 +69,17 @@ def stand_ins():
 
 
 def environment():
-    """Variables of a process that imports the vLLM at hand, and this package as its plugin."""
+    """Variables of a process that imports the vLLM at hand, these tests, and this package as its
+    plugin.
+    """
     found = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    if is_installed():
-        return found
-    unpack()
-    paths = [str(FOLDER), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return found | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
+    paths = [str(GPU_TESTS)]
+    if not is_installed():
+        unpack()
+        found |= ENVIRONMENT
+        paths += [str(FOLDER), str(ROOT)]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    return found | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def settings():

@@ -45,7 +45,7 @@ FIRST_DRIVER_CALL += ("Accelerator expected",)  # by a PyTorch that is built for
 
 def environment():
     found = packed_vllm.environment()
-    paths = [str(PRETENDED_GPU), str(TESTS / "gpu"), found["PYTHONPATH"]]
+    paths = [str(PRETENDED_GPU), found["PYTHONPATH"]]
     return found | {"PYTHONPATH": os.pathsep.join(paths)}
 
 

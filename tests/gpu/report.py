@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What is known of a check once it ended, and its section of the results, as Markdown."""
 
+import time
+import traceback
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -95,6 +97,21 @@ class Outcome:
 
     def _not_run(self):
         return [line for line in self.parts if line["outcome"] == NOT_RUN]
+
+
+def outcome_of(name, run, *, title=None, is_rehearsal=False):
+    """How a run ended that returns figures, without ranges to be judged by."""
+    start = time.monotonic()
+    figures, ended, why = {}, RAN, ""
+    try:
+        figures = run()
+    except Exception:
+        ended, why = ERROR, traceback.format_exc(limit=-4)
+    seconds = time.monotonic() - start
+    lines = [{"part": name, "outcome": ended, "seconds": round(seconds, 1), "why": why}]
+    if figures:
+        lines.append({"title": title or name, "figures": figures, "expected": {}, "misses": []})
+    return Outcome(name, lines, seconds=seconds, is_rehearsal=is_rehearsal)
 
 
 def table(header, rows):

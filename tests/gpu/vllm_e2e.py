@@ -12,6 +12,7 @@ CPU can of --quick, with vLLM's CPU backend.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,10 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench")]
 import packed_vllm  # noqa: E402
 from mode_switch import EXTENSION, MIXED  # noqa: E402
-from parts import ERROR, NOT_RUN, RAN  # noqa: E402
+from parts import NOT_RUN  # noqa: E402
 from ports import free_port  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
-from report import Outcome, Status  # noqa: E402
+from report import Outcome, Status, outcome_of  # noqa: E402
 
 BEGIN = time.monotonic()
 CHILD = Path(__file__).with_name("vllm_child.py")
@@ -103,23 +103,20 @@ class EndToEnd:
 
     def outcome(self, start, limit_s):
         """How a start ended, as the suite reports checks."""
-        begin = time.monotonic()
-        figures, why, ended = {}, "", RAN
+        if why := self._why_not_rehearsed(start):
+            line = {"part": start.name, "outcome": NOT_RUN, "seconds": 0.0, "why": why}
+            return Outcome(start.name, [line], is_rehearsal=True)
+        run = functools.partial(self._compare, start, limit_s)
+        title = f"{start.name}, {self._model.name}"
+        return outcome_of(start.name, run, title=title, is_rehearsal=self._is_rehearsal)
+
+    def _why_not_rehearsed(self, start):
+        """Why a CPU can't run a start; None if it can, or if a GPU runs it."""
         if self._is_rehearsal and not start.eager:
-            ended, why = NOT_RUN, "needs CUDA graphs"
-        elif self._is_rehearsal and start.host_experts:
-            ended, why = NOT_RUN, "ranks on CPUs have no other memory than the host's"
-        else:
-            try:
-                figures = self._compare(start, limit_s)
-            except Exception:
-                ended, why = ERROR, traceback.format_exc(limit=-4)
-        seconds = time.monotonic() - begin
-        lines = [{"part": start.name, "outcome": ended, "seconds": round(seconds, 1), "why": why}]
-        if figures:
-            title = f"{start.name}, {self._model.name}"
-            lines.append({"title": title, "figures": figures, "expected": {}, "misses": []})
-        return Outcome(start.name, lines, seconds=seconds, is_rehearsal=self._is_rehearsal)
+            return "needs CUDA graphs"
+        if self._is_rehearsal and start.host_experts:
+            return "ranks on CPUs have no other memory than the host's"
+        return None
 
     def _compare(self, start, limit_s):
         """Figures of a start whose tokens are right."""
@@ -189,8 +186,6 @@ class EndToEnd:
         found = packed_vllm.environment()
         if self._is_rehearsal:
             found["VLLM_CPU_KVCACHE_SPACE"] = "1"
-        paths = [str(TESTS / "gpu"), found.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if start.num_ranks > 1:
             found |= {
                 "VLLM_DP_RANK": str(rank),

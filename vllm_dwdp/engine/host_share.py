@@ -18,7 +18,7 @@ from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_sl
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout import LayerLayout, TensorLayout
-from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes
+from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
 from vllm_dwdp.placement import Placement
 
@@ -87,9 +87,7 @@ def check_host_memory(
 
 def loading_bytes(layouts: Sequence[LayerLayout], rank: int) -> int:
     """The most host memory that a rank takes: all its experts, and blocks of one layer."""
-    loaded = sum(
-        len(t.placement.local_experts(rank)) * t.tensor.expert_bytes for one in layouts for t in one
-    )
+    loaded = sum(loaded_bytes(one, rank) for one in layouts)
     return loaded + max(host_bytes([one], rank) for one in layouts)
 
 

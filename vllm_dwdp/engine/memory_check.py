@@ -18,7 +18,7 @@ from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout import LayerLayout
-from vllm_dwdp.memory.estimate import MemoryEstimate, gib
+from vllm_dwdp.memory.estimate import MemoryEstimate, gib, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
 from vllm_dwdp.placement import Placement
 
@@ -87,12 +87,10 @@ class MemoryCheck:
 
     @property
     def _loaded_bytes(self) -> int:
-        """Bytes of the local experts as they are loaded; on the host where some will stay there."""
-        placement = self._layouts[0][0].placement
+        """Bytes of the rank's own experts as they are loaded; 0 if that is to host memory."""
         if self._config.host_experts:
             return 0
-        num_local = len(placement.local_experts(self._rank))
-        return sum(num_local * t.tensor.expert_bytes for layer in self._layouts for t in layer)
+        return sum(loaded_bytes(layer, self._rank) for layer in self._layouts)
 
     def _check_budget(self) -> None:
         budget = self._limits.budget_bytes

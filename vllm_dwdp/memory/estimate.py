@@ -47,7 +47,7 @@ class MemoryEstimate:
             own=sum(map(sum, block_sizes(layers, rank, granularity))) - host_bytes(layers, rank),
             private=private,
             slots=slots + private if slots else 0,
-            layer=0 if loads_on_host else max(_loaded_bytes(layer, rank) for layer in layers),
+            layer=0 if loads_on_host else max(loaded_bytes(layer, rank) for layer in layers),
             other=other_bytes,
         )
 
@@ -101,5 +101,6 @@ def gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
 
 
-def _loaded_bytes(layer: LayerLayout, rank: int) -> int:
+def loaded_bytes(layer: LayerLayout, rank: int) -> int:
+    """Bytes of a rank's own experts of a layer, as they are loaded."""
     return sum(len(t.placement.local_experts(rank)) * t.tensor.expert_bytes for t in layer)
