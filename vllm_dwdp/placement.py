@@ -21,7 +21,7 @@ class PlacementError(ValueError):
 class Segment(NamedTuple):
     """A run of experts `[start, end)` with the same owners, in ascending rank order.
 
-    on_host: they lie in the memory of the host, beside their owner's GPU.
+    on_host: whether they lie in host memory, near their owner's GPU, instead of on it.
     """
 
     start: int

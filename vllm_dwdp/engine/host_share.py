@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How many of a rank's experts lie in host memory: as the user says, or as few as must.
+"""How many of a rank's experts lie in host memory: the user's number, or the smallest that will do.
 
-* Decided when the model is built and before a weight is read: its shapes are known by then.
+* It is decided after the model is built, when all shapes are known, and before weights are read.
 * All ranks of a group have the same number, the largest that one of them needs.
 """
 
@@ -119,7 +119,10 @@ def fewest_host_experts(
 
 
 def with_host_experts(placement: Placement, number: int) -> Placement:
-    """The same ranges; as many of the experts in host memory as leave each rank one."""
+    """The placement with `number` experts of each rank in host memory.
+
+    Every rank keeps at least one expert on its GPU.
+    """
     return dataclasses.replace(placement, host_experts=min(number, _most(placement)))
 
 

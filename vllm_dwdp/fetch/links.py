@@ -28,7 +28,7 @@ TURN_S = 0.1
 ranks may leave the barrier apart."""
 
 HOST = -1
-"""Stands for the memory of this rank's host where others are ranks."""
+"""The key, among those of ranks, under which this rank's experts in host memory stand."""
 
 Places = dict[int, list[torch.Tensor]]
 """By the rank that owns them, or HOST: bytes of blocks, where the views of this rank show them."""
