@@ -55,8 +55,7 @@ def main() -> None:
     replaced = environment(os.environ)
     os.environ.clear()
     os.environ.update(replaced)
-    port = free_port()
-    with server(port) as process:
+    with reserved_port() as port, server(port) as process:
         texts = asyncio.run(ask(port))
         for prompt, text in zip(PROMPTS, texts, strict=True):
             print(f"> {prompt}{text}\n")
@@ -173,10 +172,13 @@ def expert_bytes(pid: int) -> list[int]:
     return held[0]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that the kernel gives to no other program, while the server may listen on it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 if __name__ == "__main__":

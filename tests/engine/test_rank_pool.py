@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A call that waits for its ranks notices signals, whichever thread the kernel gives them to."""
+"""What the holder of offline ranks keeps for them, and that its waits notice signals."""
 
 import signal
+import socket
 import threading
 import time
 
@@ -10,7 +11,8 @@ import pytest
 
 from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_pool import RankPool
+from vllm_dwdp.engine.rank_pool import RankPool, reserved_port
+from vllm_dwdp.group.store import Endpoint, RendezvousStore
 
 SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
 
@@ -35,3 +37,15 @@ def test_ctrl_c_that_another_thread_takes_ends_the_wait():
     is_over.set()
     thread.join()
     assert seconds < NEWS_AFTER_S / 2
+
+
+def test_only_rank_0_gets_the_port_that_the_ranks_were_told():
+    with reserved_port() as port:
+        with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+            other.bind(("127.0.0.1", port))
+        host = RendezvousStore(Endpoint("127.0.0.1", port), timeout_s=10)
+        host.host(b"rank 0")
+        guest = RendezvousStore(Endpoint("127.0.0.1", port), timeout_s=10)
+        assert guest.reach() == b"rank 0"
+        guest.close()
+        host.close()

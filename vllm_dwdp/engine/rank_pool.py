@@ -7,7 +7,7 @@ import os
 import queue
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vllm.logger import init_logger
@@ -40,12 +40,13 @@ class RankPool:
 
     def start(self) -> None:
         """Start all ranks and wait until they serve; raises RankDied when one can't start."""
-        port = _free_port()
         try:
-            for index in range(self._job_size):
-                started = RankHandle.start(index, self._job_size, port, self._options, self._news)
-                self._ranks.append(started)
-            self._wait_ready()
+            with reserved_port() as port:
+                for index in range(self._job_size):
+                    self._ranks.append(
+                        RankHandle.start(index, self._job_size, port, self._options, self._news)
+                    )
+                self._wait_ready()
         except BaseException:
             self._end_ranks()
             raise
@@ -176,7 +177,14 @@ class RankPool:
         self._ranks.clear()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of loopback that the kernel gives to no other socket, while rank 0 may listen on it.
+
+    The kernel lets a listener share the port of a socket that doesn't listen, if both set
+    SO_REUSEADDR, as the rendezvous does.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
