@@ -13,7 +13,7 @@ import pytest
 from figures import say
 from parts import ERROR, NOT_RUN, RAN, Need, part
 from report import Outcome, Status
-from suite import CHECKS, known_check, run_checks
+from suite import CHECKS, exit_status, known_check, run_checks
 
 GPU_TESTS = Path(__file__).parent
 FINE = "say('read', bytes=7)"
@@ -155,6 +155,17 @@ def test_what_has_not_run_never_counts_as_passed():
     assert outcome_of(("a", RAN), ("b", NOT_RUN)).status is Status.PASSED
     rows = outcome_of(("a", RAN), ("b", NOT_RUN)).summary_rows()
     assert [(row[0], row[1]) for row in rows] == [("check: a", "ran"), ("check: b", "not run")]
+
+
+def test_exit_status_tells_errors_misses_and_what_has_not_run_apart():
+    ran, not_run = outcome_of(("a", RAN)), outcome_of(("a", NOT_RUN))
+    missed = outcome_of(("a", RAN))
+    missed.lines.append({"figures": {}, "title": "copy", "misses": ["gb_per_s"]})
+    left_out, error = outcome_of(is_left_out=True), outcome_of(("a", ERROR))
+    assert exit_status([ran, not_run]) == 0
+    assert exit_status([not_run]) == exit_status([ran, left_out]) == 3
+    assert exit_status([ran, missed, left_out]) == 2
+    assert exit_status([missed, error, left_out]) == 1
 
 
 def test_rehearsal_never_counts_as_passed(capsys):
