@@ -11,9 +11,9 @@ import torch
 from vllm_dwdp.fetch import links
 from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
 from vllm_dwdp.fetch.links import (
-    HOST,
     Links,
     PeerLink,
+    Places,
     bytes_by_peer,
     measure_links,
     places_of,
@@ -49,8 +49,10 @@ def short_turns(monkeypatch):
     monkeypatch.setattr(links, "TURN_S", 0.01)
 
 
-def places(owners):
-    return {owner: [torch.tensor([owner], dtype=torch.uint8)] for owner in owners}
+def places(rank, owners):
+    """Those of `rank`, and of the owners that it reads over links."""
+    marks = {owner: [torch.tensor([owner], dtype=torch.uint8)] for owner in owners}
+    return Places(marks.pop(rank, []), marks)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 5])
@@ -59,7 +61,7 @@ def test_no_two_ranks_read_one_peer_in_a_turn(num_ranks):
     for rank in range(num_ranks):
         notes = []
         found = measure_links(
-            NotingProbe(notes), places(range(num_ranks)), rank=rank, num_ranks=num_ranks
+            NotingProbe(notes), places(rank, range(num_ranks)), rank=rank, num_ranks=num_ranks
         )
         assert found.own == 2 * (100 + rank)
         expected = {p: PeerLink(100 + p, 2 * (100 + p)) for p in range(num_ranks) if p != rank}
@@ -76,7 +78,7 @@ def test_peer_of_whom_nothing_is_read_keeps_its_turn():
     """With redundant experts; the others' turns go on meanwhile."""
     notes = []
     start = time.monotonic()
-    found = measure_links(NotingProbe(notes), places([0, 2]), rank=0, num_ranks=3)
+    found = measure_links(NotingProbe(notes), places(0, [0, 2]), rank=0, num_ranks=3)
     assert list(found.peers) == [2]
     (until, _), *_ = notes
     assert until - start >= 3 * links.TURN_S
@@ -84,7 +86,7 @@ def test_peer_of_whom_nothing_is_read_keeps_its_turn():
 
 
 def test_rank_without_blocks_of_its_own_takes_a_peers_figure_for_own_memory():
-    found = measure_links(NotingProbe([]), places([1]), rank=0, num_ranks=2)
+    found = measure_links(NotingProbe([]), places(0, [1]), rank=0, num_ranks=2)
     assert found.own == found.peers[1].reads
 
 
@@ -105,8 +107,9 @@ def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
     views = [[torch.zeros(8 * PAGE, dtype=torch.uint8)] for _ in range(2)]
     found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE, bytes_of=lambda view: view)
-    assert sorted(found) == [0, 1, 2, 3]
-    assert [[part.nbytes for part in parts] for parts in found.values()] == [[2 * PAGE, PAGE]] * 4
+    assert sorted(found.over_links) == [0, 2, 3]
+    for parts in (found.own, *found.over_links.values()):
+        assert [part.nbytes for part in parts] == [2 * PAGE, PAGE]
     missing = bytes_by_peer([layer] * 2, rank=1, num_ranks=4)
     assert missing == [4 * PAGE, 0, 4 * PAGE, 4 * PAGE], "its own is where it reads fastest"
 
@@ -116,8 +119,9 @@ def test_own_experts_in_host_memory_are_a_link_of_their_own():
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
     views = [[torch.zeros(16 * PAGE, dtype=torch.uint8)]]
     found = places_of([layer], views, rank=1, num_bytes=99 * PAGE, bytes_of=lambda view: view)
-    sizes = {owner: sum(part.nbytes for part in parts) for owner, parts in found.items()}
-    assert sizes == {0: 8 * PAGE, 1: 6 * PAGE, HOST: 2 * PAGE}
+    sizes = {owner: sum(p.nbytes for p in parts) for owner, parts in found.over_links.items()}
+    assert sizes == {0: 8 * PAGE, 1: 2 * PAGE}, "of rank 0, and of its own host"
+    assert sum(part.nbytes for part in found.own) == 6 * PAGE
     missing = bytes_by_peer([layer], rank=1, num_ranks=2)
     assert missing == [8 * PAGE, 2 * PAGE]
     measured = Links(rank=1, own=9e9, peers={0: PeerLink(4e9, 8e9), 1: PeerLink(1e9, 2e9)})

@@ -27,11 +27,16 @@ TURN_S = 0.1
 """How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which
 ranks may leave the barrier apart."""
 
-HOST = -1
-"""The key, among those of ranks, under which this rank's experts in host memory stand."""
 
-Places = dict[int, list[torch.Tensor]]
-"""By the rank that owns them, or HOST: bytes of blocks, where the views of this rank show them."""
+class Places(NamedTuple):
+    """Bytes of blocks, where the views of a rank show them.
+
+    own: in its own memory. over_links: by the rank out of whose memory they are read; the rank's
+    own number stands for its host.
+    """
+
+    own: list[torch.Tensor]
+    over_links: dict[int, list[torch.Tensor]]
 
 
 class PeerLink(NamedTuple):
@@ -93,11 +98,11 @@ def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int
     for step in range(1, num_ranks + 1):
         peer = (rank + step) % num_ranks
         copied, end = end + TURN_S, end + 2 * TURN_S
-        if sources := places.get(HOST if peer == rank else peer):
+        if sources := places.over_links.get(peer):
             peers[peer] = PeerLink(probe.copies(sources, copied), probe.reads(sources, end))
         time.sleep(max(0.0, end - time.monotonic()))
-    if own := places.get(rank):
-        return Links(rank, probe.reads(own, end + TURN_S), peers)
+    if places.own:
+        return Links(rank, probe.reads(places.own, end + TURN_S), peers)
     return Links(rank, max(link.reads for link in peers.values()), peers)
 
 
@@ -109,21 +114,20 @@ def places_of(
     num_bytes: int,
     bytes_of: Callable[[View], torch.Tensor],
 ) -> Places:
-    """Where `rank` reads experts, up to so many bytes of each owner; layers in order.
+    """Where `rank` reads experts, up to so many bytes of each place; layers in order.
 
     bytes_of: a view as uint8 [num_bytes].
     """
-    found: Places = {}
-    left: dict[int, int] = {}
+    found = Places([], {})
     for layer_idx, views in enumerate(direct):
         shown = [bytes_of(view) for view in views]
         for block in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
-            tensor_idx, extent, source = block
-            owner = HOST if source == rank and extent.segment.on_host else source
-            if part := min(left.setdefault(owner, num_bytes), extent.num_bytes):
-                place = shown[tensor_idx][extent.start : extent.start + part]
-                found.setdefault(owner, []).append(place)
-                left[owner] -= part
+            is_missing = block.is_missing(rank)
+            parts = found.over_links.setdefault(block.source, []) if is_missing else found.own
+            left = num_bytes - sum(part.nbytes for part in parts)
+            if size := min(left, block.extent.num_bytes):
+                start = block.extent.start
+                parts.append(shown[block.tensor_idx][start : start + size])
     return found
 
 
