@@ -3,9 +3,9 @@
 """What one rank gives another to map its memory: a file descriptor or a fabric handle."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from vllm_dwdp._core import HandleType
+from vllm_dwdp._core import Block, HandleType, MemoryDriver
 
 Handle = int | bytes
 """A descriptor, which has an owner who closes it; the bytes of a fabric handle."""
@@ -17,3 +17,17 @@ def close_handles(handles: Iterable[Handle]) -> None:
     for handle in handles:
         if isinstance(handle, int):
             os.close(handle)
+
+
+def import_all(
+    driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
+) -> list[Block]:
+    """Import handles, all of which are owned by the core or closed on return."""
+    blocks: list[Block] = []
+    left = list(handles)
+    try:
+        for num_bytes, start in zip(sizes, starts, strict=True):
+            blocks.append(driver.import_block(left.pop(0), num_bytes, start))
+    finally:
+        close_handles(left)
+    return blocks

@@ -50,7 +50,9 @@ def run(device):
     try:
         session.open()
         driver = device.driver(job["gpu"])
-        handle_type = session.try_peers(PeerProbe(driver, job_rank=job["rank"]))
+        uses_host = job.get("uses_host", False)
+        probe = PeerProbe(driver, job_rank=job["rank"], uses_host=uses_host)
+        handle_type = session.try_peers(probe)
         outcome["handles"] = TYPE_NAMES[handle_type]
         rank = bind(device, driver, session)
         session.finish()

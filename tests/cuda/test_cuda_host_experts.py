@@ -5,13 +5,11 @@
 import gc
 
 import pytest
+from fake_cuda import HOST_VIRTUAL_MEMORY
 from gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError, HostDriver
 from vllm_dwdp.config import FetchMode
-
-HOST_VIRTUAL_MEMORY = 141
-"""CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED."""
 
 
 @pytest.mark.parametrize("dwdp_size", [1, 2, 3])

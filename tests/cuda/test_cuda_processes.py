@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cuda import FABRIC, INVALID_DEVICE, INVALID_VALUE, NOT_SUPPORTED, POSIX_DESCRIPTORS
+from fake_cuda import (
+    FABRIC,
+    HOST_VIRTUAL_MEMORY,
+    INVALID_DEVICE,
+    INVALID_VALUE,
+    NOT_SUPPORTED,
+    POSIX_DESCRIPTORS,
+)
 from hosts import needs_hosts, on_host
 from ports import free_port
 
@@ -81,6 +88,24 @@ def test_gpus_without_peer_access_are_refused_before_loading_with_pair_and_remed
     assert "this GPU can't reach the peer's memory" in sentence
     assert "'nvidia-smi topo -p2p r' shows which GPUs reach each other" in sentence
     assert "(pairs that can't: 0->1, of 2)" in sentence
+    assert not any(rank["has_loaded"] for rank in said)
+
+
+def test_host_memory_is_tried_before_loading_where_experts_will_lie_there():
+    """Rank 1 takes the page of rank 0's GPU, but not the one of its host."""
+    assert run_ranks(2, uses_host=[True] * 2)[0]["ending"] == "0 wrong reads"
+    fails = ("cuMemImportFromShareableHandle", 2, INVALID_VALUE)
+    said = run_ranks(2, uses_host=[True] * 2, fails=[None, fails])
+    assert said[0]["ending"] == said[1]["ending"]
+    assert "dwdp rank 1 can't read the memory of rank 0 by file desc" in said[0]["ending"]
+    assert not any(rank["has_loaded"] for rank in said)
+
+
+def test_rank_whose_gpu_cannot_use_host_memory_ends_all_before_loading():
+    said = run_ranks(2, uses_host=[True] * 2, lacks=[[], [HOST_VIRTUAL_MEMORY]])
+    assert said[0]["ending"] == said[1]["ending"]
+    assert "HOST_NUMA_VIRTUAL_MEMORY" in said[0]["ending"]
+    assert "leave dwdp.host_experts out" in said[0]["ending"]
     assert not any(rank["has_loaded"] for rank in said)
 
 

@@ -3,6 +3,7 @@
 """How many experts 'auto' keeps in host memory, and what is refused there."""
 
 import json
+import re
 import socket
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.host_share import (
     SHARE_KEPT_FOR_VLLM,
     check_host_memory,
+    check_told_alike,
     choose_host_experts,
     fewest_host_experts,
     loading_bytes,
@@ -75,17 +77,19 @@ def test_direct_needs_no_room_for_slots():
 
 def test_the_rank_with_least_room_decides_for_its_group():
     def gather(name, payload):
-        return [payload, json.dumps(["auto", 9]).encode()]
+        return [payload, b"9"]
 
     assert choose(DwdpConfig(host_experts="auto"), budget=80 * GIB, gather=gather) == 9
 
 
-def test_ranks_that_were_told_different_numbers_are_refused():
+@pytest.mark.parametrize("other", [3, "auto", 0])
+def test_ranks_that_were_told_different_numbers_are_refused(other):
     def gather(name, payload):
-        return [payload, json.dumps([3, 3]).encode()]
+        return [payload, json.dumps(other).encode()]
 
-    with pytest.raises(ConfigError, match=r"same for all ranks of a group, got \[2, 3\]"):
-        choose(DwdpConfig(host_experts=2), budget=80 * GIB, gather=gather)
+    reason = f"same for all ranks of a group, got [2, {other!r}]"
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        check_told_alike(DwdpConfig(host_experts=2), gather)
 
 
 def host_sends(num_bytes):

@@ -78,7 +78,7 @@ def fabric(device):
     if answer is None:
         probe = PeerProbe(driver, job_rank=0)
         ((page, _),) = probe.handles(HandleType.FABRIC)
-        answer = probe.reason(page, peer_job_rank=0) or "a page was read back"
+        answer = probe.reason([page], peer_job_rank=0) or "a page was read back"
     say("fabric handles", answer=answer)
 
 

@@ -28,6 +28,15 @@ SHARE_KEPT_FOR_VLLM = 0.2
 """The part of the memory that vLLM may use which stays free for its KV cache and activations."""
 
 
+def check_told_alike(config: DwdpConfig, gather: Gather) -> None:
+    """Raise ConfigError if the ranks of a group were told different numbers. Every one calls it."""
+    told = [json.loads(data) for data in gather("told", json.dumps(config.host_experts).encode())]
+    if len(set(told)) > 1:
+        raise ConfigError(
+            f"dwdp.host_experts must be the same for all ranks of a group, got {told}."
+        )
+
+
 def choose_host_experts(
     config: DwdpConfig,
     layers: Sequence[DwdpRoutedExperts],
@@ -40,28 +49,21 @@ def choose_host_experts(
 ) -> None:
     """Under 'auto', give all layers a placement that fits. Every rank of the group calls it.
 
-    budget_bytes: of GPU memory, for all but a KV cache whose size was given. Raises ConfigError if
-    the ranks were told different numbers.
+    budget_bytes: of GPU memory, for all but a KV cache whose size was given.
     """
-    number = config.given_host_experts
+    if config.host_experts != AUTO:
+        return
     room = round((1 - SHARE_KEPT_FOR_VLLM) * budget_bytes)
-    if config.host_experts == AUTO:
-        number = fewest_host_experts(config, layouts, rank=rank, other_bytes=other_bytes, room=room)
-    own = json.dumps([config.host_experts, number]).encode()
-    told, numbers = zip(*map(json.loads, gather("host experts", own)), strict=True)
-    if len(set(told)) > 1:
-        raise ConfigError(
-            f"dwdp.host_experts must be the same for all ranks of a group, got {list(told)}."
-        )
-    if config.host_experts == AUTO:
-        for layer in layers:
-            layer.placement = with_host_experts(layer.placement, max(numbers))
-        logger.info(
-            "host_experts=auto: %d of a rank's experts in every layer lie in host memory, to keep "
-            "its weights within %s of GPU memory.",
-            max(numbers),
-            gib(room),
-        )
+    own = fewest_host_experts(config, layouts, rank=rank, other_bytes=other_bytes, room=room)
+    number = max(map(int, gather("host experts", str(own).encode())))
+    for layer in layers:
+        layer.placement = with_host_experts(layer.placement, number)
+    logger.info(
+        "host_experts=auto: %d of a rank's experts in every layer lie in host memory, to keep "
+        "its weights within %s of GPU memory.",
+        number,
+        gib(room),
+    )
 
 
 def check_host_memory(

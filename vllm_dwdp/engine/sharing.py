@@ -28,7 +28,11 @@ from vllm_dwdp.engine.fetch_costs import RunStep
 from vllm_dwdp.engine.fetching import Fetching
 from vllm_dwdp.engine.fingerprint import model_fingerprint
 from vllm_dwdp.engine.graph_fence import captured_tokens
-from vllm_dwdp.engine.host_share import check_host_memory, choose_host_experts
+from vllm_dwdp.engine.host_share import (
+    check_host_memory,
+    check_told_alike,
+    choose_host_experts,
+)
 from vllm_dwdp.engine.input_scales import take_largest
 from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
@@ -97,8 +101,6 @@ class ExpertSharing:
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
             self._try_peers()
-            if self._config.host_experts:
-                self._driver.create_block(self._driver.granularity, on_host=True)  # or a refusal
             self._memory.give_back()
             with collecting(self.registry):
                 yield
@@ -150,7 +152,10 @@ class ExpertSharing:
 
     def _try_peers(self) -> None:
         """Find out before loading by which type of handle the ranks can read each other."""
-        handle_type = self._session.try_peers(PeerProbe(self._driver, job_rank=self.job_rank))
+        check_told_alike(self._config, self._session.gather)
+        uses_host = self._config.host_experts != 0
+        probe = PeerProbe(self._driver, job_rank=self.job_rank, uses_host=uses_host)
+        handle_type = self._session.try_peers(probe)
         if handle_type is None:
             return
         self._handle_type_name = TYPE_NAMES[handle_type]

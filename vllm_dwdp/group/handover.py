@@ -104,7 +104,9 @@ class Handover:
         try:
             exchange.open()
             vote = {
-                job_rank: _reason_unreadable(exchange, probe, peer_rank, job_rank)
+                job_rank: _reason_unreadable(
+                    exchange, probe, peer_rank, job_rank, probe.sizes(handle_type)
+                )
                 for peer_rank, job_rank in enumerate(self._rendezvous.job_ranks)
                 if peer_rank != self._rendezvous.dwdp_rank
             }
@@ -130,10 +132,10 @@ class Handover:
 
 
 def _reason_unreadable(
-    exchange: HandleExchange, probe: PeerProbe, peer_rank: int, job_rank: int
+    exchange: HandleExchange, probe: PeerProbe, peer_rank: int, job_rank: int, sizes: Sequence[int]
 ) -> str | None:
     try:
-        (page,) = exchange.layer(peer_rank, 0, [probe.num_bytes])
+        pages = exchange.layer(peer_rank, 0, sizes)
     except ExchangeRefused as error:
         return str(error)
-    return probe.reason(page, peer_job_rank=job_rank)
+    return probe.reason(pages, peer_job_rank=job_rank)

@@ -3,16 +3,18 @@
 """Whether memory can be shared, found out by sharing a page: exported, imported, mapped, read back.
 
 What drivers say of themselves doesn't tell: containers, hidden GPUs and missing services do. The
-page is shown as experts will be, in one read-only view::
+page is shown as experts will be, in one read-only view. Where experts will lie in host memory, a
+page there is shared and shown as well::
 
-    | own block | the peer's block | private page |
+    | own block | the peer's block | the peer's block on the host | private page |
 """
 
 import ctypes
 import hashlib
+from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, DriverError, HandleType, MemoryDriver, OutOfResources, View
-from vllm_dwdp.handle import Handle
+from vllm_dwdp.handle import Handle, import_all
 
 REACH = (
     "'nvidia-smi topo -p2p r' shows which GPUs reach each other; MIG, virtual machines and access "
@@ -21,15 +23,20 @@ REACH = (
 
 
 class PeerProbe:
-    """A page of this rank, marked with its number, and the same page of each peer."""
+    """Pages of this rank, marked with its number, and the same pages of each peer.
 
-    def __init__(self, driver: MemoryDriver, *, job_rank: int) -> None:
+    uses_host: ranks will share host memory too. Raises DriverError if this one can't.
+    """
+
+    def __init__(self, driver: MemoryDriver, *, job_rank: int, uses_host: bool = False) -> None:
         self._driver = driver
-        self.num_bytes = driver.granularity
+        self._page_bytes = driver.granularity
         self._mark = _mark(job_rank)
         self._mark_in_memory = ctypes.create_string_buffer(self._mark)
         self._own = self._make_block(view_offset=0)
-        self._shared = self._make_block(view_offset=self.num_bytes)
+        self._shared = [self._make_block(view_offset=self._page_bytes)]
+        if uses_host:
+            self._shared.append(self._make_block(view_offset=2 * self._page_bytes, on_host=True))
 
     @property
     def obstacles(self) -> dict[HandleType, str | None]:
@@ -37,54 +44,71 @@ class PeerProbe:
         return self._driver.obstacles
 
     def handles(self, handle_type: HandleType) -> list[tuple[Handle, int]]:
-        """(handle, bytes) of the page; the caller owns it."""
-        return [(self._shared.export_handle(handle_type), self.num_bytes)]
+        """(handle, bytes) of each page; the caller owns them."""
+        return [
+            (block.export_handle(handle_type), self._page_bytes)
+            for block in self._shared_by(handle_type)
+        ]
 
-    def reason(self, page: Handle, *, peer_job_rank: int) -> str | None:
-        """Why a peer's page can't be read; None if it can. Takes the handle.
+    def sizes(self, handle_type: HandleType) -> list[int]:
+        """Bytes of each page that a peer hands over."""
+        return [self._page_bytes] * len(self._shared_by(handle_type))
+
+    def reason(self, pages: Sequence[Handle], *, peer_job_rank: int) -> str | None:
+        """Why a peer's pages can't be read; None if they can. Takes the handles.
 
         Raises OutOfResources: a full GPU says nothing about the peer.
         """
         try:
-            peer = self._driver.import_block(page, self.num_bytes, self.num_bytes)
-            view = self._stitch(peer)
+            view = self._stitch(pages)
         except OutOfResources:
             raise
         except DriverError as error:
             return str(error)
         try:
             view.finish()
-            marks = [self._read(view.address + i * self.num_bytes) for i in range(3)]
+            own, *theirs, private = self._read_marks(view)
         except OutOfResources:
             raise
         except DriverError as error:
             return f"{error}; {REACH}" if self._driver.kind == "cuda" else str(error)
-        if marks[1] != _mark(peer_job_rank):
+        if any(mark != _mark(peer_job_rank) for mark in theirs):
             return f"expected the mark of rank {peer_job_rank} in its page, got other bytes"
-        if marks != [self._mark, marks[1], self._mark]:
+        if (own, private) != (self._mark, self._mark):
             return "expected this rank's marks beside the peer's page, got other bytes"
         return None
 
-    def _make_block(self, *, view_offset: int) -> Block:
-        block = self._driver.create_block(self.num_bytes, view_offset)
+    def _shared_by(self, handle_type: HandleType) -> Sequence[Block]:
+        """Host memory is handed over as file descriptors only."""
+        return self._shared if handle_type is HandleType.FILE_DESCRIPTOR else self._shared[:1]
+
+    def _make_block(self, *, view_offset: int, on_host: bool = False) -> Block:
+        block = self._driver.create_block(self._page_bytes, view_offset, on_host=on_host)
         block.fill(0, ctypes.addressof(self._mark_in_memory), len(self._mark))
         block.seal()
         return block
 
-    def _stitch(self, peer: Block) -> View:
-        """The view of all three, still to be finished."""
-        view = self._driver.reserve_view(3 * self.num_bytes)
-        view.map_block(0, self._own)
-        view.map_block(self.num_bytes, peer)
-        view.map_private(2 * self.num_bytes, self.num_bytes)
-        mark = ctypes.addressof(self._mark_in_memory)
-        view.fill_private(2 * self.num_bytes, mark, len(self._mark))
+    def _stitch(self, pages: Sequence[Handle]) -> View:
+        """The view of own and peer's pages, still to be finished."""
+        sizes = [self._page_bytes] * len(pages)
+        starts = [self._page_bytes * (1 + i) for i in range(len(pages))]
+        blocks = [self._own, *import_all(self._driver, pages, sizes, starts)]
+        private = len(blocks) * self._page_bytes
+        view = self._driver.reserve_view(private + self._page_bytes)
+        for page_idx, block in enumerate(blocks):
+            view.map_block(page_idx * self._page_bytes, block)
+        view.map_private(private, self._page_bytes)
+        view.fill_private(private, ctypes.addressof(self._mark_in_memory), len(self._mark))
         return view
 
-    def _read(self, address: int) -> bytes:
+    def _read_marks(self, view: View) -> list[bytes]:
+        """What stands at the start of each page of the view."""
         found = ctypes.create_string_buffer(len(self._mark))
-        self._driver.copy(ctypes.addressof(found), address, len(self._mark))
-        return found.raw
+        marks = []
+        for address in range(view.address, view.address + view.num_bytes, self._page_bytes):
+            self._driver.copy(ctypes.addressof(found), address, len(self._mark))
+            marks.append(found.raw)
+        return marks
 
 
 def _mark(job_rank: int) -> bytes:

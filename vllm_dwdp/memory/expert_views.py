@@ -10,7 +10,7 @@
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
-from vllm_dwdp.handle import Handle, close_handles
+from vllm_dwdp.handle import Handle, import_all
 from vllm_dwdp.layout import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
 from vllm_dwdp.memory.slots import Slots
@@ -143,17 +143,3 @@ class ExpertViews:
             return []
         handles = self._pull(peer, layer_idx, sizes)
         return import_all(self._driver, handles, sizes, starts)
-
-
-def import_all(
-    driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
-) -> list[Block]:
-    """Import handles, all of which are owned by the core or closed on return."""
-    blocks: list[Block] = []
-    left = list(handles)
-    try:
-        for num_bytes, start in zip(sizes, starts, strict=True):
-            blocks.append(driver.import_block(left.pop(0), num_bytes, start))
-    finally:
-        close_handles(left)
-    return blocks
