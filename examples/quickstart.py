@@ -24,8 +24,8 @@ from pathlib import Path
 import psutil
 from openai import AsyncOpenAI
 
+from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.memory.residency import expert_maps
-from vllm_dwdp.placement import Placement
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "examples" / "demo_model"

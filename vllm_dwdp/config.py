@@ -47,7 +47,7 @@ class DwdpConfig:
     num_slots: staging regions for prefetched or selected experts, each for one layer.
     slice_bytes: the size of the largest slice of a copy, which is also the most that a round
         reads from one peer; default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see
-        copy_plan.gpu_slice_bytes.
+        layout.copies.gpu_slice_bytes.
     copy_threads: threads that copy, on host memory.
     batched_copies: on a GPU, give the driver a round of copies in one call, where it can; off,
         because drivers have crashed and hung on such calls.

@@ -15,11 +15,11 @@ from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
-from vllm_dwdp.placement import Placement
 
 
 def make_layers(num_layers, num_experts, page):

@@ -12,7 +12,7 @@ from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch import links
 from vllm_dwdp.fetch.bandwidth import GpuProbe
 from vllm_dwdp.fetch.links import measure_links, places_of
-from vllm_dwdp.placement import Placement
+from vllm_dwdp.layout.placement import Placement
 
 NUM_LAYERS, NUM_EXPERTS, NUM_RANKS = 3, 7, 3
 

@@ -6,10 +6,10 @@ import pytest
 from gpu_ranks import adopt, layouts_of, make_layers
 
 from vllm_dwdp._core import HandleType
+from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
-from vllm_dwdp.placement import Placement
 
 NUM_LAYERS, NUM_EXPERTS, OTHER_BYTES = 3, 7, 12345
 

@@ -20,10 +20,10 @@ from vllm_dwdp.engine.host_share import (
     loading_bytes,
     with_host_experts,
 )
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate
 from vllm_dwdp.memory.limits import LimitError
-from vllm_dwdp.placement import Placement
 
 GIB, PAGE = 1 << 30, 2 << 20
 NUM_LAYERS, NUM_EXPERTS = 8, 16

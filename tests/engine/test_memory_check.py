@@ -14,9 +14,9 @@ from moe_checkpoints import write_family
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.memory_check import MemoryCheck, Need, VllmLimits
 from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.limits import LimitError
-from vllm_dwdp.placement import Placement
 
 GIB, PAGE = 1 << 30, 2 << 20
 NUM_LAYERS, NUM_EXPERTS = 4, 8

@@ -18,8 +18,8 @@ from vllm_dwdp.fetch.links import (
     measure_links,
     places_of,
 )
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
-from vllm_dwdp.placement import Placement
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 
 PAGE = 4096
 

@@ -9,9 +9,9 @@ import torch
 from figures import say
 from parts import Need, part, run_parts
 
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.placement import Placement
 
 NUM_LAYERS, NUM_EXPERTS = 12, 64
 SHAPES = {"w13_weight": (2816, 2048), "w2_weight": (2048, 1408)}

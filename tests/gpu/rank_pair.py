@@ -11,16 +11,16 @@ import torch
 
 from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.copy_plan import gpu_slice_bytes
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.copies import gpu_slice_bytes
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.slots import missing_bytes
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
-from vllm_dwdp.placement import Placement
-from vllm_dwdp.slot_layout import missing_bytes
 
 
 class RankPair:

@@ -211,14 +211,14 @@ MUTANTS = (
     ),
     Mutant(
         "a plan covers the last slice of each piece",
-        "copy_plan.py",
+        "layout/copies.py",
         "range(0, piece.num_bytes, slice_bytes)",
         "range(0, max(1, piece.num_bytes - slice_bytes), slice_bytes)",
         "tests/unit/test_copy_plan.py",
     ),
     Mutant(
         "pages of a slot are used once in a layer",
-        "slot_layout.py",
+        "layout/slots.py",
         "        return same.pop()",
         "        return same[-1]",
         "tests/unit/test_copy_plan.py",

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_dwdp.copy_plan import (
+from vllm_dwdp.layout.copies import (
     MAX_GPU_SLICE_BYTES,
     MIN_GPU_SLICE_BYTES,
     MIN_TURNS,
@@ -16,9 +16,9 @@ from vllm_dwdp.copy_plan import (
     expert_slices,
     gpu_slice_bytes,
 )
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
-from vllm_dwdp.placement import Placement
-from vllm_dwdp.slot_layout import SlotLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.slots import SlotLayout
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 
 GRANULARITY = 16
 

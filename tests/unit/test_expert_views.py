@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from vllm_dwdp._core import HandleType, HostDriver
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.placement import Placement
 
 SHAPES = {"w13_weight": (48, 40), "w2_weight": (40, 24), "w13_bias": (48,), "huge": (1024, 520)}
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
-from vllm_dwdp.copy_plan import CopyPlan
-from vllm_dwdp.layout import ExpertTensor, TensorLayout
+from vllm_dwdp.layout.copies import CopyPlan
+from vllm_dwdp.layout.placement import Placement, PlacementError
+from vllm_dwdp.layout.slots import SlotLayout, missing_bytes
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, host_bytes
-from vllm_dwdp.placement import Placement, PlacementError
-from vllm_dwdp.slot_layout import SlotLayout, missing_bytes
 
 PAGE = 4096
 

@@ -5,9 +5,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_dwdp.layout import ExpertTensor, FringeLayout, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, FringeLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import block_sizes
-from vllm_dwdp.placement import Placement
 
 layouts = st.builds(
     lambda experts, ranks, row, page, extra: TensorLayout(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_dwdp.placement import Placement, PlacementError
+from vllm_dwdp.layout.placement import Placement, PlacementError
 
 
 @given(st.integers(1, 300), st.integers(1, 64))

@@ -13,7 +13,7 @@ import torch
 from vllm_dwdp._core import View
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.layout import ExpertTensor, LayerLayout, TensorLayout
+from vllm_dwdp.layout.tensors import ExpertTensor, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
 
 

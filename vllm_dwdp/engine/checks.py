@@ -25,8 +25,8 @@ from vllm_dwdp.engine.settings import (
     is_offline,
     is_spread,
 )
+from vllm_dwdp.layout.placement import Placement, PlacementError
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
-from vllm_dwdp.placement import Placement, PlacementError
 
 LOAD_FORMATS = ("auto", "hf", "safetensors", "mistral", "pt", "npcache", "dummy")
 Check = Callable[[Any, DwdpConfig], str | None]

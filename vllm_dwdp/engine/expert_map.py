@@ -5,7 +5,7 @@
 import torch
 from vllm.model_executor.layers.fused_moe.expert_map_manager import ExpertMapManager
 
-from vllm_dwdp.placement import Placement
+from vllm_dwdp.layout.placement import Placement
 
 
 class DwdpExpertMap(ExpertMapManager):

@@ -25,10 +25,10 @@ from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.links import Links, bytes_by_peer, measure_links, places_of
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.slots import missing_bytes
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
-from vllm_dwdp.slot_layout import missing_bytes
 
 RunStep = Callable[[], Any]
 """Runs the model's largest step, on made-up tokens, without attention."""

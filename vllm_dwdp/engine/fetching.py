@@ -29,7 +29,7 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import LayerCopies, Slots
 

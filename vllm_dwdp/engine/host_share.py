@@ -17,10 +17,10 @@ from vllm.logger import init_logger
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout import LayerLayout, TensorLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import LayerLayout, TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
-from vllm_dwdp.placement import Placement
 
 logger = init_logger("vllm.dwdp")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vllm_dwdp.engine.read_count import ReadCount
-from vllm_dwdp.placement import Placement
+from vllm_dwdp.layout.placement import Placement
 
 if TYPE_CHECKING:
     import torch

@@ -17,10 +17,10 @@ from vllm.logger import init_logger
 from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.rank_memory import RankMemory
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
-from vllm_dwdp.placement import Placement
 
 logger = init_logger("vllm.dwdp")
 

@@ -27,10 +27,10 @@ from vllm_dwdp._core import (
     View,
 )
 from vllm_dwdp.config import DwdpConfig
-from vllm_dwdp.copy_plan import gpu_slice_bytes
 from vllm_dwdp.engine.cpu_host import NO_NUMA_NODE, own_numa_node
 from vllm_dwdp.fetch.bandwidth import GpuProbe, HostProbe, LinkProbe
 from vllm_dwdp.fetch.waits import GpuWaits, HostWaits, Waits
+from vllm_dwdp.layout.copies import gpu_slice_bytes
 from vllm_dwdp.memory.slots import MakeChosen
 
 HOST_SLICE_BYTES = 1 << 20

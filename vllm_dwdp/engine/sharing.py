@@ -48,7 +48,7 @@ from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.handle import TYPE_NAMES
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
 from vllm_dwdp.memory.local_shard import LocalShard

@@ -12,10 +12,10 @@ from vllm_dwdp.engine.layer_registry import active_registry
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.bandwidth import Bandwidths
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.slots import missing_bytes
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.slot_layout import missing_bytes
 
 logger = init_logger("vllm.dwdp")
 

@@ -21,7 +21,7 @@ import torch
 
 from vllm_dwdp._core import View
 from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
-from vllm_dwdp.layout import LayerLayout, sourced_blocks
+from vllm_dwdp.layout.tensors import LayerLayout, sourced_blocks
 
 TURN_S = 0.1
 """How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which

@@ -5,9 +5,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_dwdp.layout import LayerLayout
+from vllm_dwdp.layout.slots import SlotLayout
+from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.local_shard import block_sizes
-from vllm_dwdp.slot_layout import SlotLayout
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-from vllm_dwdp.layout import LayerLayout
-from vllm_dwdp.placement import Placement
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import LayerLayout
 
 MAP_SHARE = 0.8
 DESCRIPTOR_RESERVE = 256

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
 from vllm_dwdp.handle import Handle, close_handles
-from vllm_dwdp.layout import Extent, FringeLayout, LayerLayout, TensorLayout
+from vllm_dwdp.layout.tensors import Extent, FringeLayout, LayerLayout, TensorLayout
 
 
 class LocalShard:

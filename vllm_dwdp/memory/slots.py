@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from vllm_dwdp._core import CopyList, MemoryDriver, SlotPage, View
-from vllm_dwdp.copy_plan import CopyPlan, Slice, expert_slices
-from vllm_dwdp.layout import LayerLayout
-from vllm_dwdp.slot_layout import SlotLayout, SlotPiece
+from vllm_dwdp.layout.copies import CopyPlan, Slice, expert_slices
+from vllm_dwdp.layout.slots import SlotLayout, SlotPiece
+from vllm_dwdp.layout.tensors import LayerLayout
 
 Copy = tuple[int, int, int]
 """(destination address, source address, bytes)."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from vllm_dwdp.placement import Placement, Segment
+from vllm_dwdp.layout.placement import Placement, Segment
 
 MIN_PAGES_PER_RANK = 2
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from vllm_dwdp.layout import LayerLayout
-from vllm_dwdp.slot_layout import SlotPiece
+from vllm_dwdp.layout.slots import SlotPiece
+from vllm_dwdp.layout.tensors import LayerLayout
 
 MIN_GPU_SLICE_BYTES = 16 << 20
 MAX_GPU_SLICE_BYTES = 64 << 20

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vllm_dwdp.layout import LayerLayout, sourced_blocks
+from vllm_dwdp.layout.tensors import LayerLayout, sourced_blocks
 
 
 class SlotPiece(NamedTuple):
