@@ -24,10 +24,10 @@ from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
-from vllm_dwdp.handle import Handle
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.handle import Handle
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 

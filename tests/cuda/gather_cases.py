@@ -12,7 +12,7 @@ import sys
 import torch
 
 from vllm_dwdp._core import ChosenExperts, HostCopier
-from vllm_dwdp.fetch.gather import CHUNK_BYTES, GatheredExperts, make_totals
+from vllm_dwdp.device.gather import CHUNK_BYTES, GatheredExperts, make_totals
 
 NUM_PEERS = 3
 NUM_CASES = 60

@@ -8,7 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vllm_dwdp.fetch import gather
+from vllm_dwdp.device import gather
 
 CAPABILITIES = (80, 90, 100)
 TYPES = {

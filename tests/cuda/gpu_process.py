@@ -27,8 +27,8 @@ from vllm_dwdp.group.peer_probe import PeerProbe  # noqa: E402
 from vllm_dwdp.group.rendezvous import Rendezvous  # noqa: E402
 from vllm_dwdp.group.session import GroupSession  # noqa: E402
 from vllm_dwdp.group.store import Endpoint  # noqa: E402
-from vllm_dwdp.handle import TYPE_NAMES  # noqa: E402
 from vllm_dwdp.layout.placement import Placement  # noqa: E402
+from vllm_dwdp.memory.handle import TYPE_NAMES  # noqa: E402
 
 NUM_LAYERS, NUM_EXPERTS = 3, 7
 outcome = {"handles": None, "has_loaded": False}

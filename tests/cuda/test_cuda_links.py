@@ -9,8 +9,8 @@ from gpu_ranks import layouts_of, make_layers, make_ranks
 
 from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.device.bandwidth import GpuProbe
 from vllm_dwdp.fetch import links
-from vllm_dwdp.fetch.bandwidth import GpuProbe
 from vllm_dwdp.fetch.links import measure_links, places_of
 from vllm_dwdp.layout.placement import Placement
 

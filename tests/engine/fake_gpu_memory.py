@@ -12,8 +12,8 @@ import os
 from fake_cuda import OUT_OF_MEMORY, FakeCuda, bytes_of
 
 from vllm_dwdp._core import CudaCopier
-from vllm_dwdp.engine.cpu_host import own_numa_node
-from vllm_dwdp.engine.rank_memory import MEMORY_OF_DEVICE, HostMemory
+from vllm_dwdp.device import MEMORY_OF_DEVICE, HostMemory
+from vllm_dwdp.device.numa import own_numa_node
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots

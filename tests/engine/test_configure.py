@@ -21,11 +21,11 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.configure import choose_kernel
 from vllm_dwdp.engine.executor import DwdpExecutor
-from vllm_dwdp.engine.rank_memory import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.settings import Settings, endpoint
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")

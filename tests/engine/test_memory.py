@@ -22,7 +22,7 @@ import pytest
 from bench.random_moe import RandomMoe
 from moe_checkpoints import change, fuse
 
-from vllm_dwdp.engine.cpu_host import read_numa_nodes
+from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
 
 HOLD = Path(__file__).with_name("hold_experts.py")

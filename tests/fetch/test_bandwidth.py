@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vllm_dwdp._core import CopyList, HostDriver
-from vllm_dwdp.fetch.bandwidth import (
+from vllm_dwdp.device.bandwidth import (
     CACHES,
     HOST_ROOM_BYTES,
     MIN_GPU_ROOM_BYTES,

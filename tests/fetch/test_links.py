@@ -8,8 +8,8 @@ from collections import defaultdict
 import pytest
 import torch
 
+from vllm_dwdp.device.bandwidth import Bandwidths, LinkProbe
 from vllm_dwdp.fetch import links
-from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
 from vllm_dwdp.fetch.links import (
     Links,
     PeerLink,

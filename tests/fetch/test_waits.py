@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from vllm_dwdp.fetch.waits import SAMPLED_STEPS, GpuWaits, HostWaits
+from vllm_dwdp.device.waits import SAMPLED_STEPS, GpuWaits, HostWaits
 
 
 class Event:

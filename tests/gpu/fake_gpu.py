@@ -8,7 +8,7 @@ import torch
 from fake_cuda import FakeCuda
 from parts import Need
 
-from vllm_dwdp.fetch.waits import HostWaits
+from vllm_dwdp.device.waits import HostWaits
 
 
 class FakeGpu(FakeCuda):

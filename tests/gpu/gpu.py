@@ -12,8 +12,8 @@ import triton.language as tl
 from parts import Need
 
 from vllm_dwdp._core import CudaDriver
-from vllm_dwdp.fetch.gather import GatheredExperts, make_totals
-from vllm_dwdp.fetch.waits import GpuWaits
+from vllm_dwdp.device.gather import GatheredExperts, make_totals
+from vllm_dwdp.device.waits import GpuWaits
 
 READ_BLOCK = tl.constexpr(4096)
 

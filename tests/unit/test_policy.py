@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.fetch.choice import StepSizes, policy_for
 from vllm_dwdp.fetch.cost_model import CostModel, best_mode
 from vllm_dwdp.fetch.policy import MIN_GAIN, Policy

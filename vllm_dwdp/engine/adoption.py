@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from vllm_dwdp._core import View
-from vllm_dwdp.engine.rank_memory import RankMemory
+from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.layout.tensors import ExpertTensor, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard

@@ -12,12 +12,12 @@ import torch
 from vllm import envs
 
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, usable_slots
+from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.compat import wants_fault_tolerance
 from vllm_dwdp.engine.cpu_checks import check_cpu
 from vllm_dwdp.engine.drafts import draft_refusal
 from vllm_dwdp.engine.environment import reason_unreadable
 from vllm_dwdp.engine.local_address import is_local
-from vllm_dwdp.engine.rank_memory import memory_kind
 from vllm_dwdp.engine.settings import (
     command_ranks,
     has_peers_of_other_commands,

@@ -7,9 +7,8 @@ vLLM's own default (`VLLM_CPU_OMP_THREADS_BIND=auto`) binds every rank to the co
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from vllm.logger import init_logger
@@ -20,6 +19,7 @@ from vllm.utils.cpu_resource_utils import (
 )
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.engine.compat import cgroup_memory_limit
 from vllm_dwdp.engine.core_lists import (
     BIND_VARIABLE,
@@ -36,8 +36,6 @@ RESERVED_VARIABLE = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 PLACEMENT_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """With any of these set, importing PyTorch binds a process to one core."""
 AUTO, NO_BIND = "auto", "nobind"
-NUMA_NODES = Path("/sys/devices/system/node")
-NO_NUMA_NODE = -1
 
 
 @contextmanager
@@ -117,29 +115,6 @@ def check_visible_nodes() -> str | None:
             f"some of {sorted(read_numa_nodes())}, or unset it."
         )
     return None
-
-
-def own_numa_node() -> int:
-    """The NUMA node of the cores that this process is bound to, or NO_NUMA_NODE."""
-    return numa_node_of(os.sched_getaffinity(0), read_numa_nodes())
-
-
-def numa_node_of(cores: Iterable[int], nodes: Mapping[int, int]) -> int:
-    """The node with all of the cores; NO_NUMA_NODE where they span several or none is known.
-
-    nodes: the cores of each node, as a bit mask.
-    """
-    wanted = sum(1 << core for core in set(cores))
-    found = [node for node, mask in nodes.items() if wanted and not wanted & ~mask]
-    return found[0] if found else NO_NUMA_NODE
-
-
-def read_numa_nodes(root: Path = NUMA_NODES) -> dict[int, int]:
-    """What the kernel says of each node's cores, as a bit mask; empty where it says nothing."""
-    return {
-        int(file.parent.name.removeprefix("node")): int(file.read_text().replace(",", ""), 16)
-        for file in root.glob("node[0-9]*/cpumap")
-    }
 
 
 def _binding(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from vllm.logger import init_logger
 
 from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode, usable_slots
-from vllm_dwdp.engine.rank_memory import RankMemory
+from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.tensors import LayerLayout

@@ -20,6 +20,7 @@ from vllm.logger import init_logger
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import ConfigError, usable_slots
+from vllm_dwdp.device import memory_kind, rank_memory
 from vllm_dwdp.engine import settings as job
 from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
 from vllm_dwdp.engine.drafts import check_no_drafts
@@ -38,7 +39,6 @@ from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.loader import check_layers
 from vllm_dwdp.engine.meeting import rendezvous
 from vllm_dwdp.engine.memory_check import MemoryCheck, VllmLimits
-from vllm_dwdp.engine.rank_memory import memory_kind, rank_memory
 from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
 from vllm_dwdp.engine.start_report import expert_stats, log_decode, log_start
@@ -47,9 +47,9 @@ from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.handle import TYPE_NAMES
 from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.memory.handle import TYPE_NAMES
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
 from vllm_dwdp.memory.local_shard import LocalShard
 

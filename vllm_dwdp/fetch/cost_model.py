@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.device.bandwidth import Bandwidths
 
 
 class Seconds(NamedTuple):

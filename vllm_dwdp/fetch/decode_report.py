@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vllm_dwdp.fetch.bandwidth import Bandwidths
+from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.fetch.cost_model import share_chosen
 
 logger = logging.getLogger("vllm.dwdp")

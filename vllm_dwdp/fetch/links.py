@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm_dwdp._core import View
-from vllm_dwdp.fetch.bandwidth import Bandwidths, LinkProbe
+from vllm_dwdp.device.bandwidth import Bandwidths, LinkProbe
 from vllm_dwdp.layout.tensors import LayerLayout, sourced_blocks
 
 TURN_S = 0.1

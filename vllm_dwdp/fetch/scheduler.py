@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 
 from vllm_dwdp._core import CopyList
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.device.waits import HostWaits, Waits
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.layer_uses import LayerUses
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.slot import Slot, SlotState
-from vllm_dwdp.fetch.waits import HostWaits, Waits
 
 
 class ChosenIds(NamedTuple):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.handle import Handle
+from vllm_dwdp.memory.handle import Handle
 
 HandleSource = Callable[[HandleType, int], list[tuple[Handle, int]]]
 """(type, layer index) -> (handle, bytes) of each block, owned by the caller."""

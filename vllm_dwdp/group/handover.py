@@ -22,7 +22,7 @@ from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.process_identity import ProcessIdentity
 from vllm_dwdp.group.rendezvous import Rendezvous
 from vllm_dwdp.group.votes import Vote, reason_against
-from vllm_dwdp.handle import TYPE_NAMES, Handle
+from vllm_dwdp.memory.handle import TYPE_NAMES, Handle
 
 logger = logging.getLogger("vllm.dwdp")
 

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, DriverError, HandleType, MemoryDriver, OutOfResources, View
-from vllm_dwdp.handle import Handle, import_all
+from vllm_dwdp.memory.handle import Handle, import_all
 
 REACH = (
     "'nvidia-smi topo -p2p r' shows which GPUs reach each other; MIG, virtual machines and access "

@@ -18,7 +18,7 @@ from vllm_dwdp.group.handover import Handover
 from vllm_dwdp.group.manifest import Manifest, check_manifests
 from vllm_dwdp.group.peer_probe import PeerProbe
 from vllm_dwdp.group.rendezvous import Rendezvous
-from vllm_dwdp.handle import Handle
+from vllm_dwdp.memory.handle import Handle
 
 Gather = Callable[[str, bytes], Sequence[bytes]]
 """See GroupSession.gather."""

@@ -10,8 +10,8 @@
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
-from vllm_dwdp.handle import Handle, import_all
 from vllm_dwdp.layout.tensors import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
+from vllm_dwdp.memory.handle import Handle, import_all
 from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
 from vllm_dwdp.memory.slots import Slots
 

@@ -10,8 +10,8 @@
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
-from vllm_dwdp.handle import Handle, close_handles
 from vllm_dwdp.layout.tensors import Extent, FringeLayout, LayerLayout, TensorLayout
+from vllm_dwdp.memory.handle import Handle, close_handles
 
 
 class LocalShard:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Experts in memory files of this host, for ranks on CPU cores."""
+
+import ctypes
+import functools
+import os
+import time
+from typing import Any
+
+import psutil
+
+from vllm_dwdp._core import ChosenExperts, Copier, HostCopier, HostDriver
+from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.device.base import RankMemory
+from vllm_dwdp.device.numa import own_numa_node
+from vllm_dwdp.memory.slots import MakeChosen
+
+
+class HostMemory(RankMemory):
+    """Memory files of this host."""
+
+    kind = "host"
+
+    def __init__(self, rank: int) -> None:
+        self.numa_node = own_numa_node()
+        self.driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
+        self.slot_driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=self.numa_node)
+
+    def make_copier(self, config: DwdpConfig) -> Copier:
+        return HostCopier(num_threads=config.copy_threads, cores=_cores_of_the_engine())
+
+    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
+        return functools.partial(ChosenExperts, copier)
+
+    def current_stream(self) -> int:
+        return 0
+
+    def free_bytes(self) -> int:
+        return int(psutil.virtual_memory().available)
+
+    def seconds(self) -> float:
+        return time.perf_counter()
+
+    def give_back(self) -> None:
+        """glibc keeps freed memory, and tcmalloc where vLLM preloads that."""
+        process = ctypes.CDLL(None)
+        if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
+            process.MallocExtension_ReleaseFreeMemory()
+        elif hasattr(process, "malloc_trim"):
+            process.malloc_trim(0)
+
+
+def _cores_of_the_engine() -> list[int]:
+    """A worker's thread is bound to a core of its kernels; the engine that spawned it is not."""
+    return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))
