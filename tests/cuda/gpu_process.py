@@ -22,11 +22,11 @@ from fake_cuda import FakeCuda, num_memory_files  # noqa: E402
 from gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
 
 from vllm_dwdp.config import FetchMode  # noqa: E402
-from vllm_dwdp.group.manifest import Manifest  # noqa: E402
-from vllm_dwdp.group.peer_probe import PeerProbe  # noqa: E402
-from vllm_dwdp.group.rendezvous import Rendezvous  # noqa: E402
+from vllm_dwdp.group.handover.peer_probe import PeerProbe  # noqa: E402
+from vllm_dwdp.group.meet.manifest import Manifest  # noqa: E402
+from vllm_dwdp.group.meet.rendezvous import Rendezvous  # noqa: E402
+from vllm_dwdp.group.meet.store import Endpoint  # noqa: E402
 from vllm_dwdp.group.session import GroupSession  # noqa: E402
-from vllm_dwdp.group.store import Endpoint  # noqa: E402
 from vllm_dwdp.layout.placement import Placement  # noqa: E402
 from vllm_dwdp.memory.handle import TYPE_NAMES  # noqa: E402
 

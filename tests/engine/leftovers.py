@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from vllm_dwdp.group.private_directory import PREFIX
+from vllm_dwdp.group.handover.descriptor.private_directory import PREFIX
 
 MARK = "DWDP_TESTS"
 KEEP_ENVIRON = "SPT_NOENV"

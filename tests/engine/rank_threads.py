@@ -9,11 +9,11 @@ from ports import free_port
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.experts_op import install
-from vllm_dwdp.group.manifest import Manifest
-from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.meet.manifest import Manifest
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.store import Endpoint
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.group.store import Endpoint
 
 BOUND = "bound"
 

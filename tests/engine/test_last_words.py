@@ -16,14 +16,14 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 from vllm_dwdp.engine import last_words, worker
 from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
-from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import RankFailed
+from vllm_dwdp.group.meet import job_board
 
 FRONT_END = """
 import subprocess, sys, weakref
 from argparse import Namespace
 from vllm_dwdp.engine import last_words
-from vllm_dwdp.group import job_board
+from vllm_dwdp.group.meet import job_board
 last_words.print_at_exit()
 config = Namespace()
 job_board.put_up(config)

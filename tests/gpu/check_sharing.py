@@ -14,7 +14,7 @@ from parts import PATIENCE, Need, part, run_parts
 from ports import free_port
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.group.peer_probe import PeerProbe
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
 SCRIPT = Path(__file__).parents[1] / "cuda" / "gpu_process.py"
 RANKS_LIMIT_S = 60 * PATIENCE

@@ -12,12 +12,12 @@ import threading
 import time
 
 from vllm_dwdp._core import HostDriver
-from vllm_dwdp.group.job_board import BoardNotice, JobBoard
-from vllm_dwdp.group.manifest import Manifest, TensorSchema
-from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.meet.job_board import BoardNotice, JobBoard
+from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.store import Endpoint
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.group.store import Endpoint
 
 BLOCK_BYTES = 4096
 MANIFEST = Manifest(

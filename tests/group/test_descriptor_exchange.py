@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from vllm_dwdp.group import wire
-from vllm_dwdp.group.descriptor_client import DescriptorClient
-from vllm_dwdp.group.descriptor_server import MAX_CONNECTIONS, DescriptorServer
 from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.handover.descriptor import wire
+from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
+from vllm_dwdp.group.handover.descriptor.server import MAX_CONNECTIONS, DescriptorServer
 
 NUM_LAYERS = 3
 

@@ -8,9 +8,9 @@ import pytest
 
 from vllm_dwdp._core import DriverError, HandleType
 from vllm_dwdp.group.errors import ExchangeRefused
-from vllm_dwdp.group.fabric_exchange import FabricExchange
-from vllm_dwdp.group.rendezvous import Rendezvous
-from vllm_dwdp.group.store import Endpoint
+from vllm_dwdp.group.handover.fabric import FabricExchange
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.store import Endpoint
 
 HANDLES = [bytes([layer_idx]) * 64 for layer_idx in range(3)]
 

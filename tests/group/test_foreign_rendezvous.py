@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from rank import CONTEXT, MANIFEST
 
-from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import ManifestMismatch
-from vllm_dwdp.group.manifest import Manifest
-from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.rendezvous import Rendezvous
-from vllm_dwdp.group.store import Endpoint, RendezvousStore, is_listened_to
+from vllm_dwdp.group.meet import job_board
+from vllm_dwdp.group.meet.manifest import Manifest
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.store import Endpoint, RendezvousStore, is_listened_to
 
 
 @pytest.fixture

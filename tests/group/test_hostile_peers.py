@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_dwdp.group import wire
-from vllm_dwdp.group.descriptor_client import DescriptorClient
-from vllm_dwdp.group.descriptor_server import DescriptorServer
 from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.handover.descriptor import wire
+from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
+from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
 
 SIZES = [4096, 4096]
 OTHER_UID = 12345
@@ -243,7 +243,7 @@ def test_descriptors_in_flight_over_the_users_limit_are_waited_for():
 @pytest.mark.parametrize("ending", ["", "raise ValueError", "import os; os.fork()"])
 def test_directory_goes_with_the_interpreter(ending):
     script = (
-        "from vllm_dwdp.group.descriptor_server import DescriptorServer\n"
+        "from vllm_dwdp.group.handover.descriptor.server import DescriptorServer\n"
         "server = DescriptorServer(lambda layer_idx: [], num_layers=1)\n"
         f"print(server.path, flush=True)\n{ending}"
     )

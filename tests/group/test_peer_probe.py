@@ -11,7 +11,7 @@ import pytest
 from fake_cuda import OUT_OF_MEMORY, FakeCuda
 
 from vllm_dwdp._core import HandleType, HostDriver, OutOfResources
-from vllm_dwdp.group.peer_probe import PeerProbe
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
 PROBING_CALLS = (
     "cuMemImportFromShareableHandle",

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from vllm_dwdp.group.descriptor_client import DescriptorClient
-from vllm_dwdp.group.descriptor_server import DescriptorServer
 from vllm_dwdp.group.errors import GroupError
-from vllm_dwdp.group.private_directory import PrivateDirectory
+from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
+from vllm_dwdp.group.handover.descriptor.private_directory import PrivateDirectory
+from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
 
 CAN_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="needs mounts of its own")
 SERVE = """
 import time
-from vllm_dwdp.group.descriptor_server import DescriptorServer
+from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
 server = DescriptorServer(lambda layer_idx: [], num_layers=1)
 print(server.path, flush=True)
 time.sleep(60)

@@ -4,7 +4,7 @@
 
 import pytest
 
-from vllm_dwdp.group.progress import ADVICE, GroupProgress, Place, Progress
+from vllm_dwdp.group.meet.progress import ADVICE, GroupProgress, Place, Progress
 
 TIMEOUT_S = 10.0
 

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What ranks found out about their pairs becomes one sentence, short however many there are."""
 
-from vllm_dwdp.group.votes import reason_against
+from vllm_dwdp.group.handover.votes import reason_against
 
 
 def votes(size, fails):

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from vllm_dwdp.group import wire
-from vllm_dwdp.group.descriptor_client import DescriptorClient
 from vllm_dwdp.group.errors import ExchangeRefused
+from vllm_dwdp.group.handover.descriptor import wire
+from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
 
 SIZES = [4096, 8192]
 

@@ -19,7 +19,7 @@ from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.ray_placement import place_engines_by_ray
 from vllm_dwdp.engine.settings import Settings, command_ranks, is_offline, is_spread, user_config
 from vllm_dwdp.engine.start_limit import outlast_progress
-from vllm_dwdp.group import job_board
+from vllm_dwdp.group.meet import job_board
 
 logger = init_logger("vllm.dwdp")
 

@@ -19,8 +19,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vllm_dwdp.group import job_board
 from vllm_dwdp.group.errors import GroupError
+from vllm_dwdp.group.meet import job_board
 
 KEY = "last words"
 ENGINE_ENDED = ("Engine core initialization failed", "Engine core process")

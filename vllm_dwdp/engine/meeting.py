@@ -9,8 +9,8 @@ choose the same one. Ranks of several commands share only the port that the user
 from typing import Any
 
 from vllm_dwdp.engine import settings as job
-from vllm_dwdp.group import job_board
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.meet import job_board
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> Rendezvous:

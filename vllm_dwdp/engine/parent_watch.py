@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vllm_dwdp.group.process_identity import start_ticks
+from vllm_dwdp.group.meet.process_identity import start_ticks
 
 logger = logging.getLogger("vllm.dwdp")
 GRACE_S = 10

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_dwdp.config import CONFIG_KEY, DwdpConfig, parse_endpoint
-from vllm_dwdp.group.store import Endpoint
+from vllm_dwdp.group.meet.store import Endpoint
 
 RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"

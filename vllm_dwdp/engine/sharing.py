@@ -44,8 +44,8 @@ from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
 from vllm_dwdp.engine.start_report import expert_stats, log_decode, log_start
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
-from vllm_dwdp.group.manifest import Manifest, TensorSchema
-from vllm_dwdp.group.peer_probe import PeerProbe
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.layout.tensors import LayerLayout
 from vllm_dwdp.memory.expert_views import ExpertViews

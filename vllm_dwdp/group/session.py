@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.group.errors import GroupError, ManifestMismatch, PeersUnreachable, RankFailed
-from vllm_dwdp.group.failure_watch import LAST_PHASE
-from vllm_dwdp.group.handle_exchange import HandleSource
-from vllm_dwdp.group.handover import Handover
-from vllm_dwdp.group.manifest import Manifest, check_manifests
-from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.handover.base import HandleSource
+from vllm_dwdp.group.handover.handover import Handover
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.meet.failure_watch import LAST_PHASE
+from vllm_dwdp.group.meet.manifest import Manifest, check_manifests
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
 from vllm_dwdp.memory.handle import Handle
 
 Gather = Callable[[str, bytes], Sequence[bytes]]

@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from vllm_dwdp.group import wire
 from vllm_dwdp.group.errors import ExchangeRefused
-from vllm_dwdp.group.private_directory import SOCKET_NAME, PrivateDirectory
+from vllm_dwdp.group.handover.descriptor import wire
+from vllm_dwdp.group.handover.descriptor.private_directory import SOCKET_NAME, PrivateDirectory
 
 logger = logging.getLogger("vllm.dwdp")
 MAX_CONNECTIONS = 256

@@ -11,9 +11,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from vllm_dwdp.group import wire
 from vllm_dwdp.group.errors import ExchangeRefused, GroupError, PeerBusy
-from vllm_dwdp.group.private_directory import short_name
+from vllm_dwdp.group.handover.descriptor import wire
+from vllm_dwdp.group.handover.descriptor.private_directory import short_name
 
 RETRY_S = 0.02
 ON_WAIT_S = 0.1

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.group.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 
 
 @dataclass(frozen=True)

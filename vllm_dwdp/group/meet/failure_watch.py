@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 
 from vllm_dwdp.group.errors import StoreLost
-from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.progress import GroupProgress, Place, Progress
-from vllm_dwdp.group.store import RendezvousStore
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.progress import GroupProgress, Place, Progress
+from vllm_dwdp.group.meet.store import RendezvousStore
 
 logger = logging.getLogger("vllm.dwdp")
 LAST_PHASE = "bound"

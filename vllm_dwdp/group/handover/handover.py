@@ -13,15 +13,15 @@ import logging
 from collections.abc import Sequence
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.group.descriptor_exchange import DescriptorExchange
 from vllm_dwdp.group.errors import ExchangeRefused, PeersUnreachable
-from vllm_dwdp.group.fabric_exchange import FabricExchange
-from vllm_dwdp.group.handle_exchange import HandleExchange, HandleSource
-from vllm_dwdp.group.offer import Offer
-from vllm_dwdp.group.peer_probe import PeerProbe
-from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.rendezvous import Rendezvous
-from vllm_dwdp.group.votes import Vote, reason_against
+from vllm_dwdp.group.handover.base import HandleExchange, HandleSource
+from vllm_dwdp.group.handover.descriptor.exchange import DescriptorExchange
+from vllm_dwdp.group.handover.fabric import FabricExchange
+from vllm_dwdp.group.handover.offer import Offer
+from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.handover.votes import Vote, reason_against
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
 from vllm_dwdp.memory.handle import TYPE_NAMES, Handle
 
 logger = logging.getLogger("vllm.dwdp")

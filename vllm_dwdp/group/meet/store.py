@@ -15,8 +15,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
-from vllm_dwdp.group.bounded_thread import BoundedThread
 from vllm_dwdp.group.errors import RendezvousRefused, StoreLost
+from vllm_dwdp.group.meet.bounded_thread import BoundedThread
 
 POLL_S = 0.05
 DESCRIPTION_KEY = "vllm-dwdp rendezvous 2"

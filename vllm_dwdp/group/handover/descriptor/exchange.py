@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.group.descriptor_client import DescriptorClient
-from vllm_dwdp.group.descriptor_server import DescriptorServer, DescriptorSource
-from vllm_dwdp.group.handle_exchange import HandleExchange, HandleSource
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.handover.base import HandleExchange, HandleSource
+from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
+from vllm_dwdp.group.handover.descriptor.server import DescriptorServer, DescriptorSource
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 class DescriptorExchange(HandleExchange):

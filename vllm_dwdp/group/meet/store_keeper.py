@@ -8,10 +8,10 @@ import threading
 import time
 
 from vllm_dwdp.group.errors import StoreLost
-from vllm_dwdp.group.failure_watch import place_key, rank_key
-from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.progress import GroupProgress, Place
-from vllm_dwdp.group.store import POLL_S, RendezvousStore
+from vllm_dwdp.group.meet.failure_watch import place_key, rank_key
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.progress import GroupProgress, Place
+from vllm_dwdp.group.meet.store import POLL_S, RendezvousStore
 
 LINGER_S = 5.0
 

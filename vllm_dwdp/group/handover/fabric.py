@@ -11,8 +11,8 @@ from typing import cast
 
 from vllm_dwdp._core import DriverError, HandleType
 from vllm_dwdp.group.errors import ExchangeRefused
-from vllm_dwdp.group.handle_exchange import HandleExchange, HandleSource
-from vllm_dwdp.group.rendezvous import Rendezvous
+from vllm_dwdp.group.handover.base import HandleExchange, HandleSource
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 class FabricExchange(HandleExchange):

@@ -15,11 +15,11 @@ from dataclasses import asdict
 from typing import Any
 
 from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, StoreLost
-from vllm_dwdp.group.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
-from vllm_dwdp.group.process_identity import ProcessIdentity
-from vllm_dwdp.group.progress import Progress
-from vllm_dwdp.group.store import POLL_S, Endpoint, PortNotice, RendezvousStore
-from vllm_dwdp.group.store_keeper import StoreKeeper
+from vllm_dwdp.group.meet.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
+from vllm_dwdp.group.meet.progress import Progress
+from vllm_dwdp.group.meet.store import POLL_S, Endpoint, PortNotice, RendezvousStore
+from vllm_dwdp.group.meet.store_keeper import StoreKeeper
 
 LEAVE_S = 1.0
 
