@@ -5,8 +5,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_dwdp.engine.llm import LLM
-    from vllm_dwdp.engine.offline_errors import PromptsFailed, RankDied
+    from vllm_dwdp.offline.errors import PromptsFailed, RankDied
+    from vllm_dwdp.offline.llm import LLM
 
 __all__ = ["LLM", "PromptsFailed", "RankDied"]
 
@@ -14,11 +14,11 @@ __all__ = ["LLM", "PromptsFailed", "RankDied"]
 def __getattr__(name: str) -> Any:
     """`from vllm_dwdp import LLM` imports vLLM only when it is asked for."""
     if name == "LLM":
-        from vllm_dwdp.engine.llm import LLM
+        from vllm_dwdp.offline.llm import LLM
 
         return LLM
     if name in __all__:
-        from vllm_dwdp.engine import offline_errors
+        from vllm_dwdp.offline import errors as offline_errors
 
         return getattr(offline_errors, name)
     raise AttributeError(f"module 'vllm_dwdp' has no attribute {name!r}")

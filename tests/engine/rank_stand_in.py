@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from vllm.v1.engine import EngineCoreRequest
 
-from vllm_dwdp.engine.offline_prompt import RawPrompt
-from vllm_dwdp.engine.rank_handle import RankHandle
-from vllm_dwdp.engine.rank_inbox import RankInbox
-from vllm_dwdp.engine.rank_loop import RankLoop
+from vllm_dwdp.offline.prompt import RawPrompt
+from vllm_dwdp.offline.rank_handle import RankHandle
+from vllm_dwdp.offline.rank_inbox import RankInbox
+from vllm_dwdp.offline.rank_loop import RankLoop
 
 ANSWER_S = 60
 

@@ -6,8 +6,8 @@ import pydantic
 import pytest
 from vllm.config import CacheConfig
 
-from vllm_dwdp.engine.llm_options import check_at_least_one, rank_options
-from vllm_dwdp.engine.rank_process import error_text
+from vllm_dwdp.offline.options import check_at_least_one, rank_options
+from vllm_dwdp.offline.rank_process import error_text
 
 
 @pytest.mark.parametrize("names", ["", "other", "other,dwdp2"])

@@ -5,7 +5,7 @@
 import pytest
 from vllm import SamplingParams
 
-from vllm_dwdp.engine.offline_prompt import raw_prompts
+from vllm_dwdp.offline.prompt import raw_prompts
 
 GREEDY, SHORT = SamplingParams(temperature=0), SamplingParams(max_tokens=1)
 

@@ -11,8 +11,8 @@ import pytest
 from rank_stand_in import ANSWER_S, prompt_of, standing_in
 from vllm import SamplingParams
 
-from vllm_dwdp.engine.rank_handle import RankHandle
-from vllm_dwdp.engine.rank_inbox import RankInbox
+from vllm_dwdp.offline.rank_handle import RankHandle
+from vllm_dwdp.offline.rank_inbox import RankInbox
 
 UNREADABLE = r"can't be read: AttributeError: Can't get attribute 'Late' .*; define its class where"
 

@@ -5,7 +5,7 @@
 import multiprocessing
 import pickle
 
-from vllm_dwdp.engine.pickled_options import PickledOptions
+from vllm_dwdp.offline.pickled_options import PickledOptions
 
 
 def read_in_a_child(options):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_dwdp.engine.pickled_options import PickledOptions
+from vllm_dwdp.offline.pickled_options import PickledOptions
 
 SCRIPT = """
 import threading

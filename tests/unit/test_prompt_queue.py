@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-from vllm_dwdp.engine.offline_errors import RankDied
-from vllm_dwdp.engine.prompt_queue import PromptQueue
+from vllm_dwdp.offline.errors import RankDied
+from vllm_dwdp.offline.prompt_queue import PromptQueue
 
 ITEMS = list("abcdef")
 

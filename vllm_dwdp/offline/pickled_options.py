@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from vllm_dwdp.engine.parcels import unpacked
+from vllm_dwdp.offline.parcels import unpacked
 
 
 class PickledOptions(NamedTuple):

@@ -12,10 +12,10 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine.offline_errors import RankDied
-from vllm_dwdp.engine.pickled_options import PickledOptions
-from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_handle import RankHandle
+from vllm_dwdp.offline.errors import RankDied
+from vllm_dwdp.offline.pickled_options import PickledOptions
+from vllm_dwdp.offline.prompt_queue import PromptQueue
+from vllm_dwdp.offline.rank_handle import RankHandle
 
 logger = init_logger("vllm.dwdp")
 

@@ -8,10 +8,10 @@ from typing import Any
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from vllm_dwdp.engine.offline_prompt import RenderedPrompt
-from vllm_dwdp.engine.parcels import Answer, refusal, result, unpacked
-from vllm_dwdp.engine.prompt_renderer import PromptRenderer, can_be_sent
-from vllm_dwdp.engine.rank_inbox import RankInbox
+from vllm_dwdp.offline.parcels import Answer, refusal, result, unpacked
+from vllm_dwdp.offline.prompt import RenderedPrompt
+from vllm_dwdp.offline.prompt_renderer import PromptRenderer, can_be_sent
+from vllm_dwdp.offline.rank_inbox import RankInbox
 
 ITEM = "this prompt or its parameters"
 

@@ -15,11 +15,11 @@ import pydantic
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine import last_words
-from vllm_dwdp.engine.child_watch import ending_with_its_children
-from vllm_dwdp.engine.pickled_options import PickledOptions
-from vllm_dwdp.engine.rank_ending import RankEnding, end_at_once
-from vllm_dwdp.engine.rank_inbox import RankInbox
-from vllm_dwdp.engine.rank_loop import RankLoop
+from vllm_dwdp.offline.child_watch import ending_with_its_children
+from vllm_dwdp.offline.pickled_options import PickledOptions
+from vllm_dwdp.offline.rank_ending import RankEnding, end_at_once
+from vllm_dwdp.offline.rank_inbox import RankInbox
+from vllm_dwdp.offline.rank_loop import RankLoop
 
 logger = init_logger("vllm.dwdp")
 

@@ -9,8 +9,8 @@ first one runs.
 
 from typing import Any
 
-from vllm_dwdp.engine.engine_wire import EngineWire
-from vllm_dwdp.engine.offline_prompt import RawPrompt, RenderedPrompt
+from vllm_dwdp.offline.engine_wire import EngineWire
+from vllm_dwdp.offline.prompt import RawPrompt, RenderedPrompt
 
 
 class PromptRenderer:

@@ -18,12 +18,12 @@ from typing import Any
 import vllm
 from tqdm import tqdm
 
-from vllm_dwdp.engine.llm_options import check_at_least_one, rank_options
-from vllm_dwdp.engine.offline_errors import NoRankLeft, PromptsFailed, RankDied
-from vllm_dwdp.engine.offline_prompt import RawPrompt, bound_options, raw_prompts
-from vllm_dwdp.engine.pickled_options import PickledOptions
-from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_pool import RankPool
+from vllm_dwdp.offline.errors import NoRankLeft, PromptsFailed, RankDied
+from vllm_dwdp.offline.options import check_at_least_one, rank_options
+from vllm_dwdp.offline.pickled_options import PickledOptions
+from vllm_dwdp.offline.prompt import RawPrompt, bound_options, raw_prompts
+from vllm_dwdp.offline.prompt_queue import PromptQueue
+from vllm_dwdp.offline.rank_pool import RankPool
 
 __all__ = ["LLM", "PromptsFailed", "RankDied"]
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from vllm_dwdp.engine.offline_errors import RankDied
+from vllm_dwdp.offline.errors import RankDied
 
 
 class PromptQueue:

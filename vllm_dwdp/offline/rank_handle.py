@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from vllm_dwdp.engine.offline_errors import RankDied
-from vllm_dwdp.engine.parcels import opened, packed
-from vllm_dwdp.engine.pickled_options import PickledOptions
-from vllm_dwdp.engine.rank_process import serve_rank
+from vllm_dwdp.offline.errors import RankDied
+from vllm_dwdp.offline.parcels import opened, packed
+from vllm_dwdp.offline.pickled_options import PickledOptions
+from vllm_dwdp.offline.rank_process import serve_rank
 
 ORPHANS_S = 2.0
 EXIT_S = 2.0
