@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 BACKEND_NAME = "dwdp"
-EXECUTOR_PATH = "vllm_dwdp.engine.executor.DwdpExecutor"
+EXECUTOR_PATH = "vllm_dwdp.engine.worker.executor.DwdpExecutor"
 
 
 def register() -> None:
@@ -58,7 +58,7 @@ def _wrap_parallel_config() -> None:
     @functools.wraps(stock_post_init)
     def post_init(parallel_config: Any) -> None:
         if is_dwdp(parallel_config.distributed_executor_backend) or _is_in_command():
-            _import("environment").check_data_parallel()
+            _import("setup.environment").check_data_parallel()
         stock_post_init(parallel_config)
 
     post_init.knows_dwdp = True  # type: ignore[attr-defined]
@@ -78,8 +78,8 @@ def _is_in_command() -> bool:
 
 
 def _configured_executor(vllm_config: Any) -> Any:
-    executor = _import("executor").DwdpExecutor
-    _import("configure").configure(vllm_config)
+    executor = _import("worker.executor").DwdpExecutor
+    _import("setup.configure").configure(vllm_config)
     return executor
 
 

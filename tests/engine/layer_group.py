@@ -19,10 +19,10 @@ from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.device import HostMemory
-from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
-from vllm_dwdp.engine.experts_op import install, register_op
-from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.adoption import adopt, bind_layer, bind_slot, layer_layout
+from vllm_dwdp.engine.moe.experts_op import install, register_op
+from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler

@@ -15,9 +15,9 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.loader import DwdpModelLoader
-from vllm_dwdp.engine.read_count import ReadCount
+from vllm_dwdp.engine.moe.layer_registry import active_registry
+from vllm_dwdp.engine.moe.loader import DwdpModelLoader
+from vllm_dwdp.engine.moe.read_count import ReadCount
 
 OF_EXPERTS = re.compile(r"experts?\.|moe\.(in|out)put_linear")
 NUMBERED = re.compile(r"\.experts\.(\d+)\.")

@@ -22,11 +22,11 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
-from vllm_dwdp.engine import last_words
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
-from vllm_dwdp.engine.configure import choose_kernel
-from vllm_dwdp.engine.executor import DwdpExecutor
-from vllm_dwdp.engine.settings import Settings, endpoint
+from vllm_dwdp.engine.setup import last_words
+from vllm_dwdp.engine.setup.configure import choose_kernel
+from vllm_dwdp.engine.setup.settings import Settings, endpoint
+from vllm_dwdp.engine.worker.executor import DwdpExecutor
 
 MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
 
@@ -71,7 +71,7 @@ def create(monkeypatch, environment=(), **options):
     ).create_engine_config()
 
 
-@pytest.mark.parametrize("backend", ["dwdp", "vllm_dwdp.engine.executor.DwdpExecutor"])
+@pytest.mark.parametrize("backend", ["dwdp", "vllm_dwdp.engine.worker.executor.DwdpExecutor"])
 def test_both_names_make_independent_engines(monkeypatch, backend):
     config = create(monkeypatch, backend=backend)
     assert not config.model_config.is_moe

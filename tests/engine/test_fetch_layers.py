@@ -14,8 +14,8 @@ from poison import Poison, fill_with_nan
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.experts_op import install
-from vllm_dwdp.engine.graph_fence import GraphFence, captured_tokens
+from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.graph_fence import GraphFence, captured_tokens
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.policy import Policy
 

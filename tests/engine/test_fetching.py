@@ -14,10 +14,10 @@ from log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode
-from vllm_dwdp.engine.adoption import bind_layer, bind_slot
-from vllm_dwdp.engine.experts_op import install
-from vllm_dwdp.engine.fetch_costs import NUM_STEPS
-from vllm_dwdp.engine.fetching import Fetching
+from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
+from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.worker.fetch_costs import NUM_STEPS
+from vllm_dwdp.engine.worker.fetching import Fetching
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.memory.expert_views import ExpertViews
 

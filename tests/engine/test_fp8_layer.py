@@ -18,7 +18,7 @@ from vllm.model_executor.layers.quantization import fp8
 from vllm.model_executor.layers.quantization.utils import fp8_utils
 
 from vllm_dwdp.config import ConfigError, FetchMode
-from vllm_dwdp.engine.input_scales import take_largest
+from vllm_dwdp.engine.moe.input_scales import take_largest
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "a_gpus_kernel")
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
-from vllm_dwdp.engine.host_share import (
+from vllm_dwdp.engine.worker.host_share import (
     SHARE_KEPT_FOR_VLLM,
     check_host_memory,
     check_told_alike,

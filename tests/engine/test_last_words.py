@@ -14,15 +14,16 @@ import pytest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from vllm_dwdp.engine import last_words, worker
-from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
+from vllm_dwdp.engine.setup import last_words
+from vllm_dwdp.engine.worker import base as worker
+from vllm_dwdp.engine.worker.cpu import DwdpCPUWorker
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.meet import job_board
 
 FRONT_END = """
 import subprocess, sys, weakref
 from argparse import Namespace
-from vllm_dwdp.engine import last_words
+from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.group.meet import job_board
 last_words.print_at_exit()
 config = Namespace()
@@ -35,7 +36,7 @@ del config
 RANK = """
 import sys
 from argparse import Namespace
-from vllm_dwdp.engine import last_words
+from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.group.errors import RankFailed
 config = Namespace(dwdp_board=sys.argv[1])
 last_words.leave(config, RankFailed("dwdp rank 1 failed while loading: no file."), job_rank=0)

@@ -12,8 +12,8 @@ from model_loading import load_rank
 from moe_checkpoints import write_family
 
 from vllm_dwdp.config import DwdpConfig
-from vllm_dwdp.engine.memory_check import MemoryCheck, Need, VllmLimits
-from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
+from vllm_dwdp.engine.worker.memory_check import MemoryCheck, Need, VllmLimits
+from vllm_dwdp.engine.worker.shared_gpus import GpuUse, check_shared_gpus
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.limits import LimitError

@@ -21,8 +21,8 @@ from vllm.distributed.kv_events import KVEventBatch
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp import LLM
-from vllm_dwdp.engine.independence import restore_rank
-from vllm_dwdp.engine.settings import Settings
+from vllm_dwdp.engine.setup.independence import restore_rank
+from vllm_dwdp.engine.setup.settings import Settings
 
 PROMPT = "It is a truth universally acknowledged"
 RANDOM = SamplingParams(temperature=1, max_tokens=24, ignore_eos=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from layer_group import HIDDEN, Group, Model, make_checkpoint
 
-from vllm_dwdp.engine.cpu_worker import DwdpCPUWorker
-from vllm_dwdp.engine.read_only import ReadOnlyWeight
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.worker import SAVING_RPCS, WRITING_RPCS
+from vllm_dwdp.engine.moe.read_only import ReadOnlyWeight
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.worker.base import SAVING_RPCS, WRITING_RPCS
+from vllm_dwdp.engine.worker.cpu import DwdpCPUWorker
 
 WRITES = {
     "in place": lambda p: p.zero_(),

@@ -12,7 +12,7 @@ import torch
 from server import Server
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.drafts import check_no_drafts
+from vllm_dwdp.engine.setup.drafts import check_no_drafts
 
 NGRAM = {
     "method": "ngram",

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Adopting layers out of PyTorch's memory: at most one layer is there twice.
 
-As `vllm_dwdp.engine.adoption.adopt` does it, which needs vLLM. The GPU must be nobody else's.
+As `vllm_dwdp.engine.moe.adoption.adopt` does it, which needs vLLM. The GPU must be nobody else's.
 """
 
 import torch

@@ -36,8 +36,8 @@ MODULES = (
     "vllm.v1.attention.backends.triton_attn",
     "vllm.model_executor.models.qwen3_moe",
     "vllm.model_executor.layers.fused_moe.experts.triton_moe",
-    "vllm_dwdp.engine.executor",
-    "vllm_dwdp.engine.gpu_worker",
+    "vllm_dwdp.engine.worker.executor",
+    "vllm_dwdp.engine.worker.gpu",
 )
 FIRST_DRIVER_CALL = ("Found no NVIDIA driver", "not compiled with CUDA", "no CUDA-capable device")
 FIRST_DRIVER_CALL += ("Accelerator expected",)  # by a PyTorch that is built for CPUs

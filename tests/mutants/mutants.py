@@ -89,7 +89,7 @@ MUTANTS = (
     ),
     Mutant(
         "next copy after the kernel, not before it (WAR), on real layers",
-        "engine/experts_op.py",
+        "engine/moe/experts_op.py",
         "    try:\n        return layer.run(mode, x, first, second)\n"
         "    finally:\n        fetcher.release(layer_idx, mode)",
         "    fetcher.release(layer_idx, mode)\n    return layer.run(mode, x, first, second)",
@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     Mutant(
         "release when the kernel raises",
-        "engine/experts_op.py",
+        "engine/moe/experts_op.py",
         "    try:\n        return layer.run(mode, x, first, second)\n"
         "    finally:\n        fetcher.release(layer_idx, mode)",
         "    out = layer.run(mode, x, first, second)\n"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.core_lists import (
+from vllm_dwdp.engine.setup.core_lists import (
     divide,
     memory_share,
     parse_core_lists,

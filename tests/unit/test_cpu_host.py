@@ -12,11 +12,11 @@ from vllm.utils.cpu_resource_utils import LogicalCPUInfo
 from vllm_dwdp._core import HostDriver
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.device.numa import numa_node_of, own_numa_node, read_numa_nodes
-from vllm_dwdp.engine import cpu_host
 from vllm_dwdp.engine.compat import cgroup_memory_limit
-from vllm_dwdp.engine.core_lists import BIND_VARIABLE as BIND
-from vllm_dwdp.engine.cpu_host import PLACEMENT_VARIABLES as PLACEMENT
-from vllm_dwdp.engine.cpu_host import (
+from vllm_dwdp.engine.setup import cpu_host
+from vllm_dwdp.engine.setup.core_lists import BIND_VARIABLE as BIND
+from vllm_dwdp.engine.setup.cpu_host import PLACEMENT_VARIABLES as PLACEMENT
+from vllm_dwdp.engine.setup.cpu_host import (
     cores_of_ranks,
     own_cores,
     share_memory,

@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine import last_words
+from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.offline.child_watch import ending_with_its_children
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.rank_ending import RankEnding, end_at_once

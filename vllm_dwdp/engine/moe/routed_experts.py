@@ -15,11 +15,11 @@ from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.compat import mark_as_behind_a_link
-from vllm_dwdp.engine.expert_map import DwdpExpertMap
-from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.loaded_rows import LoadedRows
-from vllm_dwdp.engine.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
-from vllm_dwdp.engine.reader_state import differences
+from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
+from vllm_dwdp.engine.moe.layer_registry import active_registry
+from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
+from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
+from vllm_dwdp.engine.moe.reader_state import differences
 from vllm_dwdp.fetch.scheduler import ChosenIds
 
 EXPERT_TENSORS = (

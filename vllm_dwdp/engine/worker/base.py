@@ -11,12 +11,12 @@ from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.worker_base import WorkerBase
 
-from vllm_dwdp.engine import last_words, settings
-from vllm_dwdp.engine.loader import use_dwdp_loader
-from vllm_dwdp.engine.parent_watch import end_with_parent
-from vllm_dwdp.engine.read_only import refuse_call, refuse_save
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.sharing import ExpertSharing
+from vllm_dwdp.engine.moe.loader import use_dwdp_loader
+from vllm_dwdp.engine.moe.read_only import refuse_call, refuse_save
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.setup import last_words, settings
+from vllm_dwdp.engine.worker.parent_watch import end_with_parent
+from vllm_dwdp.engine.worker.sharing import ExpertSharing
 
 WRITING_RPCS = (
     "reload_weights",

@@ -9,7 +9,7 @@ of dwdp runs on all experts, and needs the largest of all ranks.
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 Gather = Callable[[bytes], Sequence[bytes]]
 """What this rank sends -> what every rank sent, in rank order."""

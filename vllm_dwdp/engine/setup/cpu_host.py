@@ -21,7 +21,7 @@ from vllm.utils.cpu_resource_utils import (
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.engine.compat import cgroup_memory_limit
-from vllm_dwdp.engine.core_lists import (
+from vllm_dwdp.engine.setup.core_lists import (
     BIND_VARIABLE,
     divide,
     memory_share,

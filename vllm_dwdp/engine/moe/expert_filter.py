@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from safetensors import safe_open
 
-from vllm_dwdp.engine.read_count import NUMBERED
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.read_count import NUMBERED
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 
 def experts_to_read(

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vllm_dwdp.engine.read_count import ReadCount
+from vllm_dwdp.engine.moe.read_count import ReadCount
 from vllm_dwdp.layout.placement import Placement
 
 if TYPE_CHECKING:
     import torch
 
-    from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+    from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 
 class LayerRegistry:

@@ -14,11 +14,11 @@ from vllm import envs
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, usable_slots
 from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.compat import wants_fault_tolerance
-from vllm_dwdp.engine.cpu_checks import check_cpu
-from vllm_dwdp.engine.drafts import draft_refusal
-from vllm_dwdp.engine.environment import reason_unreadable
-from vllm_dwdp.engine.local_address import is_local
-from vllm_dwdp.engine.settings import (
+from vllm_dwdp.engine.setup.cpu_checks import check_cpu
+from vllm_dwdp.engine.setup.drafts import draft_refusal
+from vllm_dwdp.engine.setup.environment import reason_unreadable
+from vllm_dwdp.engine.setup.local_address import is_local
+from vllm_dwdp.engine.setup.settings import (
     command_ranks,
     has_peers_of_other_commands,
     is_headless,

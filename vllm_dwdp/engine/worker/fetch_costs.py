@@ -18,9 +18,9 @@ from vllm_dwdp._core import Copier, View
 from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.device.base import RankMemory
-from vllm_dwdp.engine.adoption import bind_slot
-from vllm_dwdp.engine.experts_op import install
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.adoption import bind_slot
+from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.links import Links, bytes_by_peer, measure_links, places_of

@@ -11,7 +11,7 @@ import os
 from vllm import envs
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine import last_words
+from vllm_dwdp.engine.setup import last_words
 
 DATA_PARALLEL = "VLLM_DP_"
 """How the variables begin that vLLM reads before it looks for an executor."""

@@ -21,27 +21,27 @@ from vllm.logger import init_logger
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import ConfigError, usable_slots
 from vllm_dwdp.device import memory_kind, rank_memory
-from vllm_dwdp.engine import settings as job
-from vllm_dwdp.engine.adoption import adopt, bind_layer, bind_slot, layer_layout
-from vllm_dwdp.engine.drafts import check_no_drafts
-from vllm_dwdp.engine.experts_op import register_op
-from vllm_dwdp.engine.fetch_costs import RunStep
-from vllm_dwdp.engine.fetching import Fetching
-from vllm_dwdp.engine.fingerprint import model_fingerprint
-from vllm_dwdp.engine.graph_fence import captured_tokens
-from vllm_dwdp.engine.host_share import (
+from vllm_dwdp.engine.moe.adoption import adopt, bind_layer, bind_slot, layer_layout
+from vllm_dwdp.engine.moe.experts_op import register_op
+from vllm_dwdp.engine.moe.fingerprint import model_fingerprint
+from vllm_dwdp.engine.moe.graph_fence import captured_tokens
+from vllm_dwdp.engine.moe.input_scales import take_largest
+from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
+from vllm_dwdp.engine.moe.loader import check_layers
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.setup import settings as job
+from vllm_dwdp.engine.setup.drafts import check_no_drafts
+from vllm_dwdp.engine.worker.fetch_costs import RunStep
+from vllm_dwdp.engine.worker.fetching import Fetching
+from vllm_dwdp.engine.worker.host_share import (
     check_host_memory,
     check_told_alike,
     choose_host_experts,
 )
-from vllm_dwdp.engine.input_scales import take_largest
-from vllm_dwdp.engine.layer_registry import LayerRegistry, collecting
-from vllm_dwdp.engine.loader import check_layers
-from vllm_dwdp.engine.meeting import rendezvous
-from vllm_dwdp.engine.memory_check import MemoryCheck, VllmLimits
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.shared_gpus import GpuUse, check_shared_gpus
-from vllm_dwdp.engine.start_report import expert_stats, log_decode, log_start
+from vllm_dwdp.engine.worker.meeting import rendezvous
+from vllm_dwdp.engine.worker.memory_check import MemoryCheck, VllmLimits
+from vllm_dwdp.engine.worker.shared_gpus import GpuUse, check_shared_gpus
+from vllm_dwdp.engine.worker.start_report import expert_stats, log_decode, log_start
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.handover.peer_probe import PeerProbe

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
-from vllm_dwdp.engine import cpu_host
 from vllm_dwdp.engine.compat import cgroup_memory_limit
-from vllm_dwdp.engine.core_lists import BIND_VARIABLE, ranges_text
-from vllm_dwdp.engine.settings import command_ranks
+from vllm_dwdp.engine.setup import cpu_host
+from vllm_dwdp.engine.setup.core_lists import BIND_VARIABLE, ranges_text
+from vllm_dwdp.engine.setup.settings import command_ranks
 
 NUMBERS = {
     "VLLM_CPU_KVCACHE_SPACE": (1, "GiB for the KV cache of each rank"),

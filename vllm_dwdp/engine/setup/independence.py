@@ -18,7 +18,7 @@ from typing import Any
 
 from vllm.config import ModelConfig
 
-from vllm_dwdp.engine.settings import Settings, job_rank
+from vllm_dwdp.engine.setup.settings import Settings, job_rank
 
 
 class IndependentModelConfig(ModelConfig):

@@ -6,7 +6,7 @@ from vllm.config import set_current_vllm_config
 from vllm.v1.worker.gpu_worker import Worker
 
 from vllm_dwdp.engine.compat import known_arguments
-from vllm_dwdp.engine.worker import DwdpWorker
+from vllm_dwdp.engine.worker.base import DwdpWorker
 
 
 class DwdpGPUWorker(DwdpWorker, Worker):

@@ -8,9 +8,9 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.device.bandwidth import Bandwidths
-from vllm_dwdp.engine.graph_fence import decode_sizes
-from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.graph_fence import decode_sizes
+from vllm_dwdp.engine.moe.layer_registry import active_registry
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
 from vllm_dwdp.layout.slots import missing_bytes
 from vllm_dwdp.layout.tensors import LayerLayout

@@ -19,10 +19,10 @@ from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.expert_filter import experts_to_read
-from vllm_dwdp.engine.layer_registry import active_registry
-from vllm_dwdp.engine.read_count import NUMBERED
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.expert_filter import experts_to_read
+from vllm_dwdp.engine.moe.layer_registry import active_registry
+from vllm_dwdp.engine.moe.read_count import NUMBERED
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 LOAD_FORMAT = "dwdp"
 OF_EXPERTS = re.compile("expert|moe")

@@ -11,14 +11,20 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine import last_words
-from vllm_dwdp.engine.checks import check_config, dwdp_size
-from vllm_dwdp.engine.cpu_host import number_engines
-from vllm_dwdp.engine.front_end import follow_front_end
-from vllm_dwdp.engine.independence import collapse_data_parallel, hide_moe
-from vllm_dwdp.engine.ray_placement import place_engines_by_ray
-from vllm_dwdp.engine.settings import Settings, command_ranks, is_offline, is_spread, user_config
-from vllm_dwdp.engine.start_limit import outlast_progress
+from vllm_dwdp.engine.setup import last_words
+from vllm_dwdp.engine.setup.checks import check_config, dwdp_size
+from vllm_dwdp.engine.setup.cpu_host import number_engines
+from vllm_dwdp.engine.setup.front_end import follow_front_end
+from vllm_dwdp.engine.setup.independence import collapse_data_parallel, hide_moe
+from vllm_dwdp.engine.setup.ray_placement import place_engines_by_ray
+from vllm_dwdp.engine.setup.settings import (
+    Settings,
+    command_ranks,
+    is_offline,
+    is_spread,
+    user_config,
+)
+from vllm_dwdp.engine.setup.start_limit import outlast_progress
 from vllm_dwdp.group.meet import job_board
 
 logger = init_logger("vllm.dwdp")

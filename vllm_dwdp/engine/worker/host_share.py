@@ -15,7 +15,7 @@ import psutil
 from vllm.logger import init_logger
 
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.tensors import LayerLayout, TensorLayout

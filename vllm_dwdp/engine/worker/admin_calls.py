@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm.v1.engine.core import EngineCore
 
-from vllm_dwdp.engine.read_only import refuse_call
+from vllm_dwdp.engine.moe.read_only import refuse_call
 
 FREEING = ("sleep", "release_kv_cache_memory")
 """What frees memory; `release_kv_cache_memory` is not in vLLM 0.30."""

@@ -7,7 +7,7 @@ from vllm.config import set_current_vllm_config
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from vllm_dwdp.engine.compat import known_arguments
-from vllm_dwdp.engine.worker import DwdpWorker
+from vllm_dwdp.engine.worker.base import DwdpWorker
 from vllm_dwdp.memory.residency import process_proportional_bytes
 
 

@@ -9,12 +9,12 @@ from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine import cpu_host
-from vllm_dwdp.engine.admin_calls import refuse_before_pausing
-from vllm_dwdp.engine.independence import restore_rank, show_moe
-from vllm_dwdp.engine.last_words import EngineFailure
-from vllm_dwdp.engine.read_only import refuse_call
-from vllm_dwdp.engine.settings import Settings, job_rank
+from vllm_dwdp.engine.moe.read_only import refuse_call
+from vllm_dwdp.engine.setup import cpu_host
+from vllm_dwdp.engine.setup.independence import restore_rank, show_moe
+from vllm_dwdp.engine.setup.last_words import EngineFailure
+from vllm_dwdp.engine.setup.settings import Settings, job_rank
+from vllm_dwdp.engine.worker.admin_calls import refuse_before_pausing
 
 logger = init_logger("vllm.dwdp")
 
@@ -50,7 +50,7 @@ class DwdpExecutor(MultiprocExecutor):
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)
         cpu_host.share_memory(self.vllm_config, settings.job_size, rank, settings.command)
-        self.parallel_config.worker_cls = "vllm_dwdp.engine.cpu_worker.DwdpCPUWorker"
+        self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.cpu.DwdpCPUWorker"
         # vLLM 0.33 takes a CPU rank's number for a memory node, of which there may be fewer.
         self.parallel_config.assigned_physical_gpu_ids = None
         with cpu_host.own_cores(self.parallel_config, rank, settings.job_size, settings.command):
@@ -61,7 +61,7 @@ class DwdpExecutor(MultiprocExecutor):
             "dwdp on CUDA is experimental: it was tested over a stand-in for the driver, on no GPU "
             "yet. Compare outputs with vLLM's own before you rely on it."
         )
-        self.parallel_config.worker_cls = "vllm_dwdp.engine.gpu_worker.DwdpGPUWorker"
+        self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.gpu.DwdpGPUWorker"
         if settings.job_rank is not None and settings.local_rank is None:
             self.parallel_config.assigned_physical_gpu_ids = [self._gpu_in_turn(settings.job_rank)]
         super()._init_executor()

@@ -8,7 +8,7 @@ choose the same one. Ranks of several commands share only the port that the user
 
 from typing import Any
 
-from vllm_dwdp.engine import settings as job
+from vllm_dwdp.engine.setup import settings as job
 from vllm_dwdp.group.meet import job_board
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
 

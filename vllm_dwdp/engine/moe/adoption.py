@@ -12,7 +12,7 @@ import torch
 
 from vllm_dwdp._core import View
 from vllm_dwdp.device.base import RankMemory
-from vllm_dwdp.engine.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.layout.tensors import ExpertTensor, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
 
