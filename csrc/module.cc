@@ -13,14 +13,14 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include "block.h"
-#include "chosen_experts.h"
-#include "cuda_copier.h"
-#include "cuda_driver.h"
-#include "error.h"
-#include "host_copier.h"
-#include "host_driver.h"
-#include "view.h"
+#include "base/error.h"
+#include "copy/chosen_experts.h"
+#include "cuda/copier.h"
+#include "cuda/driver.h"
+#include "host/copier.h"
+#include "host/driver.h"
+#include "memory/block.h"
+#include "memory/view.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -22,5 +22,5 @@ ctest --test-dir build/csrc-tests --output-on-failure
 ruff check .
 ruff format --check .
 mypy
-clang-format --dry-run -Werror csrc/*.h csrc/*.cc tests/csrc/*.cc tests/fake_cuda/*.h tests/fake_cuda/*.cc
+find csrc tests/csrc tests/fake_cuda -name "*.cc" -o -name "*.h" | xargs clang-format --dry-run -Werror
 pytest "$@"

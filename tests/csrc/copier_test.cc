@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "host/copier.h"
+
 #include <algorithm>
 #include <set>
 
-#include "chosen_experts.h"
-#include "host_copier.h"
+#include "copy/chosen_experts.h"
+#include "memory/view.h"
 #include "support.h"
-#include "view.h"
 
 namespace dwdp {
 namespace {

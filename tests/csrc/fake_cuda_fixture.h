@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_api.h"
+#include "cuda/api.h"
 #include "fake_cuda.h"
 
 // Entry points that dwdp doesn't use, at the versions of their signatures.

@@ -8,8 +8,8 @@
 
 #include <cstring>
 
+#include "memory/view.h"
 #include "support.h"
-#include "view.h"
 
 namespace dwdp {
 namespace {

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "block.h"
-#include "error.h"
-#include "host_driver.h"
+#include "base/error.h"
+#include "host/driver.h"
+#include "memory/block.h"
 
 namespace dwdp {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-#include "view.h"
+#include "memory/view.h"
 
 #include <signal.h>
 

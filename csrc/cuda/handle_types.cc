@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "cuda/handle_types.h"
+
+#include <algorithm>
+
+namespace dwdp {
+namespace {
+
+constexpr char kImexAdvice[] =
+    "fabric handles need nvidia-imex on every host, and an IMEX channel that this user can open "
+    "(/dev/nvidia-caps-imex-channels)";
+
+unsigned Flag(HandleType type) {
+  return type == HandleType::kFabric ? CU_MEM_HANDLE_TYPE_FABRIC
+                                     : CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+}
+
+// A full GPU says nothing about what it can do.
+std::string DescribeTrial(const CudaApi& api, CUresult result, const std::string& symbol) {
+  const std::string call = symbol + " of a page with a fabric handle";
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) api.Check(result, call);
+  return api.Describe(result, call, kImexAdvice);
+}
+
+// Makes and exports a page as memory will be made: for these types, fabric handles among them.
+std::optional<std::string> TryFabric(const CudaContext& context, const HandleObstacles& obstacles) {
+  const CudaApi& api = context.api();
+  const CudaScope scope(context);
+  const CUmemAllocationProp wanted = ShareableProperties(context.ordinal(), obstacles);
+  std::size_t num_bytes = 0;
+  const CUresult measured =
+      api.cuMemGetAllocationGranularity(&num_bytes, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+  if (measured != CUDA_SUCCESS)
+    return DescribeTrial(api, measured, "cuMemGetAllocationGranularity");
+  CUmemGenericAllocationHandle page = 0;
+  const CUresult made = api.cuMemCreate(&page, num_bytes, &wanted, 0);
+  if (made != CUDA_SUCCESS) return DescribeTrial(api, made, "cuMemCreate");
+  CUmemFabricHandle handle = {};
+  const CUresult exported =
+      api.cuMemExportToShareableHandle(&handle, page, CU_MEM_HANDLE_TYPE_FABRIC, 0);
+  api.cuMemRelease(page);
+  if (exported == CUDA_SUCCESS) return std::nullopt;
+  return DescribeTrial(api, exported, "cuMemExportToShareableHandle");
+}
+
+}  // namespace
+
+HandleObstacles FindHandleObstacles(const CudaContext& context) {
+  HandleObstacles found;
+  found[HandleType::kFileDescriptor] = FindAttributeObstacle(
+      context, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
+      "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED");
+  std::optional<std::string>& fabric = found[HandleType::kFabric];
+  fabric = FindAttributeObstacle(context, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED,
+                                 "HANDLE_TYPE_FABRIC_SUPPORTED");
+  if (!fabric) fabric = TryFabric(context, found);
+  return found;
+}
+
+// A driver that is older than an attribute calls it an invalid value.
+std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
+                                                 CUdevice_attribute attribute,
+                                                 const std::string& name) {
+  int value = 0;
+  const CUresult result = context.api().cuDeviceGetAttribute(&value, attribute, context.device());
+  if (result != CUDA_ERROR_INVALID_VALUE) {
+    context.api().Check(result, "cuDeviceGetAttribute(" + name + ")");
+  }
+  if (value != 0) return std::nullopt;
+  return "expected GPU " + std::to_string(context.ordinal()) + " to have CU_DEVICE_ATTRIBUTE_" +
+         name + ", got none";
+}
+
+CUmemAllocationProp LocalProperties(int ordinal) {
+  CUmemAllocationProp wanted = {};
+  wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_NONE;
+  wanted.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = ordinal};
+  return wanted;
+}
+
+std::optional<std::string> FindHostObstacle(const CudaContext& context) {
+  return FindAttributeObstacle(context,
+                               CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                               "HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED");
+}
+
+// A host without NUMA has node -1, which the driver doesn't take: its memory is node 0.
+CUmemAllocationProp HostProperties(const CudaContext& context) {
+  int node = 0;
+  context.api().Check(
+      context.api().cuDeviceGetAttribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, context.device()),
+      "cuDeviceGetAttribute(HOST_NUMA_ID)");
+  CUmemAllocationProp wanted = LocalProperties(context.ordinal());
+  wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  wanted.location = {.type = CU_MEM_LOCATION_TYPE_HOST_NUMA, .id = std::max(node, 0)};
+  return wanted;
+}
+
+CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles) {
+  unsigned types = 0;
+  for (const auto& [type, obstacle] : obstacles) {
+    if (!obstacle) types |= Flag(type);
+  }
+  CUmemAllocationProp wanted = LocalProperties(ordinal);
+  wanted.requestedHandleTypes = static_cast<CUmemAllocationHandleType>(types);
+  return wanted;
+}
+
+}  // namespace dwdp

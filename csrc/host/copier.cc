@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+#include "host/copier.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace dwdp {
+namespace {
+
+void BindTo(std::jthread& thread, const std::vector<int>& cores) {
+  if (cores.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : cores) CPU_SET(static_cast<std::size_t>(core), &set);
+  errno = ::pthread_setaffinity_np(thread.native_handle(), sizeof(set), &set);
+  if (errno != 0) ThrowErrno("binding a copier's thread to its cores");
+}
+
+}  // namespace
+
+HostCopier::HostCopier(std::size_t num_threads, const std::vector<int>& cores) {
+  Require(num_threads > 0, "expected at least one thread to copy with, got none");
+  try {
+    for (std::size_t i = 0; i < num_threads; ++i) {
+      threads_.emplace_back([this] { Work(); });
+      ::pthread_setname_np(threads_.back().native_handle(), "dwdp-copier");
+      BindTo(threads_.back(), cores);
+    }
+  } catch (...) {
+    {
+      const std::lock_guard lock(mutex_);
+      is_stopping_ = true;
+    }
+    has_work_.notify_all();
+    threads_.clear();
+    throw;
+  }
+}
+
+HostCopier::~HostCopier() {
+  {
+    const std::lock_guard lock(mutex_);
+    is_stopping_ = true;
+  }
+  has_work_.notify_all();
+  threads_.clear();  // joins
+}
+
+Copier::Ticket HostCopier::Submit(std::shared_ptr<const CopyList> list, Stream) {
+  const std::lock_guard lock(mutex_);
+  jobs_.push_back({.ticket = ++num_submitted_, .list = std::move(list)});
+  EndJobs();  // an empty list is done at once
+  has_work_.notify_all();
+  return num_submitted_;
+}
+
+void HostCopier::Cancel(Ticket ticket) {
+  const std::lock_guard lock(mutex_);
+  const auto job = std::ranges::find(jobs_, ticket, &Job::ticket);
+  if (job == jobs_.end()) return;
+  if (job->round == 0 && job->num_begun == 0) {  // whoever waits for it waits for no other
+    jobs_.erase(job);
+    dropped_.insert(ticket);
+    has_ended_.notify_all();
+    has_work_.notify_all();
+  } else {
+    job->is_cancelled = true;
+  }
+  EndJobs();
+}
+
+void HostCopier::Wait(Ticket ticket, Stream) {
+  std::unique_lock lock(mutex_);
+  Require(ticket <= num_submitted_, "expected the ticket of something submitted, got " +
+                                        std::to_string(ticket) + " of " +
+                                        std::to_string(num_submitted_));
+  has_ended_.wait(lock, [&] { return HasEnded(ticket); });
+}
+
+bool HostCopier::IsDone(Ticket ticket) const {
+  const std::lock_guard lock(mutex_);
+  return HasEnded(ticket);
+}
+
+void HostCopier::Drain() {
+  std::unique_lock lock(mutex_);
+  has_ended_.wait(lock, [this] { return jobs_.empty(); });
+}
+
+std::optional<Copier::Progress> HostCopier::FirstUnderWay() {
+  const std::lock_guard lock(mutex_);
+  if (jobs_.empty()) return std::nullopt;
+  const Job& job = jobs_.front();
+  Progress progress{.ticket = job.ticket, .layer = job.list->layer, .num_ended = job.num_ended};
+  for (std::size_t i = 0; i < job.round; ++i) progress.num_ended += job.list->rounds[i].size();
+  progress.has_begun = job.num_begun > 0 || progress.num_ended > 0;
+  return progress;
+}
+
+void HostCopier::Work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    has_work_.wait(lock, [this] { return is_stopping_ || HasCopy(); });
+    if (is_stopping_) return;
+    Job& job = jobs_.front();
+    const Copy copy = job.list->rounds[job.round][job.num_begun++];
+    lock.unlock();
+    std::memcpy(copy.destination, copy.source, copy.num_bytes);
+    lock.lock();
+    EndCopy();
+  }
+}
+
+bool HostCopier::HasCopy() const {
+  if (jobs_.empty() || jobs_.front().is_cancelled) return false;
+  return jobs_.front().num_begun < jobs_.front().list->rounds[jobs_.front().round].size();
+}
+
+// A job stays in front while one of its copies runs, so this is its end.
+void HostCopier::EndCopy() {
+  Job& job = jobs_.front();
+  ++job.num_ended;
+  EndJobs();
+  has_work_.notify_all();
+}
+
+// Moves on to the next round, or job, that has something left to copy.
+void HostCopier::EndJobs() {
+  while (!jobs_.empty()) {
+    Job& job = jobs_.front();
+    if (job.num_ended < job.num_begun) return;
+    const auto& rounds = job.list->rounds;
+    const bool has_left = job.round < rounds.size() && job.num_begun < rounds[job.round].size();
+    if (has_left && !job.is_cancelled) return;
+    job.num_begun = job.num_ended = 0;
+    if (!job.is_cancelled && ++job.round < rounds.size()) continue;
+    num_done_ = job.ticket;
+    dropped_.erase(dropped_.begin(), dropped_.upper_bound(num_done_));
+    jobs_.pop_front();
+    has_ended_.notify_all();
+  }
+}
+
+}  // namespace dwdp
