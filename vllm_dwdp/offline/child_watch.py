@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm_dwdp.engine.request_path import EngineDeadError
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import re
 
 import msgspec
 from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from vllm_dwdp.engine.request_path import EngineCoreRequest, MsgpackDecoder, MsgpackEncoder
 
 
 class EngineWire:

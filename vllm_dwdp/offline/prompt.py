@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from vllm import PoolingParams, SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq
+
+from vllm_dwdp.engine.request_path import conversation_to_seq, prompt_to_seq
 
 PER_PROMPT_OPTIONS = ("lora_request", "priority")
 """Options of vllm.LLM.generate that may be sequences with one value for each prompt."""

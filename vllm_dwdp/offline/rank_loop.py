@@ -6,8 +6,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine.exceptions import EngineDeadError
 
+from vllm_dwdp.engine.request_path import EngineDeadError
 from vllm_dwdp.offline.parcels import Answer, refusal, result, unpacked
 from vllm_dwdp.offline.prompt import RenderedPrompt
 from vllm_dwdp.offline.prompt_renderer import PromptRenderer, can_be_sent

@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm.config import ParallelConfig
 
-from vllm_dwdp.engine.worker.parent_watch import end_with_parent, end_workers
+from vllm_dwdp.engine.parent_watch import end_with_parent, end_workers
 
 API_SERVERS = ("ApiServer_", "APIServer_")
 """How vLLM names the processes that are front-ends and have a parent of vLLM's."""

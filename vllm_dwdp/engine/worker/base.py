@@ -14,8 +14,8 @@ from vllm.v1.worker.worker_base import WorkerBase
 from vllm_dwdp.engine.moe.loader import use_dwdp_loader
 from vllm_dwdp.engine.moe.read_only import refuse_call, refuse_save
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.parent_watch import end_with_parent
 from vllm_dwdp.engine.setup import last_words, settings
-from vllm_dwdp.engine.worker.parent_watch import end_with_parent
 from vllm_dwdp.engine.worker.sharing import ExpertSharing
 
 WRITING_RPCS = (

@@ -19,8 +19,8 @@ from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.experts_op import InPlace, install
 from vllm_dwdp.engine.moe.graph_fence import GraphFence
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.worker.fetch_costs import FetchCosts, RunStep
-from vllm_dwdp.engine.worker.parent_watch import end_for_good
 from vllm_dwdp.fetch.busy_log import BusyLog
 from vllm_dwdp.fetch.choice import StepSizes, policy_for, report, warn_of_captured
 from vllm_dwdp.fetch.copy_watch import CopiedSlice, CopyWatch
