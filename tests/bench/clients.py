@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments import Deployment
-from server import Server
+from support.server import Server
 from vllm.benchmarks.serve import add_cli_args, main_async
 
 NUM_CLIENTS = 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from server import Server
+from support.server import Server
 
 KV_CACHE_BYTES = 512 << 20
 """Of each engine: room for several times what the clients have under way, all engines together."""

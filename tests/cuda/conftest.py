@@ -5,7 +5,7 @@
 import gc
 
 import pytest
-from fake_cuda import FakeCuda, num_memory_files
+from support.fake_cuda import FakeCuda, num_memory_files
 
 
 @pytest.fixture(scope="session")

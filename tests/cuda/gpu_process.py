@@ -12,14 +12,16 @@ import gc
 import json
 import os
 import sys
+from pathlib import Path
 
 job = json.loads(sys.argv[1])
 for name, variable in (("visible", "CUDA_VISIBLE_DEVICES"), ("fabric", "FAKE_CUDA_FABRIC")):
     if job.get(name) is not None:
         os.environ[variable] = job[name]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fake_cuda import FakeCuda, num_memory_files  # noqa: E402
-from gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
+from support.fake_cuda import FakeCuda, num_memory_files  # noqa: E402
+from support.gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
 
 from vllm_dwdp.config import FetchMode  # noqa: E402
 from vllm_dwdp.group.handover.peer_probe import PeerProbe  # noqa: E402

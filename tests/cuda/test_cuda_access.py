@@ -4,8 +4,8 @@
 
 import pytest
 import torch
-from fake_cuda import OUT_OF_MEMORY, bytes_of
-from gpu_ranks import make_ranks
+from support.fake_cuda import OUT_OF_MEMORY, bytes_of
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError, HandleType
 

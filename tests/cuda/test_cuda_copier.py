@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from gpu_ranks import make_ranks
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import CopyList, CudaCopier, DriverError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_cuda import (
+from support.fake_cuda import (
     FABRIC,
     ILLEGAL_ADDRESS,
     LIBRARY,
@@ -138,9 +138,9 @@ def test_memory_that_goes_during_a_capture_stays_mapped(fake):
     """Nobody can wait for the kernels that may read it. It stays for good, so: another process."""
     body = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import torch
-from fake_cuda import FakeCuda
+from support.fake_cuda import FakeCuda
 fake = FakeCuda()
 fake.reset()
 stream, driver = fake.make_stream(), fake.driver()

@@ -5,8 +5,8 @@
 import gc
 
 import pytest
-from fake_cuda import OUT_OF_MEMORY, num_memory_files
-from gpu_ranks import make_ranks
+from support.fake_cuda import OUT_OF_MEMORY, num_memory_files
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError, HandleType
 

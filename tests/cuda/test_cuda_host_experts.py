@@ -5,8 +5,8 @@
 import gc
 
 import pytest
-from fake_cuda import HOST_VIRTUAL_MEMORY
-from gpu_ranks import make_ranks
+from support.fake_cuda import HOST_VIRTUAL_MEMORY
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError, HostDriver
 from vllm_dwdp.config import FetchMode

@@ -4,8 +4,8 @@
 
 import time
 
-from fake_cuda import bytes_of
-from gpu_ranks import layouts_of, make_layers, make_ranks
+from support.fake_cuda import bytes_of
+from support.gpu_ranks import layouts_of, make_layers, make_ranks
 
 from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.config import FetchMode

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cuda import (
+from support.fake_cuda import (
     FABRIC,
     HOST_VIRTUAL_MEMORY,
     INVALID_DEVICE,
@@ -16,8 +16,8 @@ from fake_cuda import (
     NOT_SUPPORTED,
     POSIX_DESCRIPTORS,
 )
-from hosts import needs_hosts, on_host
-from ports import free_port
+from support.hosts import needs_hosts, on_host
+from support.ports import free_port
 
 SCRIPT = Path(__file__).parent / "gpu_process.py"
 

@@ -3,8 +3,8 @@
 """The scheduler on the CUDA path: kernels read right bytes, whatever order streams run in."""
 
 import pytest
-from fake_cuda import OUT_OF_MEMORY
-from gpu_ranks import make_ranks
+from support.fake_cuda import OUT_OF_MEMORY
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError
 from vllm_dwdp.config import FetchMode

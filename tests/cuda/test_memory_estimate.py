@@ -3,7 +3,7 @@
 """What is estimated from layouts before loading is what a rank takes in the end."""
 
 import pytest
-from gpu_ranks import adopt, layouts_of, make_layers
+from support.gpu_ranks import adopt, layouts_of, make_layers
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.layout.placement import Placement

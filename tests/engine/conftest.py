@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import leftovers
 import pytest
 import torch
 from cuda_stand_in import CUDA_STAND_IN
 from safetensors.torch import load_file, save_file
+from support import leftovers
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo_model"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-PLUGIN = (TESTS / "engine" / "fake_gpu_plugin", TESTS / "engine", TESTS / "cuda")
+PLUGIN = (TESTS / "engine" / "fake_gpu_plugin", TESTS / "engine", TESTS)
 """Where Python finds the plugin, its module, and what that imports."""
 
 CUDA_STAND_IN = {

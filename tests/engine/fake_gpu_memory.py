@@ -9,7 +9,7 @@ cuda_stand_in.py. FAKE_GPU_FULL there names a kind of memory for which rank 1's 
 import functools
 import os
 
-from fake_cuda import OUT_OF_MEMORY, FakeCuda, bytes_of
+from support.fake_cuda import OUT_OF_MEMORY, FakeCuda, bytes_of
 
 from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.device import MEMORY_OF_DEVICE, HostMemory

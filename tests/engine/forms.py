@@ -11,9 +11,9 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
-import leftovers
-from ports import free_port
-from server import Server
+from support import leftovers
+from support.ports import free_port
+from support.server import Server
 
 EAGER = ("--max-model-len", "512", "--enforce-eager")
 DWDP = (*EAGER, "--distributed-executor-backend", "dwdp")

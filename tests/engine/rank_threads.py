@@ -5,7 +5,7 @@
 import threading
 
 from layer_group import Group
-from ports import free_port
+from support.ports import free_port
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.moe.experts_op import install

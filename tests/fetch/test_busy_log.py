@@ -6,8 +6,8 @@ import logging
 import random
 import time
 
-from log_lines import log_lines
 from simulation import Simulation
+from support.log_lines import log_lines
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.busy_log import BusyLog

@@ -10,7 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from log_lines import log_lines
+from support.log_lines import log_lines
 
 from vllm_dwdp.fetch.copy_watch import NUM_LOOKS, CopiedSlice, CopyWatch
 

@@ -5,7 +5,7 @@
 import logging
 
 import pytest
-from log_lines import log_lines
+from support.log_lines import log_lines
 
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.fetch.decode_report import MAX_LINK_S, DecodeModel, report_decode

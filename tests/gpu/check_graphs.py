@@ -12,8 +12,8 @@ import time
 
 import torch
 from figures import say
-from gpu_ranks import make_ranks
 from parts import Need, part, run_parts
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy

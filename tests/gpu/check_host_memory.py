@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from figures import say
 from gpu import bytes_of, median_seconds, seconds
-from gpu_ranks import make_ranks
 from parts import Need, part, run_parts
 from rank_pair import RankPair
+from support.gpu_ranks import make_ranks
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy

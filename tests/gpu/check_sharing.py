@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from figures import say
 from parts import PATIENCE, Need, part, run_parts
-from ports import free_port
+from support.ports import free_port
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.group.handover.peer_probe import PeerProbe

@@ -5,8 +5,8 @@
 from typing import Any
 
 import torch
-from fake_cuda import FakeCuda
 from parts import Need
+from support.fake_cuda import FakeCuda
 
 from vllm_dwdp.device.waits import HostWaits
 

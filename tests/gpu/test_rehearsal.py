@@ -54,7 +54,7 @@ NOT_REHEARSED = {
 def results(tmp_path_factory):
     """What a rehearsal of all checks wrote."""
     path = tmp_path_factory.mktemp("rehearsal") / "results.md"
-    folders = [TESTS, GPU_TESTS, TESTS / "cuda"]
+    folders = [TESTS, GPU_TESTS]
     ran = subprocess.run(
         [sys.executable, str(GPU_TESTS / "suite.py"), str(path), "--rehearse", "--seconds", "550"],
         capture_output=True,

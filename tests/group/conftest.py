@@ -3,8 +3,8 @@
 """Ranks as real processes on a free port."""
 
 import pytest
-from ports import free_port
 from rank import RankProcess
+from support.ports import free_port
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import resource
 
 import psutil
 import pytest
-from fake_cuda import OUT_OF_MEMORY, FakeCuda
+from support.fake_cuda import OUT_OF_MEMORY, FakeCuda
 
 from vllm_dwdp._core import HandleType, HostDriver, OutOfResources
 from vllm_dwdp.group.handover.peer_probe import PeerProbe

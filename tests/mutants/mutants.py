@@ -17,7 +17,7 @@ class Mutant(NamedTuple):
 
 SCHEDULER = "fetch/scheduler.py"
 SIMULATED = "tests/fetch"
-LAYERS = "tests/engine/test_fetch_layers.py"
+LAYERS = "tests/engine/moe/test_fetch_layers.py"
 
 MUTANTS = (
     Mutant(

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from hosts import on_host
-from ports import free_port
+
+from support.hosts import on_host
+from support.ports import free_port
 
 READY_S = 400
 STOP_S = 60

@@ -25,7 +25,7 @@ from moe_checkpoints import change, fuse
 from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
 
-HOLD = Path(__file__).with_name("hold_experts.py")
+HOLD = Path(__file__).parents[1] / "hold_experts.py"
 MODEL = RandomMoe()
 """Little beside its experts: vLLM repacks dense weights, which needs memory of its own."""
 LOADING = re.compile(r"Worker pid=(\d+)\).*Starting to load model")

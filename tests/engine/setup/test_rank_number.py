@@ -15,7 +15,7 @@ import vllm
 import zmq
 from contract.data_parallel_uses import Use, unexplained
 from forms import EAGER, server_per_rank
-from ports import free_port
+from support.ports import free_port
 from vllm import SamplingParams
 from vllm.distributed.kv_events import KVEventBatch
 from vllm.engine.arg_utils import EngineArgs
@@ -44,7 +44,7 @@ def servers(demo_model, tmp_path_factory, kv_events_port):
     events["endpoint"] = f"tcp://*:{kv_events_port}"
     options = ["--kv-events-config", json.dumps(events)]
     options += ["--worker-extension-cls", rank_fields.EXTENSION]
-    environment = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     logs = tmp_path_factory.mktemp("servers")
     with server_per_rank(demo_model, logs, *EAGER, *options, environment=environment) as made:
         yield made
@@ -118,7 +118,7 @@ def test_seed_of_a_request_gives_the_same_text_on_every_rank(two_jobs):
 def configured(monkeypatch, *, environment=(), **options):
     for name, value in dict(environment).items():
         monkeypatch.setenv(name, value)
-    model = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
+    model = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
     return EngineArgs(
         model=model, distributed_executor_backend="dwdp", max_model_len=256, **options
     ).create_engine_config()

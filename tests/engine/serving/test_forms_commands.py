@@ -16,8 +16,8 @@ from forms import (
     owned_experts,
     supervisor,
 )
-from ports import free_port
-from server import Server
+from support.ports import free_port
+from support.server import Server
 
 VLLM = str(Path(sys.executable).with_name("vllm"))
 HALVES = ["[0, 8)", "[8, 16)"]

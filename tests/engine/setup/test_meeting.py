@@ -7,14 +7,14 @@ import pickle
 from pathlib import Path
 
 import pytest
-from ports import free_port
+from support.ports import free_port
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp.engine.setup.settings import Settings
 from vllm_dwdp.engine.worker.meeting import rendezvous
 from vllm_dwdp.group.errors import RendezvousRefused
 
-MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
+MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ import json
 import re
 import urllib.request
 
-import leftovers
 import pytest
 import torch
-from server import Server
+from support import leftovers
+from support.server import Server
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.setup.drafts import check_no_drafts

@@ -5,9 +5,9 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import leftovers
 import pytest
-from server import Server
+from support import leftovers
+from support.server import Server
 
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 SHARED = "but the dwdp group shares them read-only"

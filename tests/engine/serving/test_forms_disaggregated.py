@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 from forms import DWDP, EAGER, assert_all_end, post
-from ports import free_port
-from server import Server
+from support.ports import free_port
+from support.server import Server
 
 pytestmark = pytest.mark.slow
 TRANSFER = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from layer_group import HIDDEN, NUM_LAYERS, Group, Model, make_checkpoint
-from log_lines import log_lines
+from support.log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode

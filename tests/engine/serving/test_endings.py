@@ -8,11 +8,11 @@ import shutil
 import signal
 import time
 
-import leftovers
 import psutil
 import pytest
-from ports import free_port
-from server import Server
+from support import leftovers
+from support.ports import free_port
+from support.server import Server
 
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 TWO_RANKS = ("--data-parallel-size", "2", *OPTIONS)

@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from forms import EAGER, TWO_RANKS, assert_all_end, finished_by_engine, post
-from server import Server
+from support.server import Server
 
 EMBED = ("--runner", "pooling", "--convert", "embed", "--max-num-seqs", "1")
 PROMPTS = [f"{start} and it came to pass {n}" for n in range(16) for start in ("Emma", "The LORD")]

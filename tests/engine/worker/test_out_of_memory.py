@@ -6,10 +6,10 @@ import gc
 
 import pytest
 import torch
-from fake_cuda import OUT_OF_MEMORY, FakeCuda, num_memory_files
 from fake_gpu_memory import FakeGpuMemory
 from layer_group import Model, make_checkpoint
 from rank_threads import BOUND, MeetingGroup
+from support.fake_cuda import OUT_OF_MEMORY, FakeCuda, num_memory_files
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 

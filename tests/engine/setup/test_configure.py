@@ -28,7 +28,7 @@ from vllm_dwdp.engine.setup.configure import choose_kernel
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 
-MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
+MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 
 
 DENSE = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_experts": None}

@@ -7,9 +7,9 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from log_lines import log_lines
 from model_loading import load_rank
 from moe_checkpoints import write_family
+from support.log_lines import log_lines
 
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.worker.memory_check import MemoryCheck, Need, VllmLimits

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 from forms import assert_all_end, assert_answers_like_stock
-from hosts import needs_hosts
-from ports import free_port
-from server import Server
+from support.hosts import needs_hosts
+from support.ports import free_port
+from support.server import Server
 
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp")
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-FAMILY = Path(__file__).with_name("watched_family.py")
+FAMILY = Path(__file__).parents[1] / "watched_family.py"
 
 
 def family(*arguments):

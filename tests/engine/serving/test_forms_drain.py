@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from forms import EAGER, TWO_RANKS, assert_all_end, at_port, post, supervisor
-from ports import free_port
-from server import Server
+from support.ports import free_port
+from support.server import Server
 
 NUM_STREAMS = 4
 NUM_TOKENS = 400

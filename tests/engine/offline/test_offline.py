@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 
-import leftovers
 import numpy
 import psutil
 import pytest
 import tqdm
+from support import leftovers
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from layer_group import NUM_LAYERS, Group, Model, make_checkpoint
-from log_lines import log_lines
+from support.log_lines import log_lines
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine import core_client
 
 from vllm_dwdp.engine import compat
 
-MODEL = str(Path(__file__).resolve().parents[2] / "examples" / "demo_model")
+MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 LONGEST_S = 10 * (6 + 1)
 """timeout_s for each of the demo model's layers and once more."""
 
