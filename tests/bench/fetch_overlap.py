@@ -25,6 +25,7 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.handle import Handle
@@ -42,27 +43,23 @@ class Rank:
         driver = HostDriver(name="dwdp-bench")
         placement = Placement.make(num_experts=args.experts, dwdp_size=2)
         tensor = ExpertTensor("w13_weight", args.expert_bytes)
-        layouts = [(TensorLayout(tensor, placement, driver.granularity),)] * args.layers
+        layouts = ((TensorLayout(tensor, placement, driver.granularity),),) * args.layers
+        layout = RankLayout(layouts, 0, args.slots)
         weights = torch.ones(placement.num_experts * args.expert_bytes // 2, dtype=torch.uint8)
-        self.shards = [LocalShard(driver, layouts, rank) for rank in range(2)]
+        self.shards = [LocalShard(driver, RankLayout(layouts, rank)) for rank in range(2)]
         for shard in self.shards:
             for _ in range(args.layers):
                 shard.adopt_layer([weights.data_ptr()])
             shard.seal()
 
-        def pull(peer: int, layer_idx: int, expected: object) -> list[Handle]:
-            blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+        def take_handles(peer: int, parcel: int, expected: object) -> list[Handle]:
+            blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
             return [fd for fd, _ in blocks]
 
-        views = ExpertViews(driver, layouts, self.shards[0], 0, pull)
+        views = ExpertViews(driver, layout, self.shards[0], take_handles)
         self.direct = [views.build(layer) for layer in range(args.layers)]
-        self.slots = Slots(
-            HostDriver(name="dwdp-bench-slots"),
-            layouts,
-            rank=0,
-            num_slots=args.slots,
-            slice_bytes=args.slice_bytes,
-        )
+        slot_driver = HostDriver(name="dwdp-bench-slots")
+        self.slots = Slots(slot_driver, layout, slice_bytes=args.slice_bytes)
         chosen = functools.partial(ChosenExperts, copier)
         self.copies = [
             self.slots.copies(layer, self.direct[layer], chosen) for layer in range(args.layers)

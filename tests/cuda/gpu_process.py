@@ -30,6 +30,7 @@ from vllm_dwdp.group.meet.rendezvous import Rendezvous  # noqa: E402
 from vllm_dwdp.group.meet.store import Endpoint  # noqa: E402
 from vllm_dwdp.group.session import GroupSession  # noqa: E402
 from vllm_dwdp.layout.placement import Placement  # noqa: E402
+from vllm_dwdp.layout.rank_layout import RankLayout  # noqa: E402
 from vllm_dwdp.memory.handle import TYPE_NAMES  # noqa: E402
 
 NUM_LAYERS, NUM_EXPERTS = 3, 7
@@ -71,7 +72,8 @@ def bind(device, driver, session):
     placement = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=job["size"])
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
     layouts = layouts_of(layers, placement, driver.granularity)
-    shard = adopt(driver, layouts, layers, job["rank"])
+    layout = RankLayout(layouts, job["rank"], num_slots=2)
+    shard = adopt(driver, layout, layers)
     manifest = Manifest(
         dwdp_version="0.1.0",
         model_fingerprint="abc",
@@ -84,9 +86,9 @@ def bind(device, driver, session):
         tensors=(),
     )
     session.meet(manifest)
-    session.hand_over(shard.handles, num_layers=NUM_LAYERS + 1)
-    options = {"gpu": job["gpu"], "num_slots": 2}
-    return GpuRank(device, driver, layouts, layers, shard, job["rank"], session.layer, **options)
+    session.hand_over(shard.handles, num_parcels=layout.num_parcels)
+    take_handles = session.take_handles
+    return GpuRank(device, driver, layout, layers, shard, take_handles, gpu=job["gpu"])
 
 
 def make_device():

@@ -13,6 +13,7 @@ from vllm_dwdp.device.bandwidth import GpuProbe
 from vllm_dwdp.fetch import links
 from vllm_dwdp.fetch.links import measure_links, places_of
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 
 NUM_LAYERS, NUM_EXPERTS, NUM_RANKS = 3, 7, 3
 
@@ -23,12 +24,11 @@ def test_every_peer_of_a_gpu_has_a_figure_and_nothing_is_left(fake, monkeypatch)
     driver = fake.driver()
     placement = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=NUM_RANKS)
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
-    layouts = layouts_of(layers, placement, driver.granularity)
+    layout = RankLayout(layouts_of(layers, placement, driver.granularity), rank=0)
     probe = GpuProbe(driver, CudaCopier(driver), time.perf_counter, cache_bytes=0)
     places = places_of(
-        layouts,
+        layout,
         rank._views[FetchMode.DIRECT],
-        rank=0,
         num_bytes=2 * driver.granularity,
         bytes_of=bytes_of,
     )

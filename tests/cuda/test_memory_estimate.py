@@ -7,6 +7,7 @@ from support.gpu_ranks import adopt, layouts_of, make_layers
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
@@ -28,22 +29,22 @@ def test_estimate_is_what_a_rank_takes(fake, dwdp_size, num_experts_per_worker, 
     page = drivers[0].granularity
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, page)
     layouts = layouts_of(layers, placement, page)
-    shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
+    of_ranks = [RankLayout(layouts, rank, num_slots) for rank in range(dwdp_size)]
+    shards = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
 
-    def pull(peer, layer_idx, expected_sizes):
-        handles = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+    def take_handles(peer, parcel, expected_sizes):
+        handles = shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         return [handle for handle, _ in handles]
 
-    estimate = MemoryEstimate.make(layouts, rank=0, num_slots=num_slots, other_bytes=OTHER_BYTES)
+    estimate = MemoryEstimate.make(of_ranks[0], other_bytes=OTHER_BYTES)
     assert estimate.own == shards[0].num_block_bytes
-    views = ExpertViews(drivers[0], layouts, shards[0], 0, pull)
+    views = ExpertViews(drivers[0], of_ranks[0], shards[0], take_handles)
     direct = [views.build(i) for i in range(NUM_LAYERS)]
     assert estimate.private == views.num_private_bytes
     taken = shards[0].num_block_bytes + views.num_private_bytes + OTHER_BYTES
     assert estimate.without_slots == taken
     if num_slots and dwdp_size > 1:
-        options = {"rank": 0, "num_slots": num_slots, "slice_bytes": page}
-        slots = Slots(drivers[0], layouts, **options)
+        slots = Slots(drivers[0], of_ranks[0], slice_bytes=page)
         on_slot = [views.build_on_slot(i, slots) for i in range(NUM_LAYERS)]
         assert len(on_slot) == len(direct)
         taken += slots.num_bytes + views.num_private_bytes - estimate.private

@@ -26,6 +26,7 @@ from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
 
@@ -150,8 +151,9 @@ class Group:
         """Move a rank's experts to its memory."""
         memory = self.memories[rank]
         experts = self.models[rank].experts
-        self.layouts[rank] = [layer_layout(e, memory.driver.granularity) for e in experts]
-        self.shards[rank] = adopt(memory, experts, self.layouts[rank], rank, self.adopted.append)
+        layouts = tuple(layer_layout(e, memory.driver.granularity) for e in experts)
+        layout = self.layouts[rank] = RankLayout(layouts, rank)
+        self.shards[rank] = adopt(memory, experts, layout, self.adopted.append)
 
     @property
     def memory(self):
@@ -162,38 +164,38 @@ class Group:
     def driver(self):
         return self.memory.driver
 
-    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None, pull=None):
+    def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None, take_handles=None):
         """The rank's model, run in this mode from now on.
 
-        poison: see poison.py; pull: see ExpertViews, None: peers' handles without a session.
+        poison: see poison.py; take_handles: see ExpertViews; None: those of this group.
         """
-        layouts, memory, model = self.layouts[rank], self.memories[rank], self.models[rank]
-        views = ExpertViews(memory.driver, layouts, self.shards[rank], rank, pull or self._pull)
-        direct = [views.build(layer_idx) for layer_idx in range(len(layouts))]
-        slots = Slots(
-            memory.slot_driver, layouts, rank=rank, num_slots=num_slots, slice_bytes=SLICE_BYTES
-        )
+        layout, memory, model = self.layouts[rank], self.memories[rank], self.models[rank]
+        take_handles = take_handles or self.take_handles
+        views = ExpertViews(memory.driver, layout, self.shards[rank], take_handles)
+        direct = [views.build(layer_idx) for layer_idx in range(layout.num_layers)]
+        slots = Slots(memory.slot_driver, layout.with_slots(num_slots), slice_bytes=SLICE_BYTES)
         copier = memory.make_copier(DwdpConfig(copy_threads=2))
         for layer_idx, experts in enumerate(model.experts):
-            bind_layer(memory, experts, layouts[layer_idx], direct[layer_idx])
+            bind_layer(memory, experts, layout.layouts[layer_idx], direct[layer_idx])
             on_slot = views.build_on_slot(layer_idx, slots)
-            bind_slot(memory, experts, layouts[layer_idx], on_slot)
+            bind_slot(memory, experts, layout.layouts[layer_idx], on_slot)
         chosen = memory.make_chosen(copier, len(self.models))
         copies = [slots.copies(i, views, chosen) for i, views in enumerate(direct)]
         if poison is not None:
-            copier, copies = poison.between(copier, copies, slots, layouts)
+            copier, copies = poison.between(copier, copies, slots, layout.layouts)
         model.slots = slots
         model.scheduler = FetchScheduler(
             copies,
             num_slots=num_slots,
             copier=copier,
             policy=Policy.always(mode),
-            counters=FetchCounters(len(layouts), len(self.models)),
+            counters=FetchCounters(layout.num_layers, layout.num_ranks),
             current_stream=memory.current_stream,
         )
         install(model.experts, model.scheduler)
         return model
 
-    def _pull(self, peer, layer_idx, expected_sizes):
-        blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+    def take_handles(self, peer, parcel, expected_sizes):
+        """Those of a peer of this process, without a session."""
+        blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         return [fd for fd, _ in blocks]

@@ -56,7 +56,7 @@ class MeetingGroup(Group):
             session.try_peers(PeerProbe(memory.driver, job_rank=rank))
             self.adopt(rank)
             self._meet(session, rank)
-            self.bind(rank, FetchMode.PREFETCH, num_slots=1, pull=session.layer)
+            self.bind(rank, FetchMode.PREFETCH, num_slots=1, take_handles=session.take_handles)
             session.finish()
         except Exception as error:
             return session.abort(error)
@@ -69,11 +69,11 @@ class MeetingGroup(Group):
             model_fingerprint="abc",
             dtype="bfloat16",
             quantization="None",
-            placement=self.layouts[rank][0][0].placement.ranges,
+            placement=self.layouts[rank].placement.ranges,
             host_experts=0,
             memory_kind=driver.kind,
             granularity=driver.granularity,
             tensors=(),
         )
         session.meet(manifest)
-        session.hand_over(self.shards[rank].handles, num_layers=len(self.layouts[rank]) + 1)
+        session.hand_over(self.shards[rank].handles, num_parcels=self.layouts[rank].num_parcels)

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from vllm_dwdp.engine.worker.base import parent_watch
+from vllm_dwdp.engine import parent_watch
 
 CONTEXT = multiprocessing.get_context("spawn")
 

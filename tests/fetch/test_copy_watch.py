@@ -94,7 +94,7 @@ def test_rank_ends_with_the_sentence_in_its_log():
 HANGING_RANK = """
 import signal, time
 from types import SimpleNamespace
-from vllm_dwdp.engine.worker.base import parent_watch
+from vllm_dwdp.engine import parent_watch
 from vllm_dwdp.fetch.copy_watch import CopyWatch
 parent_watch.GRACE_S = 1
 signal.signal(signal.SIGTERM, lambda *_: None)

@@ -14,11 +14,11 @@ from vllm_dwdp.fetch.links import (
     Links,
     PeerLink,
     Places,
-    bytes_by_peer,
     measure_links,
     places_of,
 )
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 
 PAGE = 4096
@@ -105,24 +105,26 @@ def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
     """Two layers; where one has too little of a peer, the next one adds to it."""
     placement = Placement.make(num_experts=4, dwdp_size=4)
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
+    layout = RankLayout((layer,) * 2, rank=1)
     views = [[torch.zeros(8 * PAGE, dtype=torch.uint8)] for _ in range(2)]
-    found = places_of([layer] * 2, views, rank=1, num_bytes=3 * PAGE, bytes_of=lambda view: view)
+    found = places_of(layout, views, num_bytes=3 * PAGE, bytes_of=lambda view: view)
     assert sorted(found.over_links) == [0, 2, 3]
     for parts in (found.own, *found.over_links.values()):
         assert [part.nbytes for part in parts] == [2 * PAGE, PAGE]
-    missing = bytes_by_peer([layer] * 2, rank=1, num_ranks=4)
+    missing = layout.bytes_by_peer()
     assert missing == [4 * PAGE, 0, 4 * PAGE, 4 * PAGE], "its own is where it reads fastest"
 
 
 def test_own_experts_in_host_memory_are_a_link_of_their_own():
     placement = Placement.make(num_experts=8, dwdp_size=2, host_experts=1)
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
+    layout = RankLayout((layer,), rank=1)
     views = [[torch.zeros(16 * PAGE, dtype=torch.uint8)]]
-    found = places_of([layer], views, rank=1, num_bytes=99 * PAGE, bytes_of=lambda view: view)
+    found = places_of(layout, views, num_bytes=99 * PAGE, bytes_of=lambda view: view)
     sizes = {owner: sum(p.nbytes for p in parts) for owner, parts in found.over_links.items()}
     assert sizes == {0: 8 * PAGE, 1: 2 * PAGE}, "of rank 0, and of its own host"
     assert sum(part.nbytes for part in found.own) == 6 * PAGE
-    missing = bytes_by_peer([layer], rank=1, num_ranks=2)
+    missing = layout.bytes_by_peer()
     assert missing == [8 * PAGE, 2 * PAGE]
     measured = Links(rank=1, own=9e9, peers={0: PeerLink(4e9, 8e9), 1: PeerLink(1e9, 2e9)})
     both = measured.bandwidths(missing)

@@ -10,6 +10,7 @@ from figures import say
 from parts import Need, part, run_parts
 
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
 
@@ -46,7 +47,7 @@ def adopt(device):
     layer_bytes = sum(tensor.nbytes for tensor in loaded[0])
     torch.cuda.empty_cache()
     before = used_bytes()
-    shard = LocalShard(driver, [layout] * NUM_LAYERS, 0)
+    shard = LocalShard(driver, RankLayout((layout,) * NUM_LAYERS, rank=0))
     extra = []
     for tensors in loaded:
         shard.adopt_layer([tensor.data_ptr() for tensor in tensors])

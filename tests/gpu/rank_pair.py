@@ -5,6 +5,7 @@
 With dwdp_size 1 it is alone, and misses what lies in host memory.
 """
 
+import dataclasses
 import time
 
 import torch
@@ -16,7 +17,7 @@ from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.copies import gpu_slice_bytes
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.layout.slots import missing_bytes
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -55,23 +56,21 @@ class RankPair:
             TensorLayout(ExpertTensor(name, row_bytes), placement, self.driver.granularity)
             for name, row_bytes in rows.items()
         )
-        self.layouts = [layout] * num_layers
-        shards = [self._adopt(rank, placement) for rank in range(dwdp_size)]
+        self.layout = RankLayout((layout,) * num_layers, 0, num_slots)
+        shards = [self._adopt(rank) for rank in range(dwdp_size)]
 
-        def pull(peer, layer_idx, expected_sizes):
-            blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+        def take_handles(peer, parcel, expected_sizes):
+            blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
             return [fd for fd, _ in blocks]
 
         start = time.perf_counter()
-        views = ExpertViews(self.driver, self.layouts, shards[0], 0, pull)
+        views = ExpertViews(self.driver, self.layout, shards[0], take_handles)
         self.direct = [views.build(i) for i in range(num_layers)]
         self.seconds_to_attach = time.perf_counter() - start
-        missing = max(missing_bytes(one, i, rank=0) for i, one in enumerate(self.layouts))
+        missing = max(map(self.layout.missing_bytes, range(num_layers)))
         self.slots = Slots(
             self.driver,
-            self.layouts,
-            rank=0,
-            num_slots=num_slots,
+            self.layout,
             slice_bytes=slice_bytes or gpu_slice_bytes(missing),
         )
         self.on_slot = [views.build_on_slot(i, self.slots) for i in range(num_layers)]
@@ -96,9 +95,9 @@ class RankPair:
     def make_scheduler(self, make_chosen=lambda experts, num_peers: None, **options):
         """options: of the copier. make_chosen: see Slots.copies; by default nothing is chosen."""
         self.copier = CudaCopier(self.driver, **options)
-        num_layers = len(self.layouts)
+        num_layers = self.layout.num_layers
         self.copies = [self.slots.copies(i, self.direct[i], make_chosen) for i in range(num_layers)]
-        self.counters = FetchCounters(num_layers, self.layouts[0][0].placement.dwdp_size)
+        self.counters = FetchCounters(num_layers, self.layout.num_ranks)
         self.scheduler = FetchScheduler(
             self.copies,
             num_slots=self.slots.num_slots,
@@ -119,10 +118,10 @@ class RankPair:
         shown = zip(views[layer_idx], self.weights[layer_idx].items(), strict=True)
         return {name: _like(view, weight) for view, (name, weight) in shown}
 
-    def _adopt(self, rank, placement):
-        shard = LocalShard(self.driver, self.layouts, rank)
-        local = placement.local_experts(rank)
-        for layer_idx, layout in enumerate(self.layouts):
+    def _adopt(self, rank):
+        shard = LocalShard(self.driver, dataclasses.replace(self.layout, rank=rank))
+        local = self.layout.placement.local_experts(rank)
+        for layer_idx, layout in enumerate(self.layout.layouts):
             if self.weights:
                 weights = self.weights[layer_idx].values()
                 rows = [w[local.start : local.stop].contiguous() for w in weights]

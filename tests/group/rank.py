@@ -100,7 +100,7 @@ def _start_up(job, say):
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
         session.meet(manifest)
-        session.hand_over(lambda handle_type, layer_idx: [_memory_file(job)], num_layers=1)
+        session.hand_over(lambda handle_type, layer_idx: [_memory_file(job)], num_parcels=1)
         say("met")
         time.sleep(job.get("bind_s", 0))
         _take_all(session, job)
@@ -138,7 +138,7 @@ def _take_all(session, job):
     dwdp_rank, first = job["rank"] % job["dwdp_size"], job["rank"] // job["dwdp_size"]
     for peer in range(job["dwdp_size"]):
         if peer != dwdp_rank:
-            (fd,) = session.layer(peer, 0, [BLOCK_BYTES])
+            (fd,) = session.take_handles(peer, 0, [BLOCK_BYTES])
             assert os.pread(fd, 16, 0) == b"rank %d" % (first * job["dwdp_size"] + peer)
             os.close(fd)
 

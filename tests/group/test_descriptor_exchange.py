@@ -27,7 +27,7 @@ def memory_files(layer_idx, count=2):
 
 @pytest.fixture
 def server():
-    made = DescriptorServer(memory_files, num_layers=NUM_LAYERS)
+    made = DescriptorServer(memory_files, num_parcels=NUM_LAYERS)
     yield made
     made.close()
 
@@ -40,7 +40,7 @@ def client_of(server):
 
 def check_serves_a_good_client(server):
     with client_of(server) as client:
-        fds = client.layer(1, [8192, 12288])
+        fds = client.take_handles(1, [8192, 12288])
         names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
         assert not any(os.get_inheritable(fd) for fd in fds)
         for fd in fds:
@@ -62,7 +62,7 @@ def num_descriptors():
     return counts[-1]
 
 
-def request(magic=wire.MAGIC, version=wire.VERSION, kind=wire.LAYER, layer_idx=0, token=None):
+def request(magic=wire.MAGIC, version=wire.VERSION, kind=wire.PARCEL, layer_idx=0, token=None):
     return struct.pack("!4sHHi32s", magic, version, kind, layer_idx, token or bytes(32))
 
 
@@ -122,9 +122,9 @@ def test_flood_of_silent_connections_does_not_starve_a_client(server):
 
 
 def test_more_files_than_one_message_holds_arrive_in_order():
-    server = DescriptorServer(lambda layer_idx: memory_files(layer_idx, 600), num_layers=1)
+    server = DescriptorServer(lambda layer_idx: memory_files(layer_idx, 600), num_parcels=1)
     with client_of(server) as client:
-        fds = client.layer(0, [4096 * (1 + i) for i in range(600)])
+        fds = client.take_handles(0, [4096 * (1 + i) for i in range(600)])
         for fd in fds:
             os.close(fd)
     server.close()
@@ -133,7 +133,7 @@ def test_more_files_than_one_message_holds_arrive_in_order():
 def test_other_blocks_than_expected_are_refused_and_closed(server):
     with client_of(server) as client:
         with pytest.raises(ExchangeRefused, match="rank 1: expected blocks of"):
-            client.layer(0, [4096])
+            client.take_handles(0, [4096])
         num_descriptors()
         assert open_memory_files() == []
 

@@ -58,19 +58,19 @@ def open_exchanges(port):
 def test_every_rank_gets_every_layers_handles(open_exchanges):
     for rank, exchange in enumerate(open_exchanges(offer, offer)):
         for layer_idx, handle in enumerate(HANDLES):
-            assert exchange.layer(1 - rank, layer_idx, [4096 * (layer_idx + 1)]) == [handle]
+            assert exchange.take_handles(1 - rank, layer_idx, [4096 * (layer_idx + 1)]) == [handle]
 
 
 def test_blocks_of_another_size_are_refused(open_exchanges):
     exchange, _ = open_exchanges(offer, offer)
     with pytest.raises(ExchangeRefused, match=r"dwdp rank 1: expected blocks of \[1\] bytes, got"):
-        exchange.layer(1, 0, [1])
+        exchange.take_handles(1, 0, [1])
     with pytest.raises(ExchangeRefused, match="expected blocks of"):
-        exchange.layer(1, 0, [4096, 4096])
+        exchange.take_handles(1, 0, [4096, 4096])
 
 
 def test_peer_that_cannot_export_says_why(open_exchanges):
     exchanges = open_exchanges(offer, refuse)
     with pytest.raises(ExchangeRefused, match="dwdp rank 1: the peer refused: no handle today"):
-        exchanges[0].layer(1, 0, [4096])
-    assert exchanges[1].layer(0, 0, [4096]) == [HANDLES[0]]
+        exchanges[0].take_handles(1, 0, [4096])
+    assert exchanges[1].take_handles(0, 0, [4096]) == [HANDLES[0]]

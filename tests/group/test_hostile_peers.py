@@ -31,7 +31,7 @@ def memory_files(layer_idx):
 
 @pytest.fixture
 def server():
-    made = DescriptorServer(memory_files, num_layers=1)
+    made = DescriptorServer(memory_files, num_parcels=1)
     yield made
     made.close()
 
@@ -45,7 +45,7 @@ def raw_connection(server):
 
 def take_layer(server, timeout_s=5):
     with DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=timeout_s) as client:
-        fds = client.layer(0, SIZES)
+        fds = client.take_handles(0, SIZES)
     for fd in fds:
         os.close(fd)
     return len(fds)
@@ -108,7 +108,7 @@ def test_connections_that_open_and_close_at_once_do_no_harm(server):
 def test_proven_client_survives_a_flood_of_silent_connections(server):
     with DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=5) as client:
         flood = [raw_connection(server) for _ in range(600)]
-        for fd in client.layer(0, SIZES):
+        for fd in client.take_handles(0, SIZES):
             os.close(fd)
         for peer in flood:
             peer.close()
@@ -143,7 +143,7 @@ def test_failing_source_is_a_refusal_with_its_reason_and_a_warning(caplog):
     def fail(layer_idx):
         raise ValueError("no such block")
 
-    server = DescriptorServer(fail, num_layers=1)
+    server = DescriptorServer(fail, num_parcels=1)
     with (
         caplog.at_level(logging.WARNING, logger="vllm.dwdp"),
         pytest.raises(ExchangeRefused, match="rank 1: the peer refused: no such block"),
@@ -166,7 +166,7 @@ def test_client_short_of_descriptors_names_the_limit_and_keeps_none(server):
             os.close(lowest)
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, lowest + 100))
             try:
-                client.layer(0, SIZES)
+                client.take_handles(0, SIZES)
             except ExchangeRefused as error:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 100, lowest + 100))
                 kept = set(os.listdir("/proc/self/fd")) - before
@@ -220,18 +220,18 @@ def test_another_process_namespace_is_refused(server):
 def test_descriptors_in_flight_over_the_users_limit_are_waited_for():
     def run():
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-        server = DescriptorServer(memory_files, num_layers=1)
+        server = DescriptorServer(memory_files, num_parcels=1)
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with left, DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=1) as client:
             with contextlib.suppress(OSError):
                 while True:
                     socket.send_fds(left, [b"x"], [0])
             try:
-                client.layer(0, SIZES)
+                client.take_handles(0, SIZES)
             except ExchangeRefused as error:
                 busy = str(error)
             right.close()
-            for fd in client.layer(0, SIZES):
+            for fd in client.take_handles(0, SIZES):
                 os.close(fd)
         server.close()
         return busy
@@ -244,7 +244,7 @@ def test_descriptors_in_flight_over_the_users_limit_are_waited_for():
 def test_directory_goes_with_the_interpreter(ending):
     script = (
         "from vllm_dwdp.group.handover.descriptor.server import DescriptorServer\n"
-        "server = DescriptorServer(lambda layer_idx: [], num_layers=1)\n"
+        "server = DescriptorServer(lambda layer_idx: [], num_parcels=1)\n"
         f"print(server.path, flush=True)\n{ending}"
     )
     ended = subprocess.run(

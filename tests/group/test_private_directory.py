@@ -22,7 +22,7 @@ needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="needs mounts of its own
 SERVE = """
 import time
 from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
-server = DescriptorServer(lambda layer_idx: [], num_layers=1)
+server = DescriptorServer(lambda layer_idx: [], num_parcels=1)
 print(server.path, flush=True)
 time.sleep(60)
 """
@@ -40,7 +40,7 @@ def folder(monkeypatch):
 
 def serving_directory():
     """Where a server makes its socket, once a client has reached it."""
-    server = DescriptorServer(lambda layer_idx: [], num_layers=1)
+    server = DescriptorServer(lambda layer_idx: [], num_parcels=1)
     DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=5).close()
     server.close()
     return Path(server.path).parent.parent
@@ -53,7 +53,7 @@ def test_directory_of_a_killed_rank_is_removed_by_the_next_and_a_living_ones_is_
     ranks[1].send_signal(signal.SIGKILL)
     ranks[1].wait()
     assert {living, killed} == set(folder.iterdir())
-    server = DescriptorServer(lambda layer_idx: [], num_layers=1)
+    server = DescriptorServer(lambda layer_idx: [], num_parcels=1)
     assert {living, Path(server.path).parent} == set(folder.iterdir())
     server.close()
     ranks[0].kill()

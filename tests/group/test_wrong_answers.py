@@ -65,7 +65,7 @@ def test_wrong_answer_is_named_and_nothing_is_kept(listener, kind):
     path = listener.getsockname()
     with DescriptorClient(path, bytes(32), peer_rank=3, timeout_s=5) as client:
         with pytest.raises(ExchangeRefused, match=message) as caught:
-            client.layer(0, SIZES)
+            client.take_handles(0, SIZES)
         assert "dwdp rank 3" in str(caught.value)
     thread.join()
     assert len(os.listdir("/proc/self/fd")) <= before

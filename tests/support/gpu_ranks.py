@@ -16,6 +16,7 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -39,19 +40,19 @@ def make_layers(num_layers, num_experts, page):
 
 
 def layouts_of(layers, placement, granularity):
-    return [
+    return tuple(
         tuple(
             TensorLayout(ExpertTensor(name, t[0].nbytes), placement, granularity)
             for name, t in tensors.items()
         )
         for tensors in layers
-    ]
+    )
 
 
-def adopt(driver, layouts, layers, rank):
-    shard = LocalShard(driver, layouts, rank)
-    for layer_idx, tensors in enumerate(layers):
-        local = layouts[layer_idx][0].placement.local_experts(rank)
+def adopt(driver, layout, layers):
+    shard = LocalShard(driver, layout)
+    local = layout.placement.local_experts(layout.rank)
+    for tensors in layers:
         rows = [t[local.start : local.stop].clone() for t in tensors.values()]
         shard.adopt_layer([row.data_ptr() for row in rows])
     shard.seal()
@@ -59,26 +60,18 @@ def adopt(driver, layouts, layers, rank):
 
 
 class GpuRank:
-    """One rank that has met its peers. gpu: that of its driver; pull: see ExpertViews."""
+    """One rank that has met its peers. gpu: that of its driver; take_handles: see ExpertViews."""
 
-    def __init__(
-        self, device, driver, layouts, layers, shard, rank, pull, *, gpu, num_slots, **options
-    ):
+    def __init__(self, device, driver, layout, layers, shard, take_handles, *, gpu, **options):
         self._device = device
         self._layers = layers
         self.driver = driver
         self.stream = device.make_stream(gpu)
         weakref.finalize(self, device.destroy_stream, self.stream)
-        views = ExpertViews(driver, layouts, shard, rank, pull)
+        views = ExpertViews(driver, layout, shard, take_handles)
         indices = range(len(layers))
         direct = [views.build(i) for i in indices]
-        self.slots = Slots(
-            driver,
-            layouts,
-            rank=rank,
-            num_slots=num_slots,
-            slice_bytes=2 * driver.granularity,
-        )
+        self.slots = Slots(driver, layout, slice_bytes=2 * driver.granularity)
         on_slot = [views.build_on_slot(i, self.slots) for i in indices]
         self._views = {
             FetchMode.DIRECT: direct,
@@ -86,12 +79,11 @@ class GpuRank:
             FetchMode.SELECTIVE: on_slot,
         }
         copier = CudaCopier(driver, **options)
-        num_peers = layouts[0][0].placement.dwdp_size
-        self.counters = FetchCounters(len(layers), num_peers)
-        chosen = device.make_chosen(copier, num_peers)
+        self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
+        chosen = device.make_chosen(copier, layout.num_ranks)
         self.scheduler = FetchScheduler(
             [self.slots.copies(i, direct[i], chosen) for i in indices],
-            num_slots=num_slots,
+            num_slots=layout.num_slots,
             copier=copier,
             policy=Policy.always(FetchMode.PREFETCH),
             counters=self.counters,
@@ -157,22 +149,21 @@ def make_ranks(
     page = drivers[0].granularity
     layers = make_layers(num_layers, num_experts, page)
     layouts = layouts_of(layers, placement, page)
-    shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
+    of_ranks = [RankLayout(layouts, rank, num_slots) for rank in range(dwdp_size)]
+    shards = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
 
-    def pull(peer, layer_idx, expected_sizes):
-        return [handle for handle, _ in shards[peer].handles(handle_type, layer_idx)]
+    def take_handles(peer, parcel, expected_sizes):
+        return [handle for handle, _ in shards[peer].handles(handle_type, parcel)]
 
     return [
         GpuRank(
             device,
             drivers[rank],
-            layouts,
+            of_ranks[rank],
             layers,
             shards[rank],
-            rank,
-            pull,
+            take_handles,
             gpu=rank,
-            num_slots=num_slots,
             **options,
         )
         for rank in range(dwdp_size)

@@ -17,6 +17,7 @@ from vllm_dwdp.layout.copies import (
     gpu_slice_bytes,
 )
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.slots import SlotLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 
@@ -41,6 +42,11 @@ def models(draw):
             tuple(TensorLayout(ExpertTensor(f"t{r}", r), placement, GRANULARITY) for r in rows)
         )
     return layers, draw(st.integers(0, dwdp_size - 1)), dwdp_size
+
+
+def one_slot(layers, rank):
+    """One slot that serves all layers."""
+    return RankLayout(tuple(layers), rank, num_slots=1).slot_layout(0)
 
 
 def missing_bytes(layer, layer_idx, rank):
@@ -68,10 +74,10 @@ def view_bytes(piece):
 @given(models(), st.integers(1, 300))
 def test_plan_covers_all_missing_bytes_once_and_reads_owners(model, slice_bytes):
     layers, rank, dwdp_size = model
-    slot = SlotLayout.make(layers, range(len(layers)), rank=rank)
+    slot = one_slot(layers, rank)
     for layer_idx, layer in enumerate(layers):
         plan = CopyPlan.make(
-            slot.pieces[layer_idx], rank=rank, dwdp_size=dwdp_size, slice_bytes=slice_bytes
+            slot.pieces[layer_idx], rank=rank, num_ranks=dwdp_size, slice_bytes=slice_bytes
         )
         missing = missing_bytes(layer, layer_idx, rank)
         assert bytes_of(plan.slices) == Counter(missing.keys())
@@ -86,7 +92,7 @@ def test_plan_covers_all_missing_bytes_once_and_reads_owners(model, slice_bytes)
 @given(models())
 def test_pages_are_mapped_whole_and_once_in_a_layer(model):
     layers, rank, _ = model
-    slot = SlotLayout.make(layers, range(len(layers)), rank=rank)
+    slot = one_slot(layers, rank)
     for layer_idx in range(len(layers)):
         pieces = slot.pieces[layer_idx]
         assert len({p.page_idx for p in pieces}) == len(pieces)
@@ -99,8 +105,9 @@ def test_pages_are_mapped_whole_and_once_in_a_layer(model):
 @given(models())
 def test_slot_of_equal_layers_is_as_large_as_one_of_them_needs(model):
     (layer, *_), rank, _ = model
-    slot = SlotLayout.make([layer] * 3, [0], rank=rank)
-    again = SlotLayout.make([layer] * 3, [0, 0], rank=rank)
+    missing = list(RankLayout((layer,), rank).missing_blocks(0))
+    slot = SlotLayout.make({0: missing}, granularity=GRANULARITY)
+    again = SlotLayout.make({0: missing, 1: missing}, granularity=GRANULARITY)
     needed = sum(piece.num_bytes for piece in slot.pieces[0])
     assert slot.num_bytes == needed == again.num_bytes
 
@@ -109,10 +116,10 @@ def test_slot_of_equal_layers_is_as_large_as_one_of_them_needs(model):
 @given(models(), st.integers(1, 300))
 def test_rounds_are_even_between_peers_and_start_at_the_right_neighbour(model, slice_bytes):
     layers, rank, dwdp_size = model
-    slot = SlotLayout.make(layers, range(len(layers)), rank=rank)
+    slot = one_slot(layers, rank)
     for layer_idx in range(len(layers)):
         plan = CopyPlan.make(
-            slot.pieces[layer_idx], rank=rank, dwdp_size=dwdp_size, slice_bytes=slice_bytes
+            slot.pieces[layer_idx], rank=rank, num_ranks=dwdp_size, slice_bytes=slice_bytes
         )
         for one in plan.rounds:
             distances = [(s.peer - rank) % dwdp_size for s in one]
@@ -142,9 +149,9 @@ def test_copies_of_a_gpu_alternate_between_peers():
         TensorLayout(ExpertTensor(name, num_bytes), placement, 2 * mib)
         for name, num_bytes in (("w13_weight", 28 * mib), ("w2_weight", 14 * mib))
     )
-    slot = SlotLayout.make([layer], [0], rank=3)
+    slot = one_slot([layer], rank=3)
     plan = CopyPlan.make(
-        slot.pieces[0], rank=3, dwdp_size=8, slice_bytes=gpu_slice_bytes(32 * 42 * mib)
+        slot.pieces[0], rank=3, num_ranks=8, slice_bytes=gpu_slice_bytes(32 * 42 * mib)
     )
     peers = [s.peer for s in plan.slices]
     assert peers[:8] == [4, 5, 6, 7, 0, 1, 2, 4]
@@ -156,7 +163,7 @@ def test_copies_of_a_gpu_alternate_between_peers():
 @given(models())
 def test_experts_together_are_all_that_is_missing(model):
     layers, rank, _ = model
-    slot = SlotLayout.make(layers, range(len(layers)), rank=rank)
+    slot = one_slot(layers, rank)
     for layer_idx, layer in enumerate(layers):
         pieces = slot.pieces[layer_idx]
         of_experts = [

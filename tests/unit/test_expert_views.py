@@ -9,6 +9,7 @@ import torch
 
 from vllm_dwdp._core import HandleType, HostDriver
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
@@ -25,7 +26,7 @@ def make_layers(num_layers, num_experts):
 
 
 def adopt(driver, layouts, layers, rank):
-    shard = LocalShard(driver, layouts, rank)
+    shard = LocalShard(driver, RankLayout(layouts, rank))
     for layer_idx, tensors in enumerate(layers):
         local = layouts[layer_idx][0].placement.local_experts(rank)
         rows = [t[local.start : local.stop].clone() for t in tensors.values()]
@@ -35,13 +36,13 @@ def adopt(driver, layouts, layers, rank):
 
 
 def layouts_of(layers, placement, granularity):
-    return [
+    return tuple(
         tuple(
             TensorLayout(ExpertTensor(name, t[0].nbytes), placement, granularity)
             for name, t in tensors.items()
         )
         for tensors in layers
-    ]
+    )
 
 
 @pytest.mark.parametrize("num_experts", [4, 7, 16])
@@ -58,13 +59,13 @@ def test_views_equal_the_unsharded_tensors(num_experts, dwdp_size, extra):
     shards = [adopt(drivers[rank], layouts, layers, rank) for rank in range(dwdp_size)]
     num_descriptors = len(os.listdir("/proc/self/fd"))
 
-    def pull(peer, layer_idx, expected_sizes):
-        blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, layer_idx)
+    def take_handles(peer, parcel, expected_sizes):
+        blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         assert [num_bytes for _, num_bytes in blocks] == list(expected_sizes)
         return [fd for fd, _ in blocks]
 
     for rank in range(dwdp_size):
-        views = ExpertViews(drivers[rank], layouts, shards[rank], rank, pull)
+        views = ExpertViews(drivers[rank], RankLayout(layouts, rank), shards[rank], take_handles)
         for layer_idx, tensors in enumerate(layers):
             for layout, view in zip(layouts[layer_idx], views.build(layer_idx), strict=True):
                 shown = torch.from_dlpack(view.bytes_tensor())[: layout.num_bytes]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.layout.copies import CopyPlan
 from vllm_dwdp.layout.placement import Placement, PlacementError
-from vllm_dwdp.layout.slots import SlotLayout, missing_bytes
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, host_bytes
 
@@ -37,12 +37,13 @@ def test_the_last_experts_of_every_range_are_on_the_host(placement):
 def test_a_rank_copies_what_others_have_and_its_own_of_the_host(placement, row_bytes):
     layer = (TensorLayout(ExpertTensor("w", row_bytes), placement, PAGE),)
     for rank in range(placement.dwdp_size):
-        slot = SlotLayout.make([layer], [0], rank=rank)
+        of_rank = RankLayout((layer,), rank, num_slots=1)
+        slot = of_rank.slot_layout(0)
         plan = CopyPlan.make(
-            slot.pieces[0], rank=rank, dwdp_size=placement.dwdp_size, slice_bytes=2 * PAGE
+            slot.pieces[0], rank=rank, num_ranks=placement.dwdp_size, slice_bytes=2 * PAGE
         )
         by_peer = plan.bytes_by_peer(placement.dwdp_size)
-        assert sum(by_peer) == missing_bytes(layer, 0, rank=rank)
+        assert sum(by_peer) == of_rank.missing_bytes(0)
         assert by_peer[rank] == host_bytes([layer], rank)
         resident = sum(extent.num_bytes for extent in layer[0].resident_blocks_of(rank))
         assert resident + sum(by_peer) == sum(extent.num_bytes for extent in layer[0].blocks)
@@ -50,9 +51,9 @@ def test_a_rank_copies_what_others_have_and_its_own_of_the_host(placement, row_b
 
 @given(placements(), st.integers(PAGE, 5 * PAGE))
 def test_the_estimate_leaves_out_what_lies_on_the_host(placement, row_bytes):
-    layers = [(TensorLayout(ExpertTensor("w", row_bytes), placement, PAGE),)] * 2
+    layers = ((TensorLayout(ExpertTensor("w", row_bytes), placement, PAGE),),) * 2
     for rank in range(placement.dwdp_size):
-        estimate = MemoryEstimate.make(layers, rank=rank, num_slots=0, other_bytes=0)
+        estimate = MemoryEstimate.make(RankLayout(layers, rank), other_bytes=0)
         resident = sum(e.num_bytes for e in layers[0][0].resident_blocks_of(rank))
         fringe = estimate.own - 2 * resident
         assert 0 <= fringe < len(layers) * 5 * PAGE + PAGE or not layers[0][0].blocks

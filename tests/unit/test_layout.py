@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.layout.tensors import ExpertTensor, FringeLayout, TensorLayout
-from vllm_dwdp.memory.local_shard import block_sizes
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 
 layouts = st.builds(
     lambda experts, ranks, row, page, extra: TensorLayout(
@@ -53,13 +53,14 @@ def test_blocks_and_fragments_tile_the_tensor(layout):
 @settings(max_examples=300)
 @given(layouts)
 def test_fringe_packs_each_fragment_of_its_rank_once(layout):
-    layers = [(layout, layout), (layout,)]
+    layers = ((layout, layout), (layout,))
     for rank in range(layout.placement.dwdp_size):
-        fringe = FringeLayout.make(layers, rank=rank, granularity=layout.granularity)
+        of_rank = RankLayout(layers, rank)
+        fringe = of_rank.fringe(rank)
         owned = [e for e in layout.fragments if rank in e.segment.owners]
         assert [p.extent for p in fringe.pieces] == owned * 3
         assert all(
             b.offset == a.offset + a.extent.num_bytes
             for a, b in zip(fringe.pieces, fringe.pieces[1:], strict=False)
         )
-        assert sum(block_sizes(layers, rank, layout.granularity)[2]) == fringe.num_bytes
+        assert sum(of_rank.block_sizes(rank, of_rank.fringe_parcel)) == fringe.num_bytes

@@ -21,7 +21,7 @@ import torch
 
 from vllm_dwdp._core import View
 from vllm_dwdp.device.bandwidth import Bandwidths, LinkProbe
-from vllm_dwdp.layout.tensors import LayerLayout, sourced_blocks
+from vllm_dwdp.layout.rank_layout import RankLayout
 
 TURN_S = 0.1
 """How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which
@@ -107,38 +107,24 @@ def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int
 
 
 def places_of(
-    layouts: Sequence[LayerLayout],
+    layout: RankLayout,
     direct: Sequence[Sequence[View]],
     *,
-    rank: int,
     num_bytes: int,
     bytes_of: Callable[[View], torch.Tensor],
 ) -> Places:
-    """Where `rank` reads experts, up to so many bytes of each place; layers in order.
+    """Where the rank reads experts, up to so many bytes of each place; layers in order.
 
     bytes_of: a view as uint8 [num_bytes].
     """
     found = Places([], {})
     for layer_idx, views in enumerate(direct):
         shown = [bytes_of(view) for view in views]
-        for block in sourced_blocks(layouts[layer_idx], layer_idx, rank=rank):
-            is_missing = block.is_missing(rank)
+        for block in layout.sourced_blocks(layer_idx):
+            is_missing = block.is_missing(layout.rank)
             parts = found.over_links.setdefault(block.source, []) if is_missing else found.own
             left = num_bytes - sum(part.nbytes for part in parts)
             if size := min(left, block.extent.num_bytes):
                 start = block.extent.start
                 parts.append(shown[block.tensor_idx][start : start + size])
-    return found
-
-
-def bytes_by_peer(layouts: Sequence[LayerLayout], *, rank: int, num_ranks: int) -> list[int]:
-    """What `rank` misses, by the rank whose blocks have it, over all layers.
-
-    Its own number stands for its host.
-    """
-    found = [0] * num_ranks
-    for layer_idx, layout in enumerate(layouts):
-        for block in sourced_blocks(layout, layer_idx, rank=rank):
-            if block.is_missing(rank):
-                found[block.source] += block.extent.num_bytes
     return found

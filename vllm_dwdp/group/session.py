@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A group's start-up, seen from one rank: agree, exchange, be done.
 
-    open -> try_peers -> (load weights) -> meet -> hand_over -> layer, layer, ... -> finish
+    open -> try_peers -> (load weights) -> meet -> hand_over -> take_handles, ... -> finish
 
 After `finish` nothing is left open and nothing ever waits for a peer again. Any failure, of this
 rank or another, ends in `abort`, whose sentence is the same everywhere.
@@ -74,12 +74,12 @@ class GroupSession:
             [Manifest.from_bytes(data) for data in manifests], ranks=self._rendezvous.job_ranks
         )
 
-    def hand_over(self, source: HandleSource, *, num_layers: int) -> None:
+    def hand_over(self, source: HandleSource, *, num_parcels: int) -> None:
         """Offer this rank's memory, by the type of handle that `try_peers` found.
 
         Raises RankFailed, the same on every rank, or GroupError.
         """
-        self._handover.open(source, num_layers=num_layers)
+        self._handover.open(source, num_parcels=num_parcels)
         self.enter("binding its experts")
 
     @property
@@ -91,12 +91,12 @@ class GroupSession:
         """What every rank of the group sends under a name, in rank order; each name once."""
         return self._rendezvous.gather(name, payload)
 
-    def layer(
-        self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]
+    def take_handles(
+        self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """A peer's handles for a layer; the caller owns them. Ranks count in the group."""
-        self.step(f"layer {layer_idx} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
-        return self._handover.layer(peer_rank, layer_idx, expected_sizes)
+        """A peer's handles for a parcel; the caller owns them. Ranks count in the group."""
+        self.step(f"layer {parcel} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
+        return self._handover.take_handles(peer_rank, parcel, expected_sizes)
 
     def finish(self) -> None:
         """Wait until every rank has taken what it needs, then close everything."""

@@ -58,12 +58,12 @@ class CopyPlan:
 
     @classmethod
     def make(
-        cls, pieces: Iterable[SlotPiece], *, rank: int, dwdp_size: int, slice_bytes: int
+        cls, pieces: Iterable[SlotPiece], *, rank: int, num_ranks: int, slice_bytes: int
     ) -> "CopyPlan":
-        queues: list[list[Slice]] = [[] for _ in range(dwdp_size)]
+        queues: list[list[Slice]] = [[] for _ in range(num_ranks)]
         for piece in pieces:
             queues[piece.peer].extend(_cut(piece, slice_bytes))
-        turn = [queues[(rank + step) % dwdp_size] for step in range(1, dwdp_size + 1)]
+        turn = [queues[(rank + step) % num_ranks] for step in range(1, num_ranks + 1)]
         rounds = itertools.zip_longest(*(_fill_rounds(q, slice_bytes) for q in turn), fillvalue=())
         return cls(tuple(tuple(itertools.chain(*one)) for one in rounds))
 
@@ -79,8 +79,8 @@ class CopyPlan:
     def num_slices(self) -> int:
         return sum(1 for _ in self.slices)
 
-    def bytes_by_peer(self, dwdp_size: int) -> list[int]:
-        found = [0] * dwdp_size
+    def bytes_by_peer(self, num_ranks: int) -> list[int]:
+        found = [0] * num_ranks
         for s in self.slices:
             found[s.peer] += s.num_bytes
         return found

@@ -7,11 +7,11 @@
 * Layers that share a slot take its pages in turn: it is as large as the largest of them needs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vllm_dwdp.layout.tensors import LayerLayout, sourced_blocks
+from vllm_dwdp.layout.tensors import SourcedBlock
 
 
 class SlotPiece(NamedTuple):
@@ -43,11 +43,14 @@ class SlotLayout:
 
     @classmethod
     def make(
-        cls, layers: Sequence[LayerLayout], layer_idxs: Sequence[int], *, rank: int
+        cls, missing: Mapping[int, Iterable[SourcedBlock]], *, granularity: int
     ) -> "SlotLayout":
-        """A slot for the layers of these indices."""
+        """A slot for layers, given what each of them lacks, by its index."""
         pages: list[PageSpec] = []
-        pieces = {idx: tuple(_lay_out(layers[idx], idx, rank, pages)) for idx in layer_idxs}
+        pieces = {
+            layer_idx: tuple(_lay_out(blocks, granularity, pages))
+            for layer_idx, blocks in missing.items()
+        }
         return cls(tuple(pages), pieces)
 
     @property
@@ -55,25 +58,13 @@ class SlotLayout:
         return sum(page.num_bytes for page in self.pages)
 
 
-def missing_bytes(layer: LayerLayout, layer_idx: int, *, rank: int) -> int:
-    """What copies bring for a layer: all that peers or the host have, without boundary pages."""
-    return sum(
-        block.extent.num_bytes
-        for block in sourced_blocks(layer, layer_idx, rank=rank)
-        if block.is_missing(rank)
-    )
-
-
 def _lay_out(
-    layer: LayerLayout, layer_idx: int, rank: int, pages: list[PageSpec]
+    blocks: Iterable[SourcedBlock], granularity: int, pages: list[PageSpec]
 ) -> Iterator[SlotPiece]:
     free = _by_size(pages)
-    for block in sourced_blocks(layer, layer_idx, rank=rank):
-        if not block.is_missing(rank):
-            continue
-        tensor_idx, extent, peer = block
+    for tensor_idx, extent, peer in blocks:
         at = extent.start
-        for num_bytes in _powers(extent.num_bytes, layer[tensor_idx].granularity):
+        for num_bytes in _powers(extent.num_bytes, granularity):
             page_idx = _take(num_bytes, at, free, pages)
             yield SlotPiece(peer, tensor_idx, at, page_idx, num_bytes)
             at += num_bytes

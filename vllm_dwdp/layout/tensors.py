@@ -130,6 +130,7 @@ class TensorLayout:
 
 
 LayerLayout = tuple[TensorLayout, ...]
+"""Of the expert tensors of one layer, in the order in which all ranks have them."""
 
 
 class SourcedBlock(NamedTuple):
@@ -142,14 +143,6 @@ class SourcedBlock(NamedTuple):
     def is_missing(self, rank: int) -> bool:
         """Whether the rank's kernels read it over a link, until it is copied into a slot."""
         return self.source != rank or self.extent.segment.on_host
-
-
-def sourced_blocks(layer: LayerLayout, layer_idx: int, *, rank: int) -> Iterator[SourcedBlock]:
-    """All blocks of a layer, as `rank` reads them."""
-    for tensor_idx, layout in enumerate(layer):
-        for extent in layout.blocks:
-            source = layout.source(extent.segment, rank, layer_idx, tensor_idx)
-            yield SourcedBlock(tensor_idx, extent, source)
 
 
 class FringePiece(NamedTuple):
@@ -170,9 +163,9 @@ class FringeLayout:
     pieces: tuple[FringePiece, ...]
 
     @classmethod
-    def make(cls, layers: Sequence[LayerLayout], *, rank: int, granularity: int) -> "FringeLayout":
+    def make(cls, layouts: Sequence[LayerLayout], *, rank: int, granularity: int) -> "FringeLayout":
         pieces, offset = [], 0
-        for layer_idx, tensor_idx, extent in _owned_fragments(layers, rank):
+        for layer_idx, tensor_idx, extent in _owned_fragments(layouts, rank):
             pieces.append(FringePiece(layer_idx, tensor_idx, extent, offset))
             offset += extent.num_bytes
         return cls(rank, granularity, tuple(pieces))
@@ -192,8 +185,10 @@ class FringeLayout:
         return found
 
 
-def _owned_fragments(layers: Sequence[LayerLayout], rank: int) -> Iterator[tuple[int, int, Extent]]:
-    for layer_idx, tensors in enumerate(layers):
+def _owned_fragments(
+    layouts: Sequence[LayerLayout], rank: int
+) -> Iterator[tuple[int, int, Extent]]:
+    for layer_idx, tensors in enumerate(layouts):
         for tensor_idx, layout in enumerate(tensors):
             for extent in layout.fragments:
                 if rank in extent.segment.owners:

@@ -5,9 +5,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_dwdp.layout.slots import SlotLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import LayerLayout
-from vllm_dwdp.memory.local_shard import block_sizes
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,19 @@ class MemoryEstimate:
 
     @classmethod
     def make(
-        cls,
-        layers: Sequence[LayerLayout],
-        *,
-        rank: int,
-        num_slots: int,
-        other_bytes: int,
-        loads_on_host: bool = False,
+        cls, layout: RankLayout, *, other_bytes: int, loads_on_host: bool = False
     ) -> "MemoryEstimate":
-        """For a rank that will have so many slots; 0: none.
-
-        loads_on_host: it loads its experts to host memory.
-        """
-        granularity = layers[0][0].granularity
-        private = sum(span.num_bytes for layer in layers for t in layer for span in t.private_spans)
-        slots = slot_bytes(layers, rank=rank, num_slots=num_slots)
+        """loads_on_host: the rank loads its experts to host memory."""
+        rank, layouts = layout.rank, layout.layouts
+        private = sum(
+            span.num_bytes for layer in layouts for t in layer for span in t.private_spans
+        )
+        slots = slot_bytes(layout)
         return cls(
-            own=sum(map(sum, block_sizes(layers, rank, granularity))) - host_bytes(layers, rank),
+            own=exported_bytes(layout) - host_bytes(layouts, rank),
             private=private,
             slots=slots + private if slots else 0,
-            layer=0 if loads_on_host else max(loaded_bytes(layer, rank) for layer in layers),
+            layer=0 if loads_on_host else max(loaded_bytes(layer, rank) for layer in layouts),
             other=other_bytes,
         )
 
@@ -77,19 +69,21 @@ class MemoryEstimate:
         return ", ".join(f"{gib(num_bytes)} of {name}" for name, num_bytes in parts.items())
 
 
-def slot_bytes(layers: Sequence[LayerLayout], *, rank: int, num_slots: int) -> int:
-    """Bytes of so many slots."""
-    return sum(
-        SlotLayout.make(layers, range(slot, len(layers), num_slots), rank=rank).num_bytes
-        for slot in range(num_slots)
-    )
+def exported_bytes(layout: RankLayout) -> int:
+    """Bytes of a rank's blocks and its fringe."""
+    return sum(sum(layout.block_sizes(layout.rank, p)) for p in range(layout.num_parcels))
 
 
-def host_bytes(layers: Sequence[LayerLayout], rank: int) -> int:
+def slot_bytes(layout: RankLayout) -> int:
+    """Bytes of a rank's slots."""
+    return sum(layout.slot_layout(slot).num_bytes for slot in range(layout.num_slots))
+
+
+def host_bytes(layouts: Sequence[LayerLayout], rank: int) -> int:
     """Bytes of a rank's blocks in host memory."""
     return sum(
         extent.num_bytes
-        for layer in layers
+        for layer in layouts
         for t in layer
         for extent in t.blocks_of(rank)
         if extent.segment.on_host

@@ -10,13 +10,14 @@
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
-from vllm_dwdp.layout.tensors import Extent, FringeLayout, FringePiece, LayerLayout, TensorLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.tensors import Extent, FringePiece, TensorLayout
 from vllm_dwdp.memory.handle import Handle, import_all
-from vllm_dwdp.memory.local_shard import LocalShard, block_sizes
+from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 
-PullHandles = Callable[[int, int, Sequence[int]], Sequence[Handle]]
-"""(peer rank, layer index, expected bytes of each) -> handles, owned by the caller."""
+TakeHandles = Callable[[int, int, Sequence[int]], Sequence[Handle]]
+"""(peer rank, parcel, expected bytes of each) -> handles, owned by the caller."""
 
 
 class ExpertViews:
@@ -25,23 +26,14 @@ class ExpertViews:
     def __init__(
         self,
         driver: MemoryDriver,
-        layers: Sequence[LayerLayout],
+        layout: RankLayout,
         shard: LocalShard,
-        rank: int,
-        pull: PullHandles,
+        take_handles: TakeHandles,
     ) -> None:
         self._driver = driver
-        self._layers = layers
+        self._layout = layout
         self._shard = shard
-        self._rank = rank
-        self._pull = pull
-        self._ranks = range(layers[0][0].placement.dwdp_size)
-        self._peers = [peer for peer in self._ranks if peer != rank]
-        self._sizes = {p: block_sizes(layers, p, driver.granularity) for p in self._peers}
-        self._fringe_layouts = {
-            r: FringeLayout.make(layers, rank=r, granularity=driver.granularity)
-            for r in self._ranks
-        }
+        self._take_handles = take_handles
         self._fringes = self._map_fringes()
         self.num_maps = 0
         self.num_peer_bytes = 0
@@ -50,52 +42,51 @@ class ExpertViews:
     def build(self, layer_idx: int) -> list[View]:
         """Views of peers' memory where it lies: those of one layer, one per expert tensor."""
         blocks = self._blocks_by_extent(layer_idx)
-        views = []
-        for tensor_idx, layout in enumerate(self._layers[layer_idx]):
-            view = self._driver.reserve_view(layout.view_bytes)
-            for extent in layout.blocks:
-                source = layout.source(extent.segment, self._rank, layer_idx, tensor_idx)
-                view.map_block(extent.start, blocks[source, tensor_idx, extent])
-                self.num_peer_bytes += extent.num_bytes if source != self._rank else 0
-            views.append(self._finish(view, layer_idx, tensor_idx, layout))
-        return views
+        views = [self._driver.reserve_view(t.view_bytes) for t in self._layout.layouts[layer_idx]]
+        for tensor_idx, extent, source in self._layout.sourced_blocks(layer_idx):
+            views[tensor_idx].map_block(extent.start, blocks[source, tensor_idx, extent])
+            self.num_peer_bytes += extent.num_bytes if source != self._layout.rank else 0
+        return self._finish(views, layer_idx)
 
     def build_on_slot(self, layer_idx: int, slots: Slots) -> list[View]:
         """Views of the layer's slot where `build` shows peers' memory."""
-        own = dict(
-            zip(self._keys(layer_idx, self._rank), self._shard.blocks(layer_idx), strict=True)
-        )
+        rank = self._layout.rank
+        own = dict(zip(self._keys(layer_idx, rank), self._shard.blocks(layer_idx), strict=True))
         views = []
-        for tensor_idx, layout in enumerate(self._layers[layer_idx]):
+        for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx]):
             view = self._driver.reserve_view(layout.view_bytes)
-            for extent in layout.resident_blocks_of(self._rank):
-                view.map_block(extent.start, own[self._rank, tensor_idx, extent])
+            for extent in layout.resident_blocks_of(rank):
+                view.map_block(extent.start, own[rank, tensor_idx, extent])
             for offset, page in slots.pages(layer_idx, tensor_idx):
                 view.map_slot_page(offset, page)
-            views.append(self._finish(view, layer_idx, tensor_idx, layout))
-        return views
+            views.append(view)
+        return self._finish(views, layer_idx)
 
     def forget(self, layer_idx: int, views: Sequence[View]) -> None:
         """These views of a layer go again, and don't count any more."""
-        for view, layout in zip(views, self._layers[layer_idx], strict=True):
+        for view, layout in zip(views, self._layout.layouts[layer_idx], strict=True):
             self.num_maps -= view.num_maps
             self.num_private_bytes -= sum(span.num_bytes for span in layout.private_spans)
 
-    def _finish(self, view: View, layer_idx: int, tensor_idx: int, layout: TensorLayout) -> View:
-        for span in layout.private_spans:
-            view.map_private(span.start, span.num_bytes)
-            self.num_private_bytes += span.num_bytes
-        self._fill_boundaries(view, layer_idx, tensor_idx, layout)
-        view.finish()
-        self.num_maps += view.num_maps
-        return view
+    def _finish(self, views: list[View], layer_idx: int) -> list[View]:
+        """Add the boundary pages to all views of a layer, whose blocks are mapped."""
+        for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx]):
+            view = views[tensor_idx]
+            for span in layout.private_spans:
+                view.map_private(span.start, span.num_bytes)
+                self.num_private_bytes += span.num_bytes
+            self._fill_boundaries(view, layer_idx, tensor_idx, layout)
+            view.finish()
+            self.num_maps += view.num_maps
+        return views
 
     def _fill_boundaries(
         self, view: View, layer_idx: int, tensor_idx: int, layout: TensorLayout
     ) -> None:
-        for owner in self._ranks:
-            for piece in self._fringe_layouts[owner].by_tensor.get((layer_idx, tensor_idx), ()):
-                if layout.source(piece.extent.segment, self._rank, layer_idx, tensor_idx) == owner:
+        rank = self._layout.rank
+        for owner in range(self._layout.num_ranks):
+            for piece in self._layout.fringe(owner).by_tensor.get((layer_idx, tensor_idx), ()):
+                if layout.source(piece.extent.segment, rank, layer_idx, tensor_idx) == owner:
                     view.fill_private(
                         piece.extent.start,
                         self._fringe_address(owner, piece),
@@ -108,9 +99,10 @@ class ExpertViews:
     def _map_fringes(self) -> dict[int, View]:
         fringes: dict[int, Block] = {}
         if self._shard.fringe is not None:
-            fringes[self._rank] = self._shard.fringe
-        for peer in self._peers:
-            fringes.update((peer, block) for block in self._import(peer, len(self._layers), [0]))
+            fringes[self._layout.rank] = self._shard.fringe
+        for peer in self._layout.peers:
+            blocks = self._import(peer, self._layout.fringe_parcel, [0])
+            fringes.update((peer, block) for block in blocks)
         return {owner: self._view_of(block) for owner, block in fringes.items()}
 
     def _view_of(self, block: Block) -> View:
@@ -122,8 +114,8 @@ class ExpertViews:
     def _blocks_by_extent(self, layer_idx: int) -> dict[tuple[int, int, Extent], Block]:
         """Own and peers' blocks of a layer by (owner, tensor index, extent)."""
         own = self._shard.blocks(layer_idx)
-        found = dict(zip(self._keys(layer_idx, self._rank), own, strict=True))
-        for peer in self._peers:
+        found = dict(zip(self._keys(layer_idx, self._layout.rank), own, strict=True))
+        for peer in self._layout.peers:
             keys = self._keys(layer_idx, peer)
             blocks = self._import(peer, layer_idx, [extent.start for _, _, extent in keys])
             found.update(zip(keys, blocks, strict=True))
@@ -132,14 +124,14 @@ class ExpertViews:
     def _keys(self, layer_idx: int, owner: int) -> list[tuple[int, int, Extent]]:
         return [
             (owner, tensor_idx, extent)
-            for tensor_idx, layout in enumerate(self._layers[layer_idx])
+            for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx])
             for extent in layout.blocks_of(owner)
         ]
 
-    def _import(self, peer: int, layer_idx: int, starts: Sequence[int]) -> list[Block]:
-        """Import a peer's blocks of a layer; `starts` are their places in the views."""
-        sizes = self._sizes[peer][layer_idx]
+    def _import(self, peer: int, parcel: int, starts: Sequence[int]) -> list[Block]:
+        """Import the blocks of a peer's parcel; `starts` are their places in the views."""
+        sizes = self._layout.block_sizes(peer, parcel)
         if not sizes:
             return []
-        handles = self._pull(peer, layer_idx, sizes)
+        handles = self._take_handles(peer, parcel, sizes)
         return import_all(self._driver, handles, sizes, starts)

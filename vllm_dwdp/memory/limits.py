@@ -4,11 +4,10 @@
 
 import os
 import resource
-from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 
 MAP_SHARE = 0.8
 DESCRIPTOR_RESERVE = 256
@@ -23,15 +22,14 @@ def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer:
     return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
 
 
-def num_descriptors_needed(layers: Sequence[LayerLayout], rank: int) -> int:
+def num_descriptors_needed(layout: RankLayout) -> int:
     """Most descriptors that a rank holds at once: its blocks, all peers' of a layer, fringes."""
-    dwdp_size = layers[0][0].placement.dwdp_size
-    own = sum(len(t.blocks_of(rank)) for layer in layers for t in layer)
-    peers = max(
-        sum(len(t.blocks_of(peer)) for t in layer for peer in range(dwdp_size) if peer != rank)
-        for layer in layers
+    own = sum(len(t.blocks_of(layout.rank)) for tensors in layout.layouts for t in tensors)
+    of_peers = max(
+        sum(len(t.blocks_of(peer)) for t in tensors for peer in layout.peers)
+        for tensors in layout.layouts
     )
-    return own + peers + dwdp_size
+    return own + of_peers + layout.num_ranks
 
 
 def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:

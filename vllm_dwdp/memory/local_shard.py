@@ -4,23 +4,23 @@
 
 * Everything is sealed before a peer sees it; nothing can write to it afterwards.
 * Layers are adopted in order, one at a time: peak memory is the shard plus one layer.
-* Handles are given out per layer; the fringe stands behind the last layer.
+* Handles are given out by parcels, see layout/rank_layout.py.
 """
 
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
-from vllm_dwdp.layout.tensors import Extent, FringeLayout, LayerLayout, TensorLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.tensors import Extent, TensorLayout
 from vllm_dwdp.memory.handle import Handle, close_handles
 
 
 class LocalShard:
-    def __init__(self, driver: MemoryDriver, layers: Sequence[LayerLayout], rank: int) -> None:
+    def __init__(self, driver: MemoryDriver, layout: RankLayout) -> None:
         self._driver = driver
-        self._layers = layers
-        self._rank = rank
+        self._layout = layout
         self._blocks: list[tuple[Block, ...]] = []
-        self._fringe_layout = FringeLayout.make(layers, rank=rank, granularity=driver.granularity)
+        self._fringe_layout = layout.fringe(layout.rank)
         self._fringe = self._create_fringe()
 
     @property
@@ -43,9 +43,10 @@ class LocalShard:
         """
         layer_idx = len(self._blocks)
         blocks: list[Block] = []
-        for tensor_idx, layout in enumerate(self._layers[layer_idx]):
+        for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx]):
             base = addresses[tensor_idx] - self._first_row(layout)
-            blocks.extend(self._fill_block(extent, base) for extent in layout.blocks_of(self._rank))
+            extents = layout.blocks_of(self._layout.rank)
+            blocks.extend(self._fill_block(extent, base) for extent in extents)
             self._fill_fringe(layer_idx, tensor_idx, base)
         self._blocks.append(tuple(blocks))
 
@@ -54,15 +55,13 @@ class LocalShard:
         if self._fringe is not None:
             self._fringe.seal()
 
-    def handles(self, handle_type: HandleType, layer_idx: int) -> list[tuple[Handle, int]]:
-        """(handle, bytes) of each block of a layer; index `num_layers` is the fringe.
-
-        The caller owns them.
-        """
-        if layer_idx < len(self._blocks):
-            blocks = self._blocks[layer_idx]
-        else:
+    def handles(self, handle_type: HandleType, parcel: int) -> list[tuple[Handle, int]]:
+        """(handle, bytes) of each block of a parcel; the caller owns them."""
+        blocks: tuple[Block, ...]
+        if parcel == self._layout.fringe_parcel:
             blocks = () if self._fringe is None else (self._fringe,)
+        else:
+            blocks = self._blocks[parcel]
         found: list[tuple[Handle, int]] = []
         try:
             for block in blocks:
@@ -77,7 +76,7 @@ class LocalShard:
         return self._driver.create_block(num_bytes) if num_bytes else None
 
     def _first_row(self, layout: TensorLayout) -> int:
-        return layout.placement.ranges[self._rank][0] * layout.tensor.expert_bytes
+        return layout.placement.ranges[self._layout.rank][0] * layout.tensor.expert_bytes
 
     def _fill_block(self, extent: Extent, base: int) -> Block:
         on_host = extent.segment.on_host
@@ -90,16 +89,3 @@ class LocalShard:
         for piece in self._fringe_layout.by_tensor.get((layer_idx, tensor_idx), ()):
             assert self._fringe is not None, "a fringe piece without a fringe"
             self._fringe.fill(piece.offset, base + piece.extent.start, piece.extent.num_bytes)
-
-
-def block_sizes(layers: Sequence[LayerLayout], rank: int, granularity: int) -> list[list[int]]:
-    """Bytes of the blocks that `rank` exports, per layer; last, its fringe.
-
-    What a peer must send is known beforehand: every rank computes the same layouts.
-    """
-    sizes = [
-        [extent.num_bytes for layout in layer for extent in layout.blocks_of(rank)]
-        for layer in layers
-    ]
-    fringe = FringeLayout.make(layers, rank=rank, granularity=granularity).num_bytes
-    return [*sizes, [fringe] if fringe else []]

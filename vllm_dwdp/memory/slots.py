@@ -2,7 +2,6 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The slots of one rank: pages that copies write, and the copies that fill them, layer by layer.
 
-* Layer l uses slot `l % num_slots`.
 * Copies read blocks of peers and of the host where the direct views show them, and write pages
   through their own alias; nothing is ever written through a view.
 """
@@ -14,8 +13,8 @@ from typing import Generic, TypeVar
 
 from vllm_dwdp._core import CopyList, MemoryDriver, SlotPage, View
 from vllm_dwdp.layout.copies import CopyPlan, Slice, expert_slices
-from vllm_dwdp.layout.slots import SlotLayout, SlotPiece
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.slots import SlotPiece
 
 Copy = tuple[int, int, int]
 """(destination address, source address, bytes)."""
@@ -52,23 +51,14 @@ class Slots:
     def __init__(
         self,
         driver: MemoryDriver,
-        layers: Sequence[LayerLayout],
+        layout: RankLayout,
         *,
-        rank: int,
-        num_slots: int,
         slice_bytes: int,
-        layer_idxs: Sequence[int] | None = None,
     ) -> None:
-        """layer_idxs: the layers that there are slots for; default: all."""
-        self._layers = layers
-        self._rank = rank
+        self._layout = layout
         self._slice_bytes = slice_bytes
-        self.num_slots = num_slots
-        served = range(len(layers)) if layer_idxs is None else layer_idxs
-        self._layouts = [
-            SlotLayout.make(layers, [i for i in served if i % num_slots == slot], rank=rank)
-            for slot in range(num_slots)
-        ]
+        self.num_slots = layout.num_slots
+        self._layouts = [layout.slot_layout(slot) for slot in range(layout.num_slots)]
         self._pages = [
             [driver.create_slot_page(page.num_bytes, page.view_offset) for page in layout.pages]
             for layout in self._layouts
@@ -81,15 +71,16 @@ class Slots:
     @property
     def num_maps(self) -> int:
         """Mappings that the views of slots take, beside those of peers' memory."""
+        rank = self._layout.rank
         return sum(
             len(self._pieces(layer_idx))
-            + sum(len(t.resident_blocks_of(self._rank)) + len(t.private_spans) for t in layer)
-            for layer_idx, layer in enumerate(self._layers)
+            + sum(len(t.resident_blocks_of(rank)) + len(t.private_spans) for t in tensors)
+            for layer_idx, tensors in enumerate(self._layout.layouts)
         )
 
     def pages(self, layer_idx: int, tensor_idx: int) -> list[tuple[int, SlotPage]]:
         """(offset in the view, page) of what a tensor of a layer shows of its slot."""
-        pages = self._pages[layer_idx % self.num_slots]
+        pages = self._pages[self._layout.slot_of(layer_idx)]
         return [
             (piece.view_offset, pages[piece.page_idx])
             for piece in self._pieces(layer_idx)
@@ -103,43 +94,43 @@ class Slots:
         make_chosen: MakeChosen[Chosen] | None = None,
     ) -> LayerCopies[Chosen]:
         """What brings a layer's missing experts; `direct` are its views of peers' blocks."""
-        dwdp_size = self._layers[layer_idx][0].placement.dwdp_size
+        num_ranks = self._layout.num_ranks
         plan = CopyPlan.make(
             self._pieces(layer_idx),
-            rank=self._rank,
-            dwdp_size=dwdp_size,
+            rank=self._layout.rank,
+            num_ranks=num_ranks,
             slice_bytes=self._slice_bytes,
         )
         chosen = None
         if make_chosen is not None:
-            chosen = make_chosen(self._expert_copies(layer_idx, direct), dwdp_size)
+            chosen = make_chosen(self._expert_copies(layer_idx, direct), num_ranks)
         return LayerCopies(
             everything=CopyList(
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds],
-                self._pages[layer_idx % self.num_slots],
+                self._pages[self._layout.slot_of(layer_idx)],
                 direct,
                 layer=layer_idx,
             ),
             chosen=chosen,
-            bytes_by_peer=tuple(plan.bytes_by_peer(dwdp_size)),
+            bytes_by_peer=tuple(plan.bytes_by_peer(num_ranks)),
             slices=tuple((s.peer, s.num_bytes) for s in plan.slices),
         )
 
     def _expert_copies(self, layer_idx: int, direct: Sequence[View]) -> list[list[PeerCopy]]:
         """By expert: what brings it; nothing where it is resident."""
-        layer, pieces = self._layers[layer_idx], self._pieces(layer_idx)
+        tensors, pieces = self._layout.layouts[layer_idx], self._pieces(layer_idx)
         return [
             [
                 (s.peer, *self._copy(layer_idx, s, direct))
-                for s in expert_slices(layer, pieces, expert)
+                for s in expert_slices(tensors, pieces, expert)
             ]
-            for expert in range(layer[0].placement.num_experts)
+            for expert in range(self._layout.placement.num_experts)
         ]
 
     def _pieces(self, layer_idx: int) -> Sequence[SlotPiece]:
-        return self._layouts[layer_idx % self.num_slots].pieces[layer_idx]
+        return self._layouts[self._layout.slot_of(layer_idx)].pieces[layer_idx]
 
     def _copy(self, layer_idx: int, s: Slice, direct: Sequence[View]) -> Copy:
-        page = self._pages[layer_idx % self.num_slots][s.page_idx]
+        page = self._pages[self._layout.slot_of(layer_idx)][s.page_idx]
         source = direct[s.tensor_idx].address + s.view_offset
         return page.address + s.page_offset, source, s.num_bytes

@@ -43,7 +43,7 @@ class Rank:
     def __init__(self, *, peer=None, captured_tokens=CAPTURED_TOKENS, patch=None, **options):
         shape = NUM_EXPERTS, torch.bfloat16, False
         self._group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
-        self.model, layouts = self._group.models[0], self._group.layouts[0]
+        self.model, layout = self._group.models[0], self._group.layouts[0].with_slots(2)
         self._peer = peer or {}
         self.num_steps = 0
         self.outputs = []
@@ -51,8 +51,7 @@ class Rank:
         self.fetching = Fetching(
             DwdpConfig(**options),
             self.model.experts,
-            layouts,
-            rank=0,
+            layout,
             memory=self._group.memory,
             sizes=StepSizes(MAX_TOKENS, captured_tokens),
             gather=self._gather,
@@ -61,17 +60,19 @@ class Rank:
         if patch is not None:
             patch(self)
         self.views = ExpertViews(
-            self._group.driver, layouts, self._group.shards[0], 0, self._group._pull
+            self._group.driver, layout, self._group.shards[0], self._group.take_handles
         )
         self.direct = direct = [self.views.build(i) for i in range(NUM_LAYERS)]
-        for experts, layout, of_layer in zip(self.model.experts, layouts, direct, strict=True):
-            bind_layer(self._group.memory, experts, layout, of_layer)
+        for experts, tensors, of_layer in zip(
+            self.model.experts, layout.layouts, direct, strict=True
+        ):
+            bind_layer(self._group.memory, experts, tensors, of_layer)
         self.fetching.decide(self.views, direct, self.run_step)
         self.slots = self.fetching.make_slots()
         if self.slots:
             for i, experts in enumerate(self.model.experts):
                 on_slot = self.views.build_on_slot(i, self.slots)
-                bind_slot(self._group.memory, experts, layouts[i], on_slot)
+                bind_slot(self._group.memory, experts, layout.layouts[i], on_slot)
         self.fetching.start(direct)
 
     def _gather(self, name, own):

@@ -21,6 +21,7 @@ from vllm_dwdp.engine.worker.host_share import (
     with_host_experts,
 )
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate
 from vllm_dwdp.memory.limits import LimitError
@@ -28,7 +29,8 @@ from vllm_dwdp.memory.limits import LimitError
 GIB, PAGE = 1 << 30, 2 << 20
 NUM_LAYERS, NUM_EXPERTS = 8, 16
 PLACEMENT = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=1)
-LAYOUTS = [(TensorLayout(ExpertTensor("w13_weight", GIB // 4), PLACEMENT, PAGE),)] * NUM_LAYERS
+TENSORS = (TensorLayout(ExpertTensor("w13_weight", GIB // 4), PLACEMENT, PAGE),)
+LAYOUT = RankLayout((TENSORS,) * NUM_LAYERS, rank=0, num_slots=2)
 """A rank alone, 32 GiB of experts."""
 
 
@@ -39,7 +41,7 @@ def alone(name, payload):
 def choose(config, *, budget, gather=alone):
     layer = SimpleNamespace(placement=PLACEMENT)
     choose_host_experts(
-        config, [layer], LAYOUTS, rank=0, other_bytes=GIB, budget_bytes=budget, gather=gather
+        config, [layer], LAYOUT, other_bytes=GIB, budget_bytes=budget, gather=gather
     )
     return layer.placement.host_experts
 
@@ -47,8 +49,9 @@ def choose(config, *, budget, gather=alone):
 def weights(number, num_slots=2):
     """Bytes of GPU memory with so many experts in host memory."""
     placement = with_host_experts(PLACEMENT, number)
-    layouts = [(TensorLayout(LAYOUTS[0][0].tensor, placement, PAGE),)] * NUM_LAYERS
-    estimate = MemoryEstimate.make(layouts, rank=0, num_slots=num_slots, other_bytes=GIB)
+    tensors = (TensorLayout(TENSORS[0].tensor, placement, PAGE),)
+    layout = RankLayout((tensors,) * NUM_LAYERS, rank=0, num_slots=num_slots)
+    estimate = MemoryEstimate.make(layout, other_bytes=GIB)
     return estimate.in_all
 
 
@@ -59,7 +62,7 @@ def test_auto_keeps_all_in_the_gpu_where_they_fit():
 @pytest.mark.parametrize("room", [15 * GIB, 20 * GIB, 30 * GIB])
 def test_auto_takes_the_fewest_that_fit(room):
     number = fewest_host_experts(
-        DwdpConfig(host_experts="auto"), LAYOUTS, rank=0, other_bytes=GIB, room=room
+        DwdpConfig(host_experts="auto"), LAYOUT, other_bytes=GIB, room=room
     )
     assert weights(number) <= room < weights(number - 1)
 
@@ -103,15 +106,15 @@ def host_sends(num_bytes):
 def test_ranks_of_a_host_need_its_memory_together():
     """32 GiB each would fit the memory of no test machine twice; made-up sizes do."""
     free = psutil.virtual_memory().available
-    layouts = [(TensorLayout(ExpertTensor("w", free // 32), PLACEMENT, PAGE),)]
+    layout = RankLayout(((TensorLayout(ExpertTensor("w", free // 32), PLACEMENT, PAGE),),), rank=0)
     config = DwdpConfig(host_experts=8)
-    check_host_memory(config, layouts, alone, rank=0)
+    check_host_memory(config, layout, alone)
     with pytest.raises(LimitError, match=r"where 2 rank\(s\) load their experts"):
-        check_host_memory(config, layouts, host_sends(3 * free // 4), rank=0)
-    check_host_memory(DwdpConfig(), layouts, host_sends(free // 4), rank=0)
+        check_host_memory(config, layout, host_sends(3 * free // 4))
+    check_host_memory(DwdpConfig(), layout, host_sends(free // 4))
 
 
 def test_loading_takes_all_experts_and_blocks_of_a_layer():
     placement = with_host_experts(PLACEMENT, 8)
-    layouts = [(TensorLayout(ExpertTensor("w", GIB), placement, PAGE),)] * 2
-    assert loading_bytes(layouts, rank=0) == 2 * NUM_EXPERTS * GIB + 8 * GIB
+    layout = RankLayout(((TensorLayout(ExpertTensor("w", GIB), placement, PAGE),),) * 2, rank=0)
+    assert loading_bytes(layout) == 2 * NUM_EXPERTS * GIB + 8 * GIB

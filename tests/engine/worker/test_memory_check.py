@@ -15,6 +15,7 @@ from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.worker.memory_check import MemoryCheck, Need, VllmLimits
 from vllm_dwdp.engine.worker.shared_gpus import GpuUse, check_shared_gpus
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.limits import LimitError
 
@@ -31,8 +32,7 @@ def check(*, budget=None, kv_cache=None, num_experts_per_worker=None, **options)
     layout = (TensorLayout(ExpertTensor("w13_weight", GIB // 4), placement, PAGE),)
     return MemoryCheck(
         DwdpConfig(num_experts_per_worker=num_experts_per_worker, **options),
-        [layout] * NUM_LAYERS,
-        rank=0,
+        RankLayout((layout,) * NUM_LAYERS, rank=0, num_slots=options.get("num_slots", 2)),
         job_rank=4,
         other_bytes=OTHER,
         limits=VllmLimits(budget, kv_cache),

@@ -13,6 +13,7 @@ import torch
 from vllm_dwdp._core import View
 from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, LayerLayout, TensorLayout
 from vllm_dwdp.memory.local_shard import LocalShard
 
@@ -33,8 +34,7 @@ def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
 def adopt(
     memory: RankMemory,
     layers: Sequence[DwdpRoutedExperts],
-    layouts: Sequence[LayerLayout],
-    rank: int,
+    layout: RankLayout,
     on_step: Callable[[str], None] = lambda detail: None,
 ) -> LocalShard:
     """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer.
@@ -42,7 +42,7 @@ def adopt(
     on_step: called with the name of each layer when its turn comes.
     """
     memory.give_back()
-    shard = LocalShard(memory.driver, layouts, rank)
+    shard = LocalShard(memory.driver, layout)
     for layer in layers:
         on_step(layer.layer_name)
         parameters = layer.expert_parameters().values()

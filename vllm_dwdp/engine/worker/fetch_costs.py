@@ -23,10 +23,9 @@ from vllm_dwdp.engine.moe.experts_op import install
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
-from vllm_dwdp.fetch.links import Links, bytes_by_peer, measure_links, places_of
+from vllm_dwdp.fetch.links import Links, measure_links, places_of
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout.slots import missing_bytes
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
 
@@ -54,22 +53,19 @@ class FetchCosts:
         self,
         config: DwdpConfig,
         layers: Sequence[DwdpRoutedExperts],
-        layouts: Sequence[LayerLayout],
+        layout: RankLayout,
         *,
-        rank: int,
         memory: RankMemory,
         copier: Copier,
         gather: Gather,
     ) -> None:
         self._config = config
         self._layers = layers
-        self._layouts = layouts
-        self._rank = rank
-        self._num_ranks = layouts[0][0].placement.dwdp_size
+        self._layout = layout
         self._memory = memory
         self._copier = copier
         self._gather = gather
-        self._missing = [missing_bytes(layout, i, rank=rank) for i, layout in enumerate(layouts)]
+        self._missing = [layout.missing_bytes(i) for i in range(layout.num_layers)]
         self.links: Links | None = None
 
     @property
@@ -86,15 +82,15 @@ class FetchCosts:
         """The slowest of the group's; None where no rank lacks anything."""
         probe = self._memory.link_probe(self._copier)
         places = places_of(
-            self._layouts,
+            self._layout,
             direct,
-            rank=self._rank,
             num_bytes=probe.room_bytes,
             bytes_of=self._memory.bytes_of,
         )
         self._gather("links begin", b"")
         if not self.lacks_nothing:
-            self.links = measure_links(probe, places, rank=self._rank, num_ranks=self._num_ranks)
+            rank, num_ranks = self._layout.rank, self._layout.num_ranks
+            self.links = measure_links(probe, places, rank=rank, num_ranks=num_ranks)
         found = self._agree("links", self._own_bandwidths())
         return Bandwidths.slowest(Bandwidths(*one) for one in found) if found else None
 
@@ -136,8 +132,7 @@ class FetchCosts:
     def _own_bandwidths(self) -> Bandwidths | None:
         if self.links is None:
             return None
-        by_peer = bytes_by_peer(self._layouts, rank=self._rank, num_ranks=self._num_ranks)
-        measured = self.links.bandwidths(by_peer)
+        measured = self.links.bandwidths(self._layout.bytes_by_peer())
         if (gb_per_s := self._config.link_gb_per_s) is None:
             return measured
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
@@ -169,15 +164,12 @@ class FetchCosts:
         """The layer can run on a slot inside, which holds its experts; the slot goes again."""
         slots = Slots(
             self._memory.slot_driver,
-            self._layouts,
-            rank=self._rank,
-            num_slots=1,
+            self._layout.with_slot_for(layer_idx),
             slice_bytes=self._missing[layer_idx],
-            layer_idxs=[layer_idx],
         )
         self._fill(slots, direct, layer_idx)
         on_slot = views.build_on_slot(layer_idx, slots)
-        bind_slot(self._memory, self._layers[layer_idx], self._layouts[layer_idx], on_slot)
+        bind_slot(self._memory, self._layers[layer_idx], self._layout.layouts[layer_idx], on_slot)
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp._core import View
-from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
+from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.experts_op import InPlace, install
@@ -29,7 +29,7 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import LayerCopies, Slots
 
@@ -43,33 +43,30 @@ class Fetching:
         self,
         config: DwdpConfig,
         layers: Sequence[DwdpRoutedExperts],
-        layouts: Sequence[LayerLayout],
+        layout: RankLayout,
         *,
-        rank: int,
         memory: RankMemory,
         sizes: StepSizes,
         gather: Gather,
         job_ranks: Sequence[int],
     ) -> None:
-        """job_ranks: the group's ranks, as the job numbers them."""
+        """layout: with as many slots as the rank may make. job_ranks: as the job numbers them."""
         self._config = config
         self._layers = layers
-        self._layouts = layouts
-        self._rank = rank
+        self._layout = layout
         self._sizes = sizes
         self._memory = memory
         self._copier = memory.make_copier(config)
         self._costs = FetchCosts(
-            config, layers, layouts, rank=rank, memory=memory, copier=self._copier, gather=gather
+            config, layers, layout, memory=memory, copier=self._copier, gather=gather
         )
         self._scheduler: FetchScheduler | None = None
         self._job_ranks = job_ranks
         self._copies: list[LayerCopies] = []
-        self._num_ranks = layouts[0][0].placement.dwdp_size
         self.policy = Policy.always(FetchMode.DIRECT)
         self.bandwidths: Bandwidths | None = None
         self.slots: Slots | None = None
-        self.counters = FetchCounters(len(layouts), self._num_ranks)
+        self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
 
     def decide(
         self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
@@ -93,12 +90,10 @@ class Fetching:
     def make_slots(self) -> Slots | None:
         """Slots if a step will use them."""
         if not self.policy.is_direct:
-            peer_bytes = self._costs.missing_bytes // max(1, self._num_ranks - 1)
+            peer_bytes = self._costs.missing_bytes // max(1, self._layout.num_ranks - 1)
             self.slots = Slots(
                 self._memory.slot_driver,
-                self._layouts,
-                rank=self._rank,
-                num_slots=usable_slots(self._config.num_slots, len(self._layouts)),
+                self._layout,
                 slice_bytes=self._config.slice_bytes or self._memory.slice_bytes(peer_bytes),
             )
         return self.slots
@@ -108,7 +103,7 @@ class Fetching:
         if self.slots is not None:
             chosen = None
             if FetchMode.SELECTIVE in self.policy.modes_up_to(self._sizes.max_tokens):
-                chosen = self._memory.make_chosen(self._copier, self._num_ranks)
+                chosen = self._memory.make_chosen(self._copier, self._layout.num_ranks)
             self._copies = [self.slots.copies(i, v, chosen) for i, v in enumerate(direct)]
         self._scheduler = FetchScheduler(
             self._copies,
@@ -146,13 +141,17 @@ class Fetching:
             counts["copies"] += num_copies
             counts["selective_hits"] += num_hits
         if (links := self._costs.links) is not None:
-            counts["link_gb_per_s"] = links.gb_per_s(self._num_ranks)
+            counts["link_gb_per_s"] = links.gb_per_s(self._layout.num_ranks)
         return counts
 
     def _watch_copies(self) -> None:
         layers = [[CopiedSlice(*one) for one in copies.slices] for copies in self._copies]
         CopyWatch(
-            self._copier, layers, rank=self._rank, job_ranks=self._job_ranks, end_rank=end_for_good
+            self._copier,
+            layers,
+            rank=self._layout.rank,
+            job_ranks=self._job_ranks,
+            end_rank=end_for_good,
         ).start()
 
     def _needs_compute(self, bandwidths: Bandwidths | None) -> bool:

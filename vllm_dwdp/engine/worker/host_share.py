@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import psutil
 from vllm.logger import init_logger
 
-from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode, usable_slots
+from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.layout.tensors import LayerLayout, TensorLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.tensors import TensorLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
 
@@ -40,9 +41,8 @@ def check_told_alike(config: DwdpConfig, gather: Gather) -> None:
 def choose_host_experts(
     config: DwdpConfig,
     layers: Sequence[DwdpRoutedExperts],
-    layouts: Sequence[LayerLayout],
+    layout: RankLayout,
     *,
-    rank: int,
     other_bytes: int,
     budget_bytes: int,
     gather: Gather,
@@ -54,7 +54,7 @@ def choose_host_experts(
     if config.host_experts != AUTO:
         return
     room = round((1 - SHARE_KEPT_FOR_VLLM) * budget_bytes)
-    own = fewest_host_experts(config, layouts, rank=rank, other_bytes=other_bytes, room=room)
+    own = fewest_host_experts(config, layout, other_bytes=other_bytes, room=room)
     number = max(map(int, gather("host experts", str(own).encode())))
     for layer in layers:
         layer.placement = with_host_experts(layer.placement, number)
@@ -66,16 +66,14 @@ def choose_host_experts(
     )
 
 
-def check_host_memory(
-    config: DwdpConfig, layouts: Sequence[LayerLayout], gather: Gather, *, rank: int
-) -> None:
+def check_host_memory(config: DwdpConfig, layout: RankLayout, gather: Gather) -> None:
     """Raise LimitError where a host lacks the memory in which its ranks load their experts.
 
     Every rank of the group calls it. Ranks of other groups on the host are not counted, nor is the
     memory of a single NUMA node.
     """
     free = psutil.virtual_memory().available
-    needed = loading_bytes(layouts, rank) if config.host_experts else 0
+    needed = loading_bytes(layout) if config.host_experts else 0
     own = socket.gethostname(), needed, free
     found = [json.loads(payload) for payload in gather("host memory", json.dumps(own).encode())]
     needs = [needed for host, needed, _ in found if host == own[0]]
@@ -87,36 +85,28 @@ def check_host_memory(
         )
 
 
-def loading_bytes(layouts: Sequence[LayerLayout], rank: int) -> int:
+def loading_bytes(layout: RankLayout) -> int:
     """The most host memory that a rank takes: all its experts, and blocks of one layer."""
-    loaded = sum(loaded_bytes(one, rank) for one in layouts)
-    return loaded + max(host_bytes([one], rank) for one in layouts)
+    loaded = sum(loaded_bytes(one, layout.rank) for one in layout.layouts)
+    return loaded + max(host_bytes([one], layout.rank) for one in layout.layouts)
 
 
 def fewest_host_experts(
-    config: DwdpConfig,
-    layouts: Sequence[LayerLayout],
-    *,
-    rank: int,
-    other_bytes: int,
-    room: int,
+    config: DwdpConfig, layout: RankLayout, *, other_bytes: int, room: int
 ) -> int:
     """The smallest number with which the rank's weights and slots fit into `room` bytes.
 
     Where none is enough: all but one of the rank's experts.
     """
-    num_slots = 0
-    if config.fetch != FetchMode.DIRECT:
-        num_slots = usable_slots(config.num_slots, len(layouts))
+    if config.fetch == FetchMode.DIRECT:
+        layout = layout.with_slots(0)
 
     def fits(number: int) -> bool:
-        moved = [tuple(_on_host(tensor, number) for tensor in layer) for layer in layouts]
-        estimate = MemoryEstimate.make(
-            moved, rank=rank, num_slots=num_slots, other_bytes=other_bytes
-        )
-        return estimate.in_all <= room
+        moved = tuple(tuple(_on_host(t, number) for t in tensors) for tensors in layout.layouts)
+        moved_layout = dataclasses.replace(layout, layouts=moved)
+        return MemoryEstimate.make(moved_layout, other_bytes=other_bytes).in_all <= room
 
-    most = _most(layouts[0][0].placement)
+    most = _most(layout.placement)
     return next((number for number in range(most) if fits(number)), most)
 
 

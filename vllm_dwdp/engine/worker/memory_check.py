@@ -9,16 +9,15 @@
 """
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode, usable_slots
+from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode
 from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib, loaded_bytes
 from vllm_dwdp.memory.limits import LimitError
 
@@ -47,25 +46,23 @@ class MemoryCheck:
     def __init__(
         self,
         config: DwdpConfig,
-        layouts: Sequence[LayerLayout],
+        layout: RankLayout,
         *,
-        rank: int,
         job_rank: int,
         other_bytes: int,
         limits: VllmLimits,
         may_use_host: bool = False,
     ) -> None:
-        """may_use_host: experts may lie in host memory instead."""
+        """layout: with as many slots as the rank may make. may_use_host: for experts, too."""
         self._may_use_host = may_use_host
         self._config = config
-        self._layouts = layouts
-        self._rank = rank
+        self._layout = layout
         self._job_rank = job_rank
         self._other_bytes = other_bytes
         self._limits = limits
-        num_slots = usable_slots(config.num_slots, len(layouts))
         self._in_place = self._estimate(0)
-        self._copying = self._estimate(0 if config.fetch == FetchMode.DIRECT else num_slots)
+        copies = config.fetch != FetchMode.DIRECT
+        self._copying = self._estimate(layout.num_slots if copies else 0)
         self._certain = self._in_place if config.fetch == AUTO else self._copying
 
     def run(self, memory: RankMemory, gather: Gather) -> None:
@@ -90,7 +87,7 @@ class MemoryCheck:
         """Bytes of the rank's own experts as they are loaded; 0 if that is to host memory."""
         if self._config.host_experts:
             return 0
-        return sum(loaded_bytes(layer, self._rank) for layer in self._layouts)
+        return sum(loaded_bytes(one, self._layout.rank) for one in self._layout.layouts)
 
     def _check_budget(self) -> None:
         budget = self._limits.budget_bytes
@@ -148,16 +145,14 @@ class MemoryCheck:
 
     def _redundant_bytes(self, estimate: MemoryEstimate) -> int:
         """What this rank owns beyond an even share."""
-        placement = self._layouts[0][0].placement
+        placement, rank = self._layout.placement, self._layout.rank
         even = Placement.make(num_experts=placement.num_experts, dwdp_size=placement.dwdp_size)
-        num_even, num_local = (len(p.local_experts(self._rank)) for p in (even, placement))
+        num_even, num_local = (len(p.local_experts(rank)) for p in (even, placement))
         return estimate.own * (num_local - num_even) // num_local
 
     def _estimate(self, num_slots: int) -> MemoryEstimate:
         return MemoryEstimate.make(
-            self._layouts,
-            rank=self._rank,
-            num_slots=num_slots,
+            self._layout.with_slots(num_slots),
             other_bytes=self._other_bytes,
             loads_on_host=self._config.host_experts != 0,
         )

@@ -11,6 +11,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +48,7 @@ from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.handle import TYPE_NAMES
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
@@ -116,24 +117,22 @@ class ExpertSharing:
         check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
         check_no_drafts(model, layers)
-        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
-        self._check_limits(layouts)
+        layout = self._layout()
+        self._check_limits(layout)
         manifest = self._manifest(model, layers)
         self._session.enter("adopting its experts")
         with self._timed("adopt"):
-            shard = adopt(self._memory, layers, layouts, self.rank, self._session.step)
+            shard = adopt(self._memory, layers, layout, self._session.step)
         with self._timed("meet"):
-            self._meet(manifest, shard, num_layers=len(layouts))
+            self._meet(manifest, shard, num_parcels=layout.num_parcels)
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
-            views = self._bind(layers, layouts, shard, run_step)
+            views = self._bind(layers, layout, shard, run_step)
         for warning in self._memory.warnings:
             logger.warning("%s", warning)
         self._session.finish()
         self._report(layers, shard, views)
-        log_decode(
-            self._vllm_config, layers, layouts, rank=self.rank, bandwidths=self._fetching.bandwidths
-        )
+        log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
 
     def settle(self) -> None:
         """Let steps fetch, once nothing more of the start-up runs on the model."""
@@ -187,18 +186,16 @@ class ExpertSharing:
         choose_host_experts(
             self._config,
             layers,
-            [layer_layout(layer, self._driver.granularity) for layer in layers],
-            rank=self.rank,
+            self._layout(),
             other_bytes=other_bytes,
             budget_bytes=self._budget_bytes if given is None else free - given,
             gather=self._session.gather,
         )
-        layouts = [layer_layout(layer, self._driver.granularity) for layer in layers]
-        check_host_memory(self._config, layouts, self._session.gather, rank=self.rank)
+        layout = self._layout()  # with the experts that were chosen for the host
+        check_host_memory(self._config, layout, self._session.gather)
         check = MemoryCheck(
             self._config,
-            layouts,
-            rank=self.rank,
+            layout,
             job_rank=self.job_rank,
             other_bytes=other_bytes,
             may_use_host=not self._is_on_host,
@@ -206,12 +203,17 @@ class ExpertSharing:
         )
         check.run(self._memory, self._session.gather)
 
-    def _check_limits(self, layouts: list[LayerLayout]) -> None:
-        usable_slots(self._config.num_slots, len(layouts))
+    def _layout(self) -> RankLayout:
+        """Of the layers as they are built, with as many slots as there may be."""
+        layers = self.registry.layers
+        layouts = tuple(layer_layout(layer, self._driver.granularity) for layer in layers)
+        return RankLayout(layouts, self.rank, usable_slots(self._config.num_slots, len(layouts)))
+
+    def _check_limits(self, layout: RankLayout) -> None:
         if self._is_on_host:
-            num_maps = sum(len(t.blocks) + len(t.private_spans) for layer in layouts for t in layer)
-            check_map_budget(num_maps)
-        ensure_descriptors(num_descriptors_needed(layouts, self.rank))
+            tensors = itertools.chain.from_iterable(layout.layouts)
+            check_map_budget(sum(len(t.blocks) + len(t.private_spans) for t in tensors))
+        ensure_descriptors(num_descriptors_needed(layout))
 
     def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
         model_config = self._vllm_config.model_config
@@ -229,27 +231,25 @@ class ExpertSharing:
             tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
         )
 
-    def _meet(self, manifest: Manifest, shard: LocalShard, *, num_layers: int) -> None:
-        """Behind the last layer stands the fringe."""
+    def _meet(self, manifest: Manifest, shard: LocalShard, *, num_parcels: int) -> None:
         self._session.meet(manifest)
-        self._session.hand_over(shard.handles, num_layers=num_layers + 1)
+        self._session.hand_over(shard.handles, num_parcels=num_parcels)
 
     def _bind(
         self,
         layers: list[DwdpRoutedExperts],
-        layouts: list[LayerLayout],
+        layout: RankLayout,
         shard: LocalShard,
         run_step: RunStep,
     ) -> ExpertViews:
-        views = ExpertViews(self._driver, layouts, shard, self.rank, self._session.layer)
-        direct = [views.build(layer_idx) for layer_idx in range(len(layers))]
-        for layer, layout, of_layer in zip(layers, layouts, direct, strict=True):
-            bind_layer(self._memory, layer, layout, of_layer)
+        views = ExpertViews(self._driver, layout, shard, self._session.take_handles)
+        direct = [views.build(layer_idx) for layer_idx in range(layout.num_layers)]
+        for layer, tensors, of_layer in zip(layers, layout.layouts, direct, strict=True):
+            bind_layer(self._memory, layer, tensors, of_layer)
         self._fetching = Fetching(
             self._config,
             layers,
-            layouts,
-            rank=self.rank,
+            layout,
             memory=self._memory,
             sizes=StepSizes(
                 max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
@@ -265,7 +265,7 @@ class ExpertSharing:
             for layer_idx, layer in enumerate(layers):
                 self._session.step(layer.layer_name)
                 on_slot = views.build_on_slot(layer_idx, slots)
-                bind_slot(self._memory, layer, layouts[layer_idx], on_slot)
+                bind_slot(self._memory, layer, layout.layouts[layer_idx], on_slot)
         self._fetching.start(direct)
         return views
 

@@ -12,8 +12,7 @@ from vllm_dwdp.engine.moe.graph_fence import decode_sizes
 from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
-from vllm_dwdp.layout.slots import missing_bytes
-from vllm_dwdp.layout.tensors import LayerLayout
+from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 
@@ -42,16 +41,15 @@ def expert_stats(
 def log_decode(
     vllm_config: Any,
     layers: Sequence[DwdpRoutedExperts],
-    layouts: Sequence[LayerLayout],
+    layout: RankLayout,
     *,
-    rank: int,
     bandwidths: Bandwidths | None,
 ) -> None:
     """Say what decode steps will read of peers; nothing if all experts are here."""
     if bandwidths is None:
         return
     model = DecodeModel(
-        missing_bytes=sum(missing_bytes(layout, i, rank=rank) for i, layout in enumerate(layouts)),
+        missing_bytes=sum(map(layout.missing_bytes, range(layout.num_layers))),
         num_experts=layers[0].global_num_experts,
         top_k=layers[0].moe_config.experts_per_token,
         bandwidths=bandwidths,

@@ -9,7 +9,7 @@ from vllm_dwdp._core import HandleType
 from vllm_dwdp.memory.handle import Handle
 
 HandleSource = Callable[[HandleType, int], list[tuple[Handle, int]]]
-"""(type, layer index) -> (handle, bytes) of each block, owned by the caller."""
+"""(type, parcel) -> (handle, bytes) of each block, owned by the caller."""
 
 
 class HandleExchange(ABC):
@@ -23,10 +23,10 @@ class HandleExchange(ABC):
         """
 
     @abstractmethod
-    def layer(
-        self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]
+    def take_handles(
+        self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """A peer's handles for a layer, owned by the caller.
+        """A peer's handles for a parcel, owned by the caller.
 
         Raises ExchangeRefused when the peer can't export them, or has other blocks than expected.
         """

@@ -16,29 +16,31 @@ from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 class FabricExchange(HandleExchange):
-    """Each rank posts the handles of all its layers at once, or why it can't.
+    """Each rank posts the handles of all its parcels at once, or why it can't.
 
     subject: what is handed over; each exchange of a group has another.
     """
 
     def __init__(
-        self, rendezvous: Rendezvous, source: HandleSource, *, subject: str, num_layers: int
+        self, rendezvous: Rendezvous, source: HandleSource, *, subject: str, num_parcels: int
     ) -> None:
         self._rendezvous = rendezvous
         self._subject = subject
         self._source = source
-        self._num_layers = num_layers
+        self._num_parcels = num_parcels
         self._offers: list[bytes] = []
 
     def open(self) -> None:
         name = f"fabric handles of {self._subject}"
         self._offers = self._rendezvous.gather(name, json.dumps(self._offer()).encode())
 
-    def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[bytes]:
+    def take_handles(
+        self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
+    ) -> list[bytes]:
         offer = json.loads(self._offers[peer_rank])
         if offer["refusal"] is not None:
             raise self._error(peer_rank, f"the peer refused: {offer['refusal']}")
-        blocks = offer["layers"][layer_idx]
+        blocks = offer["parcels"][parcel]
         if (sizes := [size for _, size in blocks]) != list(expected_sizes):
             reason = f"expected blocks of {list(expected_sizes)} bytes, got {sizes}"
             raise self._error(peer_rank, reason)
@@ -49,13 +51,13 @@ class FabricExchange(HandleExchange):
 
     def _offer(self) -> dict[str, object]:
         try:
-            layers = [self._export(layer_idx) for layer_idx in range(self._num_layers)]
+            parcels = [self._export(parcel) for parcel in range(self._num_parcels)]
         except DriverError as error:
             return {"refusal": str(error)}
-        return {"refusal": None, "layers": layers}
+        return {"refusal": None, "parcels": parcels}
 
-    def _export(self, layer_idx: int) -> list[tuple[str, int]]:
-        blocks = self._source(HandleType.FABRIC, layer_idx)
+    def _export(self, parcel: int) -> list[tuple[str, int]]:
+        blocks = self._source(HandleType.FABRIC, parcel)
         return [(cast(bytes, handle).hex(), num_bytes) for handle, num_bytes in blocks]
 
     def _error(self, peer_rank: int, reason: str) -> ExchangeRefused:

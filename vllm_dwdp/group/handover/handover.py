@@ -58,21 +58,21 @@ class Handover:
             reasons.append(reason)
         raise PeersUnreachable("; ".join(reasons))
 
-    def open(self, source: HandleSource, *, num_layers: int) -> None:
+    def open(self, source: HandleSource, *, num_parcels: int) -> None:
         """Hand over this rank's memory to the peers, and get ready to take theirs.
 
         Raises what HandleExchange.open raises.
         """
         if self._handle_type is not None:
-            self._exchange = self._make_exchange("experts", self._handle_type, source, num_layers)
+            self._exchange = self._make_exchange("experts", self._handle_type, source, num_parcels)
             self._exchange.open()
 
-    def layer(
-        self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]
+    def take_handles(
+        self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """See HandleExchange.layer; ranks count in the group."""
-        assert self._exchange is not None, "open() comes before layer()"
-        return self._exchange.layer(peer_rank, layer_idx, expected_sizes)
+        """See HandleExchange.take_handles; ranks count in the group."""
+        assert self._exchange is not None, "open() comes before take_handles()"
+        return self._exchange.take_handles(peer_rank, parcel, expected_sizes)
 
     def close(self) -> None:
         """Let go of the peers; it keeps no handle of this rank's memory alive."""
@@ -118,15 +118,17 @@ class Handover:
         return [dict(json.loads(ballot)) for ballot in ballots]
 
     def _make_exchange(
-        self, subject: str, handle_type: HandleType, source: HandleSource, num_layers: int
+        self, subject: str, handle_type: HandleType, source: HandleSource, num_parcels: int
     ) -> HandleExchange:
         if handle_type is HandleType.FABRIC:
-            return FabricExchange(self._rendezvous, source, subject=subject, num_layers=num_layers)
+            return FabricExchange(
+                self._rendezvous, source, subject=subject, num_parcels=num_parcels
+            )
         return DescriptorExchange(
             self._rendezvous,
             source,
             subject=subject,
-            num_layers=num_layers,
+            num_parcels=num_parcels,
             timeout_s=self._timeout_s,
         )
 
@@ -135,7 +137,7 @@ def _reason_unreadable(
     exchange: HandleExchange, probe: PeerProbe, peer_rank: int, job_rank: int, sizes: Sequence[int]
 ) -> str | None:
     try:
-        pages = exchange.layer(peer_rank, 0, sizes)
+        pages = exchange.take_handles(peer_rank, 0, sizes)
     except ExchangeRefused as error:
         return str(error)
     return probe.reason(pages, peer_job_rank=job_rank)

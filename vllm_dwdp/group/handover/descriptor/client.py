@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Asks one peer for its memory files, a layer at a time."""
+"""Asks one peer for its memory files, a parcel at a time."""
 
 import os
 import resource
@@ -63,13 +63,13 @@ class DescriptorClient:
     def close(self) -> None:
         self._socket.close()
 
-    def layer(self, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:
-        """Descriptors of a layer's blocks, owned by the caller.
+    def take_handles(self, parcel: int, expected_sizes: Sequence[int]) -> list[int]:
+        """Descriptors of a parcel's blocks, owned by the caller.
 
         Raises ExchangeRefused when the peer refuses, sends other blocks than expected, or the
         kernel drops descriptors; nothing that arrived stays open then.
         """
-        request = wire.pack_request(layer_idx, self._token)
+        request = wire.pack_request(parcel, self._token)
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:

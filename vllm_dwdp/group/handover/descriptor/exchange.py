@@ -26,20 +26,20 @@ class DescriptorExchange(HandleExchange):
         source: HandleSource,
         *,
         subject: str,
-        num_layers: int,
+        num_parcels: int,
         timeout_s: float,
     ) -> None:
         self._rendezvous = rendezvous
         self._subject = subject
         descriptors = functools.partial(source, HandleType.FILE_DESCRIPTOR)
         self._source = cast(DescriptorSource, descriptors)
-        self._num_layers = num_layers
+        self._num_parcels = num_parcels
         self._timeout_s = timeout_s
         self._server: DescriptorServer | None = None
         self._clients: dict[int, DescriptorClient] = {}
 
     def open(self) -> None:
-        server = self._server = DescriptorServer(self._source, num_layers=self._num_layers)
+        server = self._server = DescriptorServer(self._source, num_parcels=self._num_parcels)
         address = {"path": server.path, "token": server.token.hex()}
         addresses = self._rendezvous.gather(
             f"address for {self._subject}", json.dumps(address).encode()
@@ -50,8 +50,8 @@ class DescriptorExchange(HandleExchange):
         self._rendezvous.gather(f"connected for {self._subject}", b"1")
         server.remove_directory()
 
-    def layer(self, peer_rank: int, layer_idx: int, expected_sizes: Sequence[int]) -> list[int]:
-        return self._clients[peer_rank].layer(layer_idx, expected_sizes)
+    def take_handles(self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]) -> list[int]:
+        return self._clients[peer_rank].take_handles(parcel, expected_sizes)
 
     def close(self) -> None:
         for client in self._clients.values():

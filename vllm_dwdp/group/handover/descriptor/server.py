@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Hands this rank's sealed memory files to its peers, on request, one layer at a time.
+"""Hands this rank's sealed memory files to its peers, on request, one parcel at a time.
 
 One thread serves all connections; no peer, however slow or hostile, can hold it up: packets are
 whole or absent, sends don't block, and unproven connections make room for new ones.
@@ -34,9 +34,9 @@ class DescriptorServer:
     `source` is called in the server's thread.
     """
 
-    def __init__(self, source: DescriptorSource, *, num_layers: int) -> None:
+    def __init__(self, source: DescriptorSource, *, num_parcels: int) -> None:
         self._source = source
-        self._num_layers = num_layers
+        self._num_parcels = num_parcels
         self.token = secrets.token_bytes(wire.TOKEN_BYTES)
         self._directory = PrivateDirectory()
         self.path = str(self._directory.path / SOCKET_NAME)
@@ -108,14 +108,14 @@ class DescriptorServer:
                 return
             if flags & socket.MSG_CTRUNC:
                 raise ExchangeRefused("expected a request alone, got descriptors beside it")
-            layer_idx = wire.parse_request(packet, token=self.token, num_layers=self._num_layers)
+            parcel = wire.parse_request(packet, token=self.token, num_parcels=self._num_parcels)
             self._is_proven[peer] = True
-            self._send_layer(peer, [] if layer_idx is None else self._source(layer_idx))
+            self._send_parcel(peer, [] if parcel is None else self._source(parcel))
         except Exception as error:
             self._refuse(peer, str(error) or type(error).__name__)
             self._drop(peer)
 
-    def _send_layer(self, peer: socket.socket, blocks: list[tuple[int, int]]) -> None:
+    def _send_parcel(self, peer: socket.socket, blocks: list[tuple[int, int]]) -> None:
         try:
             for start in range(0, max(1, len(blocks)), wire.MAX_DESCRIPTORS):
                 part = blocks[start : start + wire.MAX_DESCRIPTORS]

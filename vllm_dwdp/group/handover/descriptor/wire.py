@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Messages on the descriptor socket: one SOCK_SEQPACKET packet each, so none can be half-read.
 
-    request:   magic | version | kind | layer index | token
+    request:   magic | version | kind | parcel | token
     response:  magic | version | status | descriptors left after this packet | text or sizes
 
 Everything that arrives is checked: length, magic, version, ranges. Descriptors travel beside the
@@ -23,7 +23,7 @@ TOKEN_BYTES = 32
 MAX_DESCRIPTORS = 253
 MAX_BODY_BYTES = 8 * MAX_DESCRIPTORS
 HELLO = 1
-LAYER = 2
+PARCEL = 2
 STATUS_OK = 0
 STATUS_REFUSED = 1
 STATUS_BUSY = 2
@@ -46,26 +46,26 @@ def pack_hello(token: bytes) -> bytes:
     return _REQUEST.pack(MAGIC, VERSION, HELLO, 0, token)
 
 
-def pack_request(layer_idx: int, token: bytes) -> bytes:
-    return _REQUEST.pack(MAGIC, VERSION, LAYER, layer_idx, token)
+def pack_request(parcel: int, token: bytes) -> bytes:
+    return _REQUEST.pack(MAGIC, VERSION, PARCEL, parcel, token)
 
 
-def parse_request(packet: bytes, *, token: bytes, num_layers: int) -> int | None:
-    """The layer index asked for, None for a hello.
+def parse_request(packet: bytes, *, token: bytes, num_parcels: int) -> int | None:
+    """The parcel asked for, None for a hello.
 
     Raises ExchangeRefused with the reason for anything else.
     """
     if len(packet) != _REQUEST.size:
         raise ExchangeRefused(f"expected a request of {_REQUEST.size} bytes, got {len(packet)}")
-    magic, version, kind, layer_idx, given = _REQUEST.unpack(packet)
+    magic, version, kind, parcel, given = _REQUEST.unpack(packet)
     _check_protocol(magic, version)
     if not hmac.compare_digest(given, token):
         raise ExchangeRefused("expected the token of this group, got another")
-    if kind not in (HELLO, LAYER):
-        raise ExchangeRefused(f"expected a request of kind {HELLO} or {LAYER}, got {kind}")
-    if not 0 <= layer_idx < num_layers:
-        raise ExchangeRefused(f"expected a layer index in [0, {num_layers}), got {layer_idx}")
-    return layer_idx if kind == LAYER else None
+    if kind not in (HELLO, PARCEL):
+        raise ExchangeRefused(f"expected a request of kind {HELLO} or {PARCEL}, got {kind}")
+    if not 0 <= parcel < num_parcels:
+        raise ExchangeRefused(f"expected a parcel in [0, {num_parcels}), got {parcel}")
+    return parcel if kind == PARCEL else None
 
 
 def pack_response(num_left: int, sizes: Sequence[int]) -> bytes:

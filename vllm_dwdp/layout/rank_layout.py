@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""All layers of a model as one rank sees them: what it owns, what it lacks, and from whom.
+
+Ranks hand each other their memory in parcels. Parcel l holds the blocks of layer l, and the last
+parcel holds the fringe.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.slots import SlotLayout
+from vllm_dwdp.layout.tensors import FringeLayout, LayerLayout, SourcedBlock
+
+
+@dataclass(frozen=True)
+class RankLayout:
+    """The layouts of all layers, and the rank of the group that looks at them.
+
+    num_slots: layer l uses slot l % num_slots; 0 where the rank has no slots. only_layer: the one
+    layer that has a slot; None where all layers have one.
+    """
+
+    layouts: tuple[LayerLayout, ...]
+    rank: int
+    num_slots: int = 0
+    only_layer: int | None = None
+
+    @property
+    def placement(self) -> Placement:
+        """The same for all layers of a model."""
+        return self.layouts[0][0].placement
+
+    @property
+    def granularity(self) -> int:
+        """Bytes of a page."""
+        return self.layouts[0][0].granularity
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layouts)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the group."""
+        return self.placement.dwdp_size
+
+    @property
+    def peers(self) -> list[int]:
+        """The other ranks of the group."""
+        return [rank for rank in range(self.num_ranks) if rank != self.rank]
+
+    @property
+    def fringe_parcel(self) -> int:
+        """The number of the parcel that holds a rank's fringe."""
+        return self.num_layers
+
+    @property
+    def num_parcels(self) -> int:
+        return self.num_layers + 1
+
+    def block_sizes(self, owner: int, parcel: int) -> list[int]:
+        """Bytes of each block in a parcel of one rank. Its peers compute them as it does."""
+        if parcel == self.fringe_parcel:
+            fringe = self.fringe(owner).num_bytes
+            return [fringe] if fringe else []
+        return [e.num_bytes for layout in self.layouts[parcel] for e in layout.blocks_of(owner)]
+
+    def fringe(self, owner: int) -> FringeLayout:
+        return self._fringes[owner]
+
+    def sourced_blocks(self, layer_idx: int) -> Iterator[SourcedBlock]:
+        """All blocks of a layer, each with the rank out of whose memory this one reads it."""
+        for tensor_idx, layout in enumerate(self.layouts[layer_idx]):
+            for extent in layout.blocks:
+                source = layout.source(extent.segment, self.rank, layer_idx, tensor_idx)
+                yield SourcedBlock(tensor_idx, extent, source)
+
+    def missing_blocks(self, layer_idx: int) -> Iterator[SourcedBlock]:
+        """The blocks of a layer that this rank reads over a link: of peers, or of its own host."""
+        return (b for b in self.sourced_blocks(layer_idx) if b.is_missing(self.rank))
+
+    def missing_bytes(self, layer_idx: int) -> int:
+        """What copies bring for a layer: its missing blocks, without boundary pages."""
+        return sum(block.extent.num_bytes for block in self.missing_blocks(layer_idx))
+
+    def bytes_by_peer(self) -> list[int]:
+        """What this rank lacks, by the rank whose blocks have it, over all layers.
+
+        Its own number stands for its host.
+        """
+        found = [0] * self.num_ranks
+        for layer_idx in range(self.num_layers):
+            for block in self.missing_blocks(layer_idx):
+                found[block.source] += block.extent.num_bytes
+        return found
+
+    def with_slots(self, num_slots: int) -> "RankLayout":
+        """The same with another number of slots."""
+        return dataclasses.replace(self, num_slots=num_slots)
+
+    def with_slot_for(self, layer_idx: int) -> "RankLayout":
+        """The same with one slot, for one layer."""
+        return dataclasses.replace(self, num_slots=1, only_layer=layer_idx)
+
+    def slot_of(self, layer_idx: int) -> int:
+        """The slot that a layer uses."""
+        return layer_idx % self.num_slots
+
+    def layers_of(self, slot: int) -> Sequence[int]:
+        """The layers that use a slot."""
+        if self.only_layer is not None:
+            return [self.only_layer]
+        return range(slot, self.num_layers, self.num_slots)
+
+    def slot_layout(self, slot: int) -> SlotLayout:
+        """How the pages of a slot serve all of its layers."""
+        return SlotLayout.make(
+            {layer_idx: self.missing_blocks(layer_idx) for layer_idx in self.layers_of(slot)},
+            granularity=self.granularity,
+        )
+
+    @cached_property
+    def _fringes(self) -> list[FringeLayout]:
+        return [
+            FringeLayout.make(self.layouts, rank=owner, granularity=self.granularity)
+            for owner in range(self.num_ranks)
+        ]
