@@ -60,14 +60,19 @@ def generate(tmp_path_factory):
     """Run generate.py in a process of its own, once for the same arguments; read what it wrote."""
 
     @functools.cache
-    def run(*arguments: str, model: Path = MODEL, on_cuda: bool = False) -> dict:
+    def run(
+        *arguments: str, model: Path = MODEL, on_cuda: bool = False, gpu_bytes: int | None = None
+    ) -> dict:
+        stand_in = CUDA_STAND_IN if on_cuda else {}
+        if gpu_bytes is not None:
+            stand_in = stand_in | {"FAKE_GPU_BYTES": str(gpu_bytes)}
         out = tmp_path_factory.mktemp("generate") / "out.json"
         done = subprocess.run(
             [sys.executable, GENERATE, model, out, *arguments],
             capture_output=True,
             text=True,
             timeout=400,
-            env=os.environ | (CUDA_STAND_IN if on_cuda else {}),
+            env=os.environ | stand_in,
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}

@@ -3,7 +3,11 @@
 """Memory of a GPU whose driver is the fake one, for ranks whose kernels run on the CPU.
 
 A plugin of vLLM (fake_gpu_plugin) hands it to the ranks of an engine, in the environment of
-cuda_stand_in.py. FAKE_GPU_FULL there names a kind of memory for which rank 1's GPU has no room.
+cuda_stand_in.py. More variables there:
+
+* FAKE_GPU_BYTES: the free memory of each rank's GPU.
+* FAKE_GPU_FULL: a kind of memory for which rank 1's GPU has no room.
+* FAKE_GPU_HANGS: a copy of rank 1 doesn't end, which its watch finds at once.
 """
 
 import functools
@@ -14,11 +18,14 @@ from support.fake_cuda import OUT_OF_MEMORY, FakeCuda, bytes_of
 from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.device import MEMORY_OF_DEVICE, HostMemory
 from vllm_dwdp.device.numa import own_numa_node
+from vllm_dwdp.fetch.copy_watch import CopyWatch
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 
-FULL_RANK = 1
+FAULTY_RANK = 1
+WATCH_INTERVAL_S = 0.1
+HUNG_COPY = 3
 ALLOCATED_IN = {
     "block": (LocalShard, "_fill_block", "cuMemCreate"),
     "fringe": (LocalShard, "_create_fringe", "cuMemCreate"),
@@ -37,9 +44,14 @@ class FakeGpuMemory(HostMemory):
     def __init__(self, rank):
         self.numa_node = own_numa_node()
         fake = FakeCuda()
-        if rank == FULL_RANK and "FAKE_GPU_FULL" in os.environ:
+        if rank == FAULTY_RANK and "FAKE_GPU_FULL" in os.environ:
             fill_up(fake, os.environ["FAKE_GPU_FULL"])
+        if rank == FAULTY_RANK and "FAKE_GPU_HANGS" in os.environ:
+            hang_once_watched(fake)
         self.driver = self.slot_driver = self._cuda = fake.driver(rank)
+
+    def free_bytes(self):
+        return int(os.environ.get("FAKE_GPU_BYTES", super().free_bytes()))
 
     def bytes_of(self, view):
         return bytes_of(view)
@@ -61,6 +73,17 @@ def fill_up(fake, kind):
         return made
 
     setattr(owner, name, fail)
+
+
+def hang_once_watched(fake):
+    """The first steps have a copy that doesn't end."""
+    start = CopyWatch.start
+
+    def start_and_hang(watch):
+        start(watch, interval_s=WATCH_INTERVAL_S)
+        fake.hang("cuMemcpyDtoDAsync", HUNG_COPY)
+
+    CopyWatch.start = start_and_hang
 
 
 def register():

@@ -3,6 +3,10 @@
 """Tokens and log-probabilities equal stock vLLM's, exactly."""
 
 import json
+import re
+
+KV_CACHE_BYTES = 1 << 30
+"""What conftest.py has engines take, by VLLM_CPU_KVCACHE_SPACE."""
 
 
 def assert_equal(dwdp, stock):
@@ -49,11 +53,19 @@ def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
         assert stats["misses"] == 0
 
 
-def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(generate, stock_eager):
-    """Whatever 'auto' chooses: it has measured the host as the only link."""
-    config = '{"host_experts": 3}'
-    alone = generate("--eager", "--ranks", "1", "--config", config, on_cuda=True)
+def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
+    generate, stock_eager, demo_model
+):
+    """As many as its GPU lacks room for; the host is the only link that 'fetch=auto' measures."""
+    model_bytes = sum(file.stat().st_size for file in demo_model.glob("*.safetensors"))
+    alone = generate(
+        *("--eager", "--ranks", "1", "--config", '{"host_experts": "auto"}'),
+        on_cuda=True,
+        gpu_bytes=KV_CACHE_BYTES + model_bytes,
+    )
     assert_equal(alone, stock_eager)
+    (number,) = re.findall(r"host_experts=auto: (\d+) of a rank's experts", alone["log"])
+    assert 0 < int(number) < 15
     (stats,) = alone["stats"]
     (copies,) = stats["link_gb_per_s"]["copies"]
     assert copies > 0

@@ -58,8 +58,8 @@ class DwdpExecutor(MultiprocExecutor):
 
     def _start_on_gpu(self, settings: Settings) -> None:
         logger.warning(
-            "dwdp on CUDA is experimental: it was tested over a stand-in for the driver, on no GPU "
-            "yet. Compare outputs with vLLM's own before you rely on it."
+            "dwdp on CUDA is experimental: it was tested over a stand-in for the driver and on one "
+            "GPU, not between GPUs. Compare outputs with vLLM's own before you rely on it."
         )
         self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.gpu.DwdpGPUWorker"
         if settings.job_rank is not None and settings.local_rank is None:
