@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 
-GENERATE = Path(__file__).with_name("generate.py")
+GENERATE = Path(__file__).parents[1] / "generate.py"
 GPU = CUDA_STAND_IN | {"FAKE_CUDA_GRANULARITY": str(1 << 16)}
 """Pages of which the demo model's shares fill no whole number, for a fringe and private pages."""
 BLOCK = (
