@@ -52,11 +52,6 @@ void BindDriver(nb::module_& module) {
   nb::class_<MemoryDriver>(module, "MemoryDriver")
       .def_prop_ro("kind", &MemoryDriver::kind)
       .def_prop_ro("granularity", &MemoryDriver::granularity)
-      .def_prop_ro("gpu",
-                   [](const MemoryDriver& driver) -> std::optional<int> {
-                     if (driver.gpu() == MemoryDriver::kNoGpu) return std::nullopt;
-                     return driver.gpu();
-                   })
       .def_prop_ro("obstacles", &MemoryDriver::obstacles)
       .def_prop_ro("warnings", &MemoryDriver::warnings)
       .def(

@@ -35,9 +35,6 @@ class MemoryDriver:
     def granularity(self) -> int:
         """Bytes of a page."""
     @property
-    def gpu(self) -> int | None:
-        """The ordinal of the GPU whose memory it is; None: the CPU reads it."""
-    @property
     def obstacles(self) -> dict[HandleType, str | None]:
         """Why memory can't be shared by each type that this kind knows; None: it can."""
     @property

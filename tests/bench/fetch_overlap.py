@@ -8,7 +8,6 @@ copy. Not a timed unit test: run it on a machine that does nothing else.
 """
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -60,9 +59,9 @@ class Rank:
         self.direct = [views.build(layer) for layer in range(args.layers)]
         slot_driver = HostDriver(name="dwdp-bench-slots")
         self.slots = Slots(slot_driver, layout, slice_bytes=args.slice_bytes)
-        chosen = functools.partial(ChosenExperts, copier)
         self.copies = [
-            self.slots.copies(layer, self.direct[layer], chosen) for layer in range(args.layers)
+            self.slots.copies(layer, views, lambda experts: ChosenExperts(copier, experts, 2))
+            for layer, views in enumerate(self.direct)
         ]
         self.counters = FetchCounters(args.layers, 2)
         self.scheduler = FetchScheduler(

@@ -137,11 +137,11 @@ def test_descriptors_that_fail_on_a_page_are_passed_over_by_all(domain, fails):
 
 
 def test_fabric_handles_that_fail_on_a_page_end_all_ranks(domain):
-    """Rank 1 can't see rank 0's GPU, and its export of blocks fails: the one after the pages."""
+    """Rank 1 can't see rank 0's GPU, and its export of a page by fabric fails, its third."""
     fails = ("cuMemExportToShareableHandle", 3, NOT_SUPPORTED)
     said = run_ranks(2, gpu=[0, 0], visible=["0,1", "1"], fabric=[domain] * 2, fails=[None, fails])
     assert said[0]["ending"] == said[1]["ending"]
-    refusal = "by fabric handles: taking the experts of dwdp rank 1: the peer refused: cuMemExport"
+    refusal = "by fabric handles: taking the page of dwdp rank 1: the peer refused: cuMemExport"
     assert refusal in said[0]["ending"]
 
 

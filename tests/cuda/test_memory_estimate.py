@@ -55,6 +55,8 @@ def test_layer_that_is_twice_in_memory_counts_where_it_is_more_than_what_stays()
     parts = {"own": 100, "private": 1, "other": 10}
     assert MemoryEstimate(slots=0, layer=30, **parts).most == 140
     assert MemoryEstimate(slots=60, layer=30, **parts).most == 171
+    on_host = {"own": 10, "private": 1, "other": 10, "loads_on_host": True}
+    assert MemoryEstimate(slots=0, layer=30, **on_host).most == 40, "before any block is on the GPU"
 
 
 def test_estimate_is_described_for_people():

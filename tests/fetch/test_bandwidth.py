@@ -52,9 +52,21 @@ def gpu_probe(clock, cache_bytes=MIB):
 
 
 @pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (MIN_GPU_ROOM_BYTES, 4096)])
-def test_reads_are_of_as_much_as_there_is_room_for(ticking, sizes):
-    found = gpu_probe(ticking).reads(sources(*sizes), until=0)
+def test_reads_are_of_as_much_as_there_is_room_for(ticking, monkeypatch, sizes):
+    looks = iter([0, 100])
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    found = gpu_probe(ticking).reads(sources(*sizes), until=100)
     assert found == NUM_READS * min(sum(sizes), MIN_GPU_ROOM_BYTES)
+
+
+@pytest.mark.parametrize(("until", "num_reads"), [(7, 3), (1, 1)])
+def test_slow_memory_is_read_less_often_so_that_its_turn_ends(
+    ticking, monkeypatch, until, num_reads
+):
+    """Each read takes a second; half of the turn is for all reads of one measurement."""
+    looks = iter([0, until])
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    assert gpu_probe(ticking).reads(sources(4096), until=until) == num_reads * 4096
 
 
 @pytest.mark.parametrize("sizes", [(4096,), (8192, 4096), (HOST_ROOM_BYTES, 4096)])

@@ -36,11 +36,11 @@ def test_few_tokens_choose_most_experts_of_a_large_model():
 
 def test_figures_are_said_for_powers_of_two_and_the_largest_size():
     said, *_ = lines(LARGE, [1, 2, 4, 24, 40, 48])
-    for shown in ("1 tokens", "2 tokens", "4 tokens", "48 tokens"):
+    for shown in ("1 token", "2 tokens", "4 tokens", "48 tokens"):
         assert f" {shown} " in said
     assert "24 tokens" not in said and "40 tokens" not in said
     assert "at 370.0 GB/s (own memory: 3350.0 GB/s)" in said
-    assert "1 tokens 17060.6 MiB in 48.35 ms (5.34 ms)" in said
+    assert "1 token 17060.6 MiB in 48.35 ms (5.34 ms)" in said
 
 
 def test_slow_decode_is_warned_of_with_figures_and_ways_out():

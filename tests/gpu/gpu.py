@@ -54,9 +54,9 @@ class Gpu:
     def zeros(self, num_bytes):
         return torch.zeros(num_bytes, dtype=torch.uint8, device="cuda")
 
-    def make_chosen(self, copier, num_peers):
-        totals = make_totals(num_peers, "cuda")
-        return lambda experts, _: GatheredExperts(experts, totals)
+    def make_chosen(self, copier, num_ranks):
+        totals = make_totals(num_ranks, "cuda")
+        return lambda experts: GatheredExperts(experts, totals)
 
     def make_stream(self, gpu=0):
         stream = torch.cuda.Stream(gpu % self._num_gpus)

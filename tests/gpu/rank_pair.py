@@ -92,7 +92,7 @@ class RankPair:
             **options,
         )
 
-    def make_scheduler(self, make_chosen=lambda experts, num_peers: None, **options):
+    def make_scheduler(self, make_chosen=lambda experts: None, **options):
         """options: of the copier. make_chosen: see Slots.copies; by default nothing is chosen."""
         self.copier = CudaCopier(self.driver, **options)
         num_layers = self.layout.num_layers

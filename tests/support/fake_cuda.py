@@ -4,7 +4,6 @@
 
 import contextlib
 import ctypes
-import functools
 import os
 from pathlib import Path
 
@@ -38,8 +37,8 @@ class FakeCuda:
         """There are two: ranks take them in turn."""
         return CudaDriver(gpu % 2, library=str(LIBRARY))
 
-    def make_chosen(self, copier, num_peers):
-        return functools.partial(ChosenExperts, copier)
+    def make_chosen(self, copier, num_ranks):
+        return lambda experts: ChosenExperts(copier, experts, num_ranks)
 
     def run_at_once(self):
         self._library.fake_cuda_run_at_once(True)

@@ -24,7 +24,7 @@ CACHES = 4
 """A GPU moves this many times its second-level cache at a time, so that it measures its memory."""
 
 NUM_READS = 8
-"""A kernel reads the same bytes so often in a row: launching it must not count."""
+"""A kernel reads the same bytes so often in a row, if there is time: launches must not count."""
 
 
 class Bandwidths(NamedTuple):
@@ -107,13 +107,17 @@ class GpuProbe(LinkProbe):
 
     def reads(self, sources: Sequence[torch.Tensor], until: float) -> float:
         parts = [part.view(torch.int64) for part in first_bytes(sources, self.room_bytes)]
-        times = _repeat(lambda: self._read(parts), until)
-        num_bytes: int = NUM_READS * sum(part.nbytes for part in parts)
+        self._read(parts, 1)  # fills page tables
+        seconds = self._read(parts, 1)
+        left = until - time.monotonic()
+        num_reads = max(1, min(NUM_READS, int(left / (2 * seconds))))
+        times = _repeat(lambda: self._read(parts, num_reads), until)
+        num_bytes: int = num_reads * sum(part.nbytes for part in parts)
         return num_bytes / statistics.median(times)
 
-    def _read(self, parts: Sequence[torch.Tensor]) -> float:
+    def _read(self, parts: Sequence[torch.Tensor], num_reads: int) -> float:
         start = self._clock()
-        for _ in range(NUM_READS):
+        for _ in range(num_reads):
             for part in parts:
                 part.sum()
         return self._clock() - start
@@ -134,6 +138,7 @@ def copy_seconds(
         copies.append((at, part.data_ptr(), part.nbytes))
         at += part.nbytes
     copy_list = CopyList([copies] * num_rounds, [scratch])
+    _copy(copier, copy_list)  # fills page tables
     return num_rounds * num_bytes, _repeat(lambda: _copy(copier, copy_list), until)
 
 
@@ -148,8 +153,7 @@ def first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.T
 
 
 def _repeat(once: Callable[[], float], until: float) -> list[float]:
-    """At least one time; the first run of all is dropped, which fills page tables."""
-    once()
+    """At least one time."""
     times = [once()]
     while time.monotonic() < until:
         times.append(once())

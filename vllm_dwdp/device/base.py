@@ -44,7 +44,7 @@ class RankMemory(ABC):
 
     @abstractmethod
     def __init__(self, rank: int) -> None:
-        """Of the rank of this number in its group."""
+        """rank: this rank's number in its group."""
 
     @property
     def warnings(self) -> list[str]:
@@ -63,8 +63,11 @@ class RankMemory(ABC):
         return HOST_SLICE_BYTES
 
     @abstractmethod
-    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
-        """For all layers of this rank."""
+    def make_chosen(self, copier: Copier, num_ranks: int) -> MakeChosen[Any]:
+        """Returns what makes, for each layer, the object that fetches chosen experts.
+
+        num_ranks: of the group, whose fetched bytes are counted apart.
+        """
 
     def gathered(self) -> list[int] | None:
         """What was copied of chosen experts where only the GPU knows: see fetch.gather.make_totals.

@@ -34,11 +34,11 @@ class GpuMemory(RankMemory):
     def slice_bytes(self, peer_bytes: int) -> int:
         return gpu_slice_bytes(peer_bytes)
 
-    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
+    def make_chosen(self, copier: Copier, num_ranks: int) -> MakeChosen[Any]:
         from vllm_dwdp.device import gather  # Triton comes with vLLM for GPUs
 
-        totals = self._totals = gather.make_totals(num_peers, "cuda")
-        return lambda experts, _: gather.GatheredExperts(experts, totals)
+        totals = self._totals = gather.make_totals(num_ranks, "cuda")
+        return lambda experts: gather.GatheredExperts(experts, totals)
 
     def link_probe(self, copier: Copier) -> LinkProbe:
         cache_bytes = torch.cuda.get_device_properties().L2_cache_size

@@ -3,7 +3,6 @@
 """Experts in memory files of this host, for ranks on CPU cores."""
 
 import ctypes
-import functools
 import os
 import time
 from typing import Any
@@ -30,8 +29,8 @@ class HostMemory(RankMemory):
     def make_copier(self, config: DwdpConfig) -> Copier:
         return HostCopier(num_threads=config.copy_threads, cores=_cores_of_the_engine())
 
-    def make_chosen(self, copier: Copier, num_peers: int) -> MakeChosen[Any]:
-        return functools.partial(ChosenExperts, copier)
+    def make_chosen(self, copier: Copier, num_ranks: int) -> MakeChosen[Any]:
+        return lambda experts: ChosenExperts(copier, experts, num_ranks)
 
     def current_stream(self) -> int:
         return 0

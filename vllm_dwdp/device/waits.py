@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How long layers wait for their experts: who computes waits, so a GPU's waits pass on the GPU.
+"""How long layers wait for their experts, measured where the waiting happens: on CPU or GPU.
 
 `begin` and `end` stand around what makes a layer wait, in the thread that runs the model.
 """

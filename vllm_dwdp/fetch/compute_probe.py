@@ -41,7 +41,9 @@ class ComputeProbe:
 
     @property
     def seconds_per_token(self) -> float:
-        """Of the layer with what lies between it and the next, in the largest step seen.
+        """Seconds per token of the layer and of what follows it up to the next MoE layer.
+
+        They are those of the largest step seen.
 
         The kernel alone counts where no other layer follows. The fastest of several steps counts:
         the first one compiles, and other work of the machine only adds to a time.

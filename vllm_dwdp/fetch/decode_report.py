@@ -17,8 +17,8 @@ from vllm_dwdp.fetch.cost_model import share_chosen
 logger = logging.getLogger("vllm.dwdp")
 MAX_LINK_S = 0.030
 MAX_SLOWDOWN = 2.0
-"""A step that takes longer over the link than both is warned of: MAX_LINK_S, and so many times
-what own memory would take."""
+"""Warn of a step that takes longer than MAX_LINK_S over the link, and longer than MAX_SLOWDOWN
+times what own memory would take."""
 
 
 class DecodeStep(NamedTuple):
@@ -34,8 +34,9 @@ class DecodeStep(NamedTuple):
         return self.link_s > max(MAX_LINK_S, MAX_SLOWDOWN * self.own_s)
 
     def __str__(self) -> str:
+        unit = "token" if self.num_tokens == 1 else "tokens"
         return (
-            f"{self.num_tokens} tokens {self.num_bytes / 2**20:.1f} MiB in "
+            f"{self.num_tokens} {unit} {self.num_bytes / 2**20:.1f} MiB in "
             f"{self.link_s * 1e3:.2f} ms ({self.own_s * 1e3:.2f} ms)"
         )
 

@@ -27,9 +27,9 @@ class LayerUses:
         return self._uses[layer] >= self._expected[layer]
 
     def learn(self, held: int, layer: int) -> int:
-        """A slot held all that `held` lacks when `layer` asked for it.
+        """Note that `layer` found its slot filled for the layer `held`; returns its past runs.
 
-        Returns how often `layer` has run in this step already.
+        Those are the runs of `layer` in this step.
         """
         if self._following[held] == layer and self._uses[held]:  # it ran less often than before
             self._expected[held] = self._uses[held]

@@ -31,6 +31,7 @@ class GroupSession:
         self._rendezvous = rendezvous
         self._progress = rendezvous.progress
         self._handover = Handover(rendezvous, timeout_s=timeout_s)
+        self._fringe_parcel = -1
 
     def open(self) -> None:
         """Meet the others.
@@ -79,6 +80,7 @@ class GroupSession:
 
         Raises RankFailed, the same on every rank, or GroupError.
         """
+        self._fringe_parcel = num_parcels - 1
         self._handover.open(source, num_parcels=num_parcels)
         self.enter("binding its experts")
 
@@ -95,7 +97,8 @@ class GroupSession:
         self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
         """A peer's handles for a parcel; the caller owns them. Ranks count in the group."""
-        self.step(f"layer {parcel} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
+        what = "fringe" if parcel == self._fringe_parcel else f"layer {parcel}"
+        self.step(f"{what} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
         return self._handover.take_handles(peer_rank, parcel, expected_sizes)
 
     def finish(self) -> None:

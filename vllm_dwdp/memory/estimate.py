@@ -15,8 +15,9 @@ class MemoryEstimate:
 
     own: blocks and fringe, without those in host memory. private: boundary pages, and tensors that
     every rank keeps whole. slots: with the private pages of their views; 0 where there are none.
-    layer: the largest layer as it is loaded, which is in memory twice while it is adopted; 0 if
-    that happens in host memory. other: weights that are not of experts.
+    layer: the largest layer as it is loaded, for which there must be room during the start. other:
+    weights that are not of experts. on_host: blocks in host memory, part of no sum. loads_on_host:
+    the rank loads its experts to host memory.
     """
 
     own: int
@@ -24,12 +25,14 @@ class MemoryEstimate:
     slots: int
     layer: int
     other: int
+    on_host: int = 0
+    loads_on_host: bool = False
 
     @classmethod
     def make(
         cls, layout: RankLayout, *, other_bytes: int, loads_on_host: bool = False
     ) -> "MemoryEstimate":
-        """loads_on_host: the rank loads its experts to host memory."""
+        """For a rank with this layout and other weights of so many bytes."""
         rank, layouts = layout.rank, layout.layouts
         private = sum(
             span.num_bytes for layer in layouts for t in layer for span in t.private_spans
@@ -39,8 +42,10 @@ class MemoryEstimate:
             own=exported_bytes(layout) - host_bytes(layouts, rank),
             private=private,
             slots=slots + private if slots else 0,
-            layer=0 if loads_on_host else max(loaded_bytes(layer, rank) for layer in layouts),
+            layer=max(loaded_bytes(layer, rank) for layer in layouts),
             other=other_bytes,
+            on_host=host_bytes(layouts, rank),
+            loads_on_host=loads_on_host,
         )
 
     @property
@@ -55,8 +60,18 @@ class MemoryEstimate:
 
     @property
     def most(self) -> int:
-        """The most that is in use at any time of the start."""
-        return max(self.in_all, self.own + self.layer + self.other)
+        """The most that is in use at any time of the start.
+
+        A layer that was loaded to host memory comes to the GPU while vLLM prepares it, before any
+        layer has blocks there.
+        """
+        beside_a_layer = 0 if self.loads_on_host else self.own
+        return max(self.in_all, beside_a_layer + self.layer + self.other)
+
+    @property
+    def why_a_layer(self) -> str:
+        """Why the largest layer takes memory of its own during the start, for a sentence."""
+        return "while vLLM prepares it" if self.loads_on_host else "twice while it is adopted"
 
     def describe(self) -> str:
         """The parts, for a sentence."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import Extent, TensorLayout
-from vllm_dwdp.memory.handle import Handle, close_handles
+from vllm_dwdp.memory.handle import Handle, export_all
 
 
 class LocalShard:
@@ -62,14 +62,7 @@ class LocalShard:
             blocks = () if self._fringe is None else (self._fringe,)
         else:
             blocks = self._blocks[parcel]
-        found: list[tuple[Handle, int]] = []
-        try:
-            for block in blocks:
-                found.append((block.export_handle(handle_type), block.num_bytes))
-        except BaseException:
-            close_handles(handle for handle, _ in found)
-            raise
-        return found
+        return export_all(blocks, handle_type)
 
     def _create_fringe(self) -> Block | None:
         num_bytes = self._fringe_layout.num_bytes

@@ -23,8 +23,8 @@ Chosen = TypeVar("Chosen")
 PeerCopy = tuple[int, int, int, int]
 """(peer, destination address, source address, bytes)."""
 
-MakeChosen = Callable[[list[list[PeerCopy]], int], Chosen]
-"""(by expert: its copies, number of peers) -> what brings those that the router chose."""
+MakeChosen = Callable[[list[list[PeerCopy]]], Chosen]
+"""By expert, its copies -> what brings the experts that the router chose."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Slots:
         )
         chosen = None
         if make_chosen is not None:
-            chosen = make_chosen(self._expert_copies(layer_idx, direct), num_ranks)
+            chosen = make_chosen(self._expert_copies(layer_idx, direct))
         return LayerCopies(
             everything=CopyList(
                 [[self._copy(layer_idx, s, direct) for s in one] for one in plan.rounds],

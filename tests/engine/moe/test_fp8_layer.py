@@ -164,4 +164,4 @@ def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
 
 def test_layers_with_dynamic_scales_ask_nobody():
     group = Group(2, None, make_checkpoint(), Fp8Model)
-    take_largest(group.models[0].experts, gather=None)
+    take_largest(group.models[0].experts, exchange=None)

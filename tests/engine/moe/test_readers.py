@@ -3,6 +3,7 @@
 """What vLLM sets on a layer after it was bound reaches every reader, or the start ends."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,3 +96,19 @@ def test_functions_made_for_each_kernel_are_alike_and_others_are_not():
     assert differences(make(1), make(2)) == []
     assert differences(make(1), Method(lambda: None)) == ["function"]
     assert differences(make(1), Method(None)) == ["function"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([hook], [hook, hook]),
+        ({"gemm2": hook}, {"gemm1": hook}),
+        ({"gemm2": [hook]}, {"gemm2": [print]}),
+        ({1, 2}, {1, 3}),
+        (torch.bfloat16, torch.float16),
+        (functools.partial(hook, 1), functools.partial(hook, 2)),
+    ],
+)
+def test_what_containers_hold_is_compared(one, other):
+    assert differences(SimpleNamespace(state=one), SimpleNamespace(state=other)) == ["state"]
+    assert differences(SimpleNamespace(state=one), SimpleNamespace(state=one)) == []

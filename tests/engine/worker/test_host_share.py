@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
+from vllm_dwdp.engine.worker import host_share
 from vllm_dwdp.engine.worker.host_share import (
     SHARE_KEPT_FOR_VLLM,
     check_host_memory,
@@ -114,7 +115,16 @@ def test_ranks_of_a_host_need_its_memory_together():
     check_host_memory(DwdpConfig(), layout, host_sends(free // 4))
 
 
+def test_limit_of_the_control_group_counts(monkeypatch):
+    layout = RankLayout(((TensorLayout(ExpertTensor("w", GIB), PLACEMENT, PAGE),),), rank=0)
+    monkeypatch.setattr(host_share, "cgroup_memory_limit", lambda: GIB)
+    with pytest.raises(LimitError, match=r"got 1\.00 GiB"):
+        check_host_memory(DwdpConfig(host_experts=8), layout, alone)
+
+
 def test_loading_takes_all_experts_and_blocks_of_a_layer():
     placement = with_host_experts(PLACEMENT, 8)
     layout = RankLayout(((TensorLayout(ExpertTensor("w", GIB), placement, PAGE),),) * 2, rank=0)
     assert loading_bytes(layout) == 2 * NUM_EXPERTS * GIB + 8 * GIB
+    odd = RankLayout(((TensorLayout(ExpertTensor("w", GIB + PAGE), placement, PAGE),),), rank=0)
+    assert loading_bytes(odd) == 2 * NUM_EXPERTS * GIB + 8 * (GIB + PAGE), "pinned in powers of two"

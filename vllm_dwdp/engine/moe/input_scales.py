@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
-Gather = Callable[[bytes], Sequence[bytes]]
+Exchange = Callable[[bytes], Sequence[bytes]]
 """What this rank sends -> what every rank sent, in rank order."""
 
 
-def take_largest(layers: Iterable[DwdpRoutedExperts], gather: Gather) -> None:
+def take_largest(layers: Iterable[DwdpRoutedExperts], exchange: Exchange) -> None:
     """Set the scales of all layers to the largest of all ranks; asks nobody where there are none.
 
     Before the layers are bound: kernels keep what is derived from a scale.
@@ -24,6 +24,6 @@ def take_largest(layers: Iterable[DwdpRoutedExperts], gather: Gather) -> None:
     if not scales:
         return
     own = [scale.item() for scale in scales]
-    of_ranks = [json.loads(sent) for sent in gather(json.dumps(own).encode())]
+    of_ranks = [json.loads(sent) for sent in exchange(json.dumps(own).encode())]
     for scale, values in zip(scales, zip(*of_ranks, strict=True), strict=True):
         scale.data.fill_(max(values))

@@ -68,7 +68,7 @@ class DwdpModelLoader(DefaultModelLoader):
         read_count = registry.read_count
         for name, tensor in super().get_all_weights(model_config, model):
             self._tensor = name, tensor.shape
-            registry.on_step(name)
+            registry.on_step(f"past {name}")
             yield name, tensor
             if self._is_draft:
                 continue

@@ -11,10 +11,14 @@ import functools
 import types
 from typing import Any
 
+import torch
+
 PARTS = ("", "moe_kernel", "moe_kernel.impl", "moe_kernel.fused_experts")
 """The objects of a quantisation method that hold state of its kernel, as paths from the method."""
 
-PLAIN = (bool, int, float, str, tuple, enum.Enum)
+PLAIN = (bool, int, float, str, enum.Enum, torch.dtype, torch.device)
+"""Values that are compared by what they are."""
+
 MISSING = object()
 
 
@@ -34,10 +38,10 @@ def _state(method: Any, part: str) -> dict[str, Any]:
     return vars(found) if hasattr(found, "__dict__") else {}
 
 
-def _differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _differing(state: dict[Any, Any], other: dict[Any, Any]) -> list[Any]:
     return [
         name
-        for name in sorted(state.keys() | other.keys())
+        for name in sorted(state.keys() | other.keys(), key=str)
         if not _are_alike(state.get(name, MISSING), other.get(name, MISSING))
     ]
 
@@ -49,7 +53,14 @@ def _are_alike(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, functools.partial):
-        return _are_alike(one.func, other.func)
+        parts = "func", "args", "keywords"
+        return all(_are_alike(getattr(one, part), getattr(other, part)) for part in parts)
+    if isinstance(one, dict):
+        return not _differing(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_alike, one, other))
+    if isinstance(one, set | frozenset):
+        return bool(one == other)
     if isinstance(one, types.MethodType):
         return one.__func__ is other.__func__
     if isinstance(one, types.FunctionType):

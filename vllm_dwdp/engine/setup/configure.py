@@ -44,14 +44,15 @@ def configure(vllm_config: Any) -> None:
         config = user_config(vllm_config)
         check_config(vllm_config, config)
     last_words.print_at_exit()
-    outlast_progress(vllm_config, config)
+    if (size := dwdp_size(vllm_config, config)) > 1:
+        outlast_progress(vllm_config, config)
     job_board.put_up(vllm_config.parallel_config)
     choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config
     is_one_rank = is_offline(parallel) or parallel.data_parallel_external_lb
     Settings(
         job_size=parallel.data_parallel_size,
-        dwdp_size=dwdp_size(vllm_config, config),
+        dwdp_size=size,
         job_rank=parallel.data_parallel_rank if is_one_rank else None,
         is_spread=is_spread(parallel),
         local_rank=parallel.data_parallel_rank_local,

@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """How long vLLM's front-end waits for engines that get further all the time.
 
-dwdp ends a start in which a rank gets no further for `timeout_s`. vLLM's limit counts the whole
-start instead, and would end one that only has much to load.
+While the ranks of a group load and share their experts, dwdp ends a start in which one of them
+gets no further for `timeout_s`. vLLM's limit counts the whole start instead, and would end one that
+only has much to load. A rank that is alone in its group is watched by nobody: its limit stays.
 """
 
 import math
@@ -20,7 +21,7 @@ logger = init_logger("vllm.dwdp")
 def outlast_progress(vllm_config: Any, config: DwdpConfig) -> None:
     """Raise vLLM's limit to the longest start that gets further; a user's own limit stays.
 
-    Called in the front-end's process, before engines start.
+    Called in the front-end's process, before engines start, for groups of several ranks.
     """
     longest = _longest_start_s(vllm_config, config)
     given = read_ready_timeout()
@@ -43,6 +44,6 @@ def _longest_start_s(vllm_config: Any, config: DwdpConfig) -> int:
 
 def _reason(config: DwdpConfig) -> str:
     return (
-        f"dwdp itself ends a start in which a rank gets no further for {config.timeout_s:g} s "
-        "(dwdp.timeout_s)."
+        "while experts are loaded and shared, dwdp itself ends a start in which a rank gets no "
+        f"further for {config.timeout_s:g} s (dwdp.timeout_s)."
     )

@@ -58,6 +58,7 @@ class FetchCosts:
         memory: RankMemory,
         copier: Copier,
         gather: Gather,
+        on_step: Callable[[str], None],
     ) -> None:
         self._config = config
         self._layers = layers
@@ -65,6 +66,7 @@ class FetchCosts:
         self._memory = memory
         self._copier = copier
         self._gather = gather
+        self._on_step = on_step
         self._missing = [layout.missing_bytes(i) for i in range(layout.num_layers)]
         self.links: Links | None = None
 
@@ -153,7 +155,8 @@ class FetchCosts:
     def _seconds_per_token(self, run_step: RunStep, layer_idx: int, mode: FetchMode) -> float:
         probe = ComputeProbe(self._memory.seconds, layer_idx, mode)
         install(self._layers, probe)
-        for _ in range(NUM_STEPS):
+        for step in range(NUM_STEPS):
+            self._on_step(f"step {step + 1} of {NUM_STEPS} to measure a layer that runs {mode}")
             run_step()
         return probe.seconds_per_token
 

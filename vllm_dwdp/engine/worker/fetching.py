@@ -7,7 +7,7 @@
 * It rests on figures of the whole group, the slowest of each kind: all ranks decide alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.logger import init_logger
@@ -49,8 +49,12 @@ class Fetching:
         sizes: StepSizes,
         gather: Gather,
         job_ranks: Sequence[int],
+        on_step: Callable[[str], None] = lambda detail: None,
     ) -> None:
-        """layout: with as many slots as the rank may make. job_ranks: as the job numbers them."""
+        """layout: with as many slots as the rank may make. job_ranks: as the job numbers them.
+
+        on_step: called with what is measured next.
+        """
         self._config = config
         self._layers = layers
         self._layout = layout
@@ -58,7 +62,13 @@ class Fetching:
         self._memory = memory
         self._copier = memory.make_copier(config)
         self._costs = FetchCosts(
-            config, layers, layout, memory=memory, copier=self._copier, gather=gather
+            config,
+            layers,
+            layout,
+            memory=memory,
+            copier=self._copier,
+            gather=gather,
+            on_step=on_step,
         )
         self._scheduler: FetchScheduler | None = None
         self._job_ranks = job_ranks

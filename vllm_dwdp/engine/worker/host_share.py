@@ -9,18 +9,20 @@
 import dataclasses
 import json
 import socket
+import sys
 from collections.abc import Sequence
 
 import psutil
 from vllm.logger import init_logger
 
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
+from vllm_dwdp.engine.compat import cgroup_memory_limit
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.session import Gather
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import TensorLayout
-from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes, loaded_bytes
+from vllm_dwdp.memory.estimate import MemoryEstimate, gib, host_bytes
 from vllm_dwdp.memory.limits import LimitError
 
 logger = init_logger("vllm.dwdp")
@@ -49,7 +51,7 @@ def choose_host_experts(
 ) -> None:
     """Under 'auto', give all layers a placement that fits. Every rank of the group calls it.
 
-    budget_bytes: of GPU memory, for all but a KV cache whose size was given.
+    budget_bytes: GPU memory for weights, slots and activations, once a given KV cache is taken off.
     """
     if config.host_experts != AUTO:
         return
@@ -72,7 +74,7 @@ def check_host_memory(config: DwdpConfig, layout: RankLayout, gather: Gather) ->
     Every rank of the group calls it. Ranks of other groups on the host are not counted, nor is the
     memory of a single NUMA node.
     """
-    free = psutil.virtual_memory().available
+    free = min(psutil.virtual_memory().available, cgroup_memory_limit() or sys.maxsize)
     needed = loading_bytes(layout) if config.host_experts else 0
     own = socket.gethostname(), needed, free
     found = [json.loads(payload) for payload in gather("host memory", json.dumps(own).encode())]
@@ -86,9 +88,15 @@ def check_host_memory(config: DwdpConfig, layout: RankLayout, gather: Gather) ->
 
 
 def loading_bytes(layout: RankLayout) -> int:
-    """The most host memory that a rank takes: all its experts, and blocks of one layer."""
-    loaded = sum(loaded_bytes(one, layout.rank) for one in layout.layouts)
-    return loaded + max(host_bytes([one], layout.rank) for one in layout.layouts)
+    """The most host memory that a rank takes: all its experts, and blocks of one layer.
+
+    vLLM has a layer that it prepared on the GPU back in pinned memory, of which PyTorch takes
+    powers of two.
+    """
+    num_local = len(layout.placement.local_experts(layout.rank))
+    loaded = [num_local * t.tensor.expert_bytes for tensors in layout.layouts for t in tensors]
+    pinned = sum(1 << (num_bytes - 1).bit_length() for num_bytes in loaded)
+    return pinned + max(host_bytes([one], layout.rank) for one in layout.layouts)
 
 
 def fewest_host_experts(

@@ -68,8 +68,9 @@ class MemoryCheck:
     def run(self, memory: RankMemory, gather: Gather) -> None:
         """Raise LimitError, with numbers and the options that help, if the model can't fit."""
         logger.info(
-            "dwdp rank %d will hold %s of weights: %s%s",
+            "dwdp rank %d will hold %s of weights: %s%s%s",
             *(self._job_rank, gib(self._copying.in_all), self._copying.describe()),
+            _of_host(self._copying.on_host),
             " (slots only if copies turn out to pay)" if self._certain != self._copying else "",
         )
         self._check_budget()
@@ -110,7 +111,7 @@ class MemoryCheck:
                 f"expected {gib(needed)} of free memory on {own.place} for {len(here)} rank(s) of "
                 f"the group, got {gib(free)}; this one needs {gib(own.needed_bytes)} "
                 f"({self._certain.describe()}, {gib(self._certain.layer)} of a layer that is in "
-                f"memory twice while it is adopted{_of_kv_cache(kv_cache)}); free memory there, "
+                f"memory {self._certain.why_a_layer}{_of_kv_cache(kv_cache)}); free memory there, "
                 f"{self._remedies(self._certain)}."
             )
 
@@ -156,6 +157,10 @@ class MemoryCheck:
             other_bytes=self._other_bytes,
             loads_on_host=self._config.host_experts != 0,
         )
+
+
+def _of_host(num_bytes: int) -> str:
+    return f"; and {gib(num_bytes)} of experts in host memory" if num_bytes else ""
 
 
 def _of_kv_cache(num_bytes: int | None) -> str:

@@ -257,6 +257,7 @@ class ExpertSharing:
             ),
             gather=self._session.gather,
             job_ranks=self._session.job_ranks,
+            on_step=self._session.step,
         )
         self._fetching.decide(views, direct, run_step)
         if slots := self._fetching.make_slots():

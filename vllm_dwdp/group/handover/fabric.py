@@ -62,4 +62,4 @@ class FabricExchange(HandleExchange):
 
     def _error(self, peer_rank: int, reason: str) -> ExchangeRefused:
         rank = self._rendezvous.job_ranks[peer_rank]
-        return ExchangeRefused(f"taking the experts of dwdp rank {rank}: {reason}")
+        return ExchangeRefused(f"taking the {self._subject} of dwdp rank {rank}: {reason}")

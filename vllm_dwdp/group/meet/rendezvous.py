@@ -119,9 +119,11 @@ class Rendezvous:
             return [payload]
         try:
             self._store.set(rank_key(phase, self._job_rank), payload)
-            return [self._wait_for(phase, rank) for rank in self.job_ranks]
+            found = [self._wait_for(phase, rank) for rank in self.job_ranks]
         except StoreLost as lost:
             raise RankFailed(self.end(str(lost))) from lost
+        self.progress.step(f"past '{phase}'")
+        return found
 
     def check(self) -> None:
         """Raise RankFailed if the job is known to have failed; asks nobody."""

@@ -23,8 +23,9 @@ CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
 class DescriptorClient:
     """One connection to a peer's DescriptorServer. Every error names the peer and the reason.
 
-    After an error the connection is closed. `on_wait` is called all the time while the client
-    waits: a rank that waits for a peer is not the one that hangs.
+    After an error the connection is closed. subject: what is handed over, for errors. `on_wait` is
+    called all the time while the client waits: a rank that waits for a peer is not the one that
+    hangs.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class DescriptorClient:
         *,
         peer_rank: int,
         timeout_s: float,
+        subject: str = "experts",
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._token = token
         self._peer_rank = peer_rank
+        self._subject = subject
         self._timeout_s = timeout_s
         self._on_wait = on_wait
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -153,7 +156,7 @@ class DescriptorClient:
 
     def _error(self, cause: Exception) -> ExchangeRefused:
         what = f"no answer within {self._timeout_s:g} s" if _is_timeout(cause) else str(cause)
-        return ExchangeRefused(f"taking the experts of dwdp rank {self._peer_rank}: {what}")
+        return ExchangeRefused(f"taking the {self._subject} of dwdp rank {self._peer_rank}: {what}")
 
 
 def _check_sizes(response: wire.Response, expected: list[int]) -> None:

@@ -68,5 +68,6 @@ class DescriptorExchange(HandleExchange):
             bytes.fromhex(address["token"]),
             peer_rank=job_rank,
             timeout_s=self._timeout_s,
+            subject=self._subject,
             on_wait=lambda: progress.wait(f"an answer of dwdp rank {job_rank}"),
         )
