@@ -13,7 +13,7 @@ from layer_group import HIDDEN, NUM_LAYERS, Group, Model, make_checkpoint
 from support.log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
-from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode
+from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
 from vllm_dwdp.engine.moe.experts_op import install
 from vllm_dwdp.engine.worker.fetch_costs import NUM_STEPS
@@ -40,22 +40,28 @@ class Rank:
     peer: by the name of a gathering, what rank 1 sends; else the same as rank 0.
     """
 
-    def __init__(self, *, peer=None, captured_tokens=CAPTURED_TOKENS, patch=None, **options):
+    def __init__(
+        self, *, peer=None, captured_tokens=CAPTURED_TOKENS, patch=None, has_room=True, **options
+    ):
+        config = DwdpConfig(**options)
         shape = NUM_EXPERTS, torch.bfloat16, False
         self._group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
-        self.model, layout = self._group.models[0], self._group.layouts[0].with_slots(2)
+        num_slots = usable_slots(config.num_slots, NUM_LAYERS)
+        self.model = self._group.models[0]
+        layout = self._group.layouts[0].with_slots(num_slots)
         self._peer = peer or {}
         self.num_steps = 0
         self.outputs = []
         self.gathered = []
         self.fetching = Fetching(
-            DwdpConfig(**options),
+            config,
             self.model.experts,
             layout,
             memory=self._group.memory,
             sizes=StepSizes(MAX_TOKENS, captured_tokens),
             gather=self._gather,
             job_ranks=range(2),
+            has_room=has_room,
         )
         if patch is not None:
             patch(self)
@@ -119,6 +125,13 @@ def test_more_slots_than_moe_layers_are_refused(make_rank):
 
 def test_peers_memory_as_fast_as_own_takes_no_slots_and_no_steps(make_rank):
     rank = make_rank()
+    assert rank.slots is None
+    assert rank.policy.is_direct
+    assert rank.num_steps == 0
+
+
+def test_auto_takes_no_slots_and_no_steps_where_memory_lacks(make_rank):
+    rank = make_rank(link_gb_per_s=SLOW_LINK, has_room=False)
     assert rank.slots is None
     assert rank.policy.is_direct
     assert rank.num_steps == 0

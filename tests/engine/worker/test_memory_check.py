@@ -25,7 +25,9 @@ OTHER = 2 * GIB
 """Two ranks of four layers with eight experts of 256 MiB: 4 GiB each, 1 GiB lacking in a layer."""
 
 
-def check(*, budget=None, kv_cache=None, num_experts_per_worker=None, **options):
+def check(
+    *, budget=None, kv_cache=None, num_experts_per_worker=None, may_use_host=False, **options
+):
     placement = Placement.make(
         num_experts=NUM_EXPERTS, dwdp_size=2, num_experts_per_worker=num_experts_per_worker
     )
@@ -36,21 +38,28 @@ def check(*, budget=None, kv_cache=None, num_experts_per_worker=None, **options)
         job_rank=4,
         other_bytes=OTHER,
         limits=VllmLimits(budget, kv_cache),
+        may_use_host=may_use_host,
     )
 
 
-def run(made, *, free=100 * GIB, is_taken_at_once=True, peers=()):
-    """What is logged. peers: of the other ranks of the group, what they send."""
+def run(made, **options):
+    """What is logged; options: see `has_room`."""
+    with log_lines(logging.INFO) as lines:
+        has_room(made, **options)
+    return lines
+
+
+def has_room(made, *, free=100 * GIB, is_taken_at_once=True, peers=(), peers_have_room=()):
+    """Whether the group has room for slots. peers: what other ranks of the group need."""
     memory = SimpleNamespace(
         place="GPU 0", free_bytes=lambda: free, is_taken_at_once=is_taken_at_once
     )
+    sent = {"memory": peers, "slots": peers_have_room}
 
     def gather(name, payload):
-        return [payload, *(json.dumps(peer).encode() for peer in peers)]
+        return [payload, *(json.dumps(peer).encode() for peer in sent[name])]
 
-    with log_lines(logging.INFO) as lines:
-        made.run(memory, gather)
-    return lines
+    return made.run(memory, gather)
 
 
 def test_estimate_is_logged_with_its_parts():
@@ -84,8 +93,13 @@ def test_redundant_experts_are_named_as_what_could_go():
         run(check(fetch="direct", num_experts_per_worker=6, budget=7 * GIB))
 
 
-def test_slots_that_auto_may_not_make_are_warned_of_only():
+def test_auto_makes_no_slots_where_they_do_not_fit():
     *_, warning = run(check(budget=7 * GIB))
+    assert "fetch=auto reads in place" in warning
+    assert not has_room(check(budget=7 * GIB))
+    assert has_room(check(budget=8 * GIB))
+    assert not has_room(check(budget=8 * GIB), peers_have_room=[True, False]), "nor do its peers"
+    assert has_room(check(fetch="direct", budget=7 * GIB)), "there will be none"
     assert "Slots for copies of experts would take 2.00 GiB of dwdp rank 4" in warning
     assert "leave 0.00 GiB" in warning
     assert "set dwdp.num_slots to 1 (1.00 GiB less)" in warning
@@ -123,6 +137,21 @@ def test_ranks_that_share_a_memory_add_up():
         else:
             with pytest.raises(LimitError, match=r"on GPU 0 for 2 rank\(s\)"):
                 run(made, free=GIB, peers=[peer])
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({}, "set dwdp.host_experts to 'auto'"),
+        ({"host_experts": 1}, "raise dwdp.host_experts (1.00 GiB less for each)"),
+        ({"num_experts_per_worker": 6}, None),
+    ],
+)
+def test_host_memory_is_offered_where_it_can_be_used(options, remedy):
+    with pytest.raises(LimitError) as refusal:
+        run(check(fetch="direct", budget=4 * GIB, may_use_host=True, **options))
+    assert (remedy or "") in str(refusal.value)
+    assert ("host_experts" in str(refusal.value)) == (remedy is not None)
 
 
 def test_nothing_is_read_of_a_model_that_is_refused(tmp_path, one_process_group):

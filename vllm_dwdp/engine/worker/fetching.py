@@ -50,15 +50,18 @@ class Fetching:
         gather: Gather,
         job_ranks: Sequence[int],
         on_step: Callable[[str], None] = lambda detail: None,
+        has_room: bool = True,
     ) -> None:
         """layout: with as many slots as the rank may make. job_ranks: as the job numbers them.
 
-        on_step: called with what is measured next.
+        on_step: called with what is measured next. has_room: whether all ranks of the group have
+        memory for slots.
         """
         self._config = config
         self._layers = layers
         self._layout = layout
         self._sizes = sizes
+        self._has_room = has_room
         self._memory = memory
         self._copier = memory.make_copier(config)
         self._costs = FetchCosts(
@@ -169,7 +172,7 @@ class Fetching:
         if bandwidths is None or self._costs.lacks_nothing:
             return False
         if self._config.fetch == AUTO:
-            return not bandwidths.reads_peers_as_own
+            return self._has_room and not bandwidths.reads_peers_as_own
         return self._config.fetch == FetchMode.PREFETCH
 
     def _choose(self, model: CostModel | None) -> None:

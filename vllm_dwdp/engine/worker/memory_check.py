@@ -3,11 +3,12 @@
 """Whether a rank's model fits into its memory, said before any weight is read.
 
 * The model is built by then: the shapes of its tensors are known.
-* Ranks that share one memory, as those of a host do, add up what they need.
+* Ranks of a group that share one memory, as those of a host do, add up what they need.
 * Slots count as needed if `dwdp.fetch` asks for copies. Under 'auto' nobody knows yet whether
-  there will be any, so that the log says only what they would take.
+  copies pay. If a rank of the group has no room for slots, there will be none.
 """
 
+import itertools
 import json
 from typing import NamedTuple
 
@@ -65,8 +66,11 @@ class MemoryCheck:
         self._copying = self._estimate(layout.num_slots if copies else 0)
         self._certain = self._in_place if config.fetch == AUTO else self._copying
 
-    def run(self, memory: RankMemory, gather: Gather) -> None:
-        """Raise LimitError, with numbers and the options that help, if the model can't fit."""
+    def run(self, memory: RankMemory, gather: Gather) -> bool:
+        """Raise LimitError, with numbers and the options that help, if the model can't fit.
+
+        Returns whether every rank of the group has room for slots.
+        """
         logger.info(
             "dwdp rank %d will hold %s of weights: %s%s%s",
             *(self._job_rank, gib(self._copying.in_all), self._copying.describe()),
@@ -77,7 +81,10 @@ class MemoryCheck:
         allocated = self._other_bytes + self._loaded_bytes if memory.is_taken_at_once else 0
         free = memory.free_bytes()
         self._check_free(Need(memory.place, free, allocated, self._needed_bytes), gather)
-        self._advise(free + allocated)
+        left = self._left_by_slots(free + allocated)
+        self._advise(left)
+        fits = left >= 0 or not self._copying.slots
+        return all(json.loads(data) for data in gather("slots", json.dumps(fits).encode()))
 
     @property
     def _needed_bytes(self) -> int:
@@ -115,18 +122,22 @@ class MemoryCheck:
                 f"{self._remedies(self._certain)}."
             )
 
-    def _advise(self, usable_bytes: int) -> None:
-        """Warn if slots would leave less than they take, or nothing beside a given KV cache."""
-        slots = self._copying.slots
+    def _left_by_slots(self, usable_bytes: int) -> int:
+        """Bytes that weights and slots leave of what vLLM may use; below 0: they don't fit."""
         budget, kv_cache = self._limits
         room = budget if budget is not None else usable_bytes - (kv_cache or 0)
-        left = room - self._copying.in_all
-        if slots and left < (slots if budget is not None else 0):
+        return room - self._copying.in_all
+
+    def _advise(self, left: int) -> None:
+        """Warn if slots would leave less than they take, or nothing beside a given KV cache."""
+        slots, has_budget = self._copying.slots, self._limits.budget_bytes is not None
+        if slots and left < (slots if has_budget else 0):
             logger.warning(
-                "Slots for copies of experts would take %s of dwdp rank %d and leave %s%s. To "
+                "Slots for copies of experts would take %s of dwdp rank %d and leave %s%s%s. To "
                 "have more, %s.",
                 *(gib(slots), self._job_rank, gib(max(0, left))),
-                " for activations and the KV cache" if budget is not None else " for activations",
+                " for activations and the KV cache" if has_budget else " for activations",
+                ": fetch=auto reads in place" if left < 0 else "",
                 self._remedies(self._copying),
             )
 
@@ -139,10 +150,17 @@ class MemoryCheck:
             found.append(f"set dwdp.fetch to 'direct' ({gib(estimate.slots)} less)")
         if (saved := self._redundant_bytes(estimate)) > 0:
             found.append(f"leave out dwdp.num_experts_per_worker ({gib(saved)} less)")
-        if self._may_use_host and not self._config.host_experts:
-            found.append("set dwdp.host_experts to 'auto'")
+        if self._may_use_host and not self._config.num_experts_per_worker:
+            found.append(self._remedy_on_host())
         found.append("start more ranks (--data-parallel-size)")
         return ", ".join(found[:-1]) + (", or " if found[:-1] else "or ") + found[-1]
+
+    def _remedy_on_host(self) -> str:
+        if not self._config.host_experts:
+            return "set dwdp.host_experts to 'auto'"
+        tensors = itertools.chain.from_iterable(self._layout.layouts)
+        of_expert = sum(t.tensor.expert_bytes for t in tensors)
+        return f"raise dwdp.host_experts ({gib(of_expert)} less for each)"
 
     def _redundant_bytes(self, estimate: MemoryEstimate) -> int:
         """What this rank owns beyond an even share."""

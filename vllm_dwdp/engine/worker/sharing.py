@@ -88,7 +88,8 @@ class ExpertSharing:
             on_step=self._session.step,
             before_loading=self._check_memory,
         )
-        self._handle_type_name = "none"
+        self._handle_type: HandleType | None = None
+        self._has_room_for_slots = True
         self.stats: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
 
@@ -154,20 +155,19 @@ class ExpertSharing:
         check_told_alike(self._config, self._session.gather)
         uses_host = self._config.host_experts != 0
         probe = PeerProbe(self._driver, job_rank=self.job_rank, uses_host=uses_host)
-        handle_type = self._session.try_peers(probe)
+        handle_type = self._handle_type = self._session.try_peers(probe)
         if handle_type is None:
             return
-        self._handle_type_name = TYPE_NAMES[handle_type]
         if self._config.host_experts and handle_type is not HandleType.FILE_DESCRIPTOR:
             raise ConfigError(
                 "dwdp.host_experts needs ranks that hand each other memory as file descriptors, "
-                f"got {self._handle_type_name}; leave it out, or make groups of ranks on one host "
+                f"got {TYPE_NAMES[handle_type]}; leave it out, or make groups of ranks on one host "
                 "(dwdp.dwdp_size)."
             )
         size = self._settings.dwdp_size
         logger.info(
             "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
-            *(size * (size - 1), size, self._driver.kind, self._handle_type_name),
+            *(size * (size - 1), size, self._driver.kind, TYPE_NAMES[handle_type]),
         )
         check_shared_gpus(
             GpuUse(self._memory.gpu_name, self._kv_cache_bytes),
@@ -180,28 +180,34 @@ class ExpertSharing:
         self._memory.give_back()
         layers = self.registry.layers
         of_experts = sum(p.nbytes for layer in layers for p in layer.expert_parameters().values())
-        given = self._kv_cache_bytes
         other_bytes = sum(p.nbytes for p in model.parameters()) - of_experts
-        free = self._memory.free_bytes() + (other_bytes if self._memory.is_taken_at_once else 0)
-        choose_host_experts(
-            self._config,
-            layers,
-            self._layout(),
-            other_bytes=other_bytes,
-            budget_bytes=self._budget_bytes if given is None else free - given,
-            gather=self._session.gather,
-        )
+        self._choose_host_experts(other_bytes)
         layout = self._layout()  # with the experts that were chosen for the host
         check_host_memory(self._config, layout, self._session.gather)
+        given, memory = self._kv_cache_bytes, self._memory
         check = MemoryCheck(
             self._config,
             layout,
             job_rank=self.job_rank,
             other_bytes=other_bytes,
-            may_use_host=not self._is_on_host,
+            may_use_host=memory.kind == "cuda" and self._handle_type is not HandleType.FABRIC,
             limits=VllmLimits(self._budget_bytes if given is None else None, given),
         )
-        check.run(self._memory, self._session.gather)
+        self._has_room_for_slots = check.run(memory, self._session.gather)
+
+    def _choose_host_experts(self, other_bytes: int) -> None:
+        budget_bytes = self._budget_bytes
+        if (given := self._kv_cache_bytes) is not None:
+            taken = other_bytes if self._memory.is_taken_at_once else 0
+            budget_bytes = self._memory.free_bytes() + taken - given
+        choose_host_experts(
+            self._config,
+            self.registry.layers,
+            self._layout(),
+            other_bytes=other_bytes,
+            budget_bytes=budget_bytes,
+            gather=self._session.gather,
+        )
 
     def _layout(self) -> RankLayout:
         """Of the layers as they are built, with as many slots as there may be."""
@@ -258,6 +264,7 @@ class ExpertSharing:
             gather=self._session.gather,
             job_ranks=self._session.job_ranks,
             on_step=self._session.step,
+            has_room=self._has_room_for_slots,
         )
         self._fetching.decide(views, direct, run_step)
         if slots := self._fetching.make_slots():
@@ -279,7 +286,7 @@ class ExpertSharing:
             "group": self.job_rank // self._settings.dwdp_size,
             "dwdp_size": self._settings.dwdp_size,
             "memory": self._driver.kind,
-            "handles": self._handle_type_name,
+            "handles": TYPE_NAMES[self._handle_type] if self._handle_type else "none",
             "numa_node": self._memory.numa_node,
             **expert_stats(layers, shard, views),
             "fetch_config": self._config.fetch,
