@@ -20,16 +20,15 @@ import torch
 
 from vllm_dwdp._core import ChosenExperts, CopyList, HandleType, HostCopier, HostDriver
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.base import ChosenIds
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
-from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.handle import Handle
-from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.rank.experts import RankExperts
 
 MATRIX = 128
 NUM_IDS = 64
@@ -43,26 +42,22 @@ class Rank:
         placement = Placement.make(num_experts=args.experts, dwdp_size=2)
         tensor = ExpertTensor("w13_weight", args.expert_bytes)
         layouts = ((TensorLayout(tensor, placement, driver.granularity),),) * args.layers
-        layout = RankLayout(layouts, 0, args.slots)
         weights = torch.ones(placement.num_experts * args.expert_bytes // 2, dtype=torch.uint8)
-        self.shards = [LocalShard(driver, RankLayout(layouts, rank)) for rank in range(2)]
-        for shard in self.shards:
+        slot_driver = HostDriver(name="dwdp-bench-slots")
+        self.ranks = [RankExperts(driver, RankLayout(layouts, r), slot_driver) for r in range(2)]
+        for rank in self.ranks:
             for _ in range(args.layers):
-                shard.adopt_layer([weights.data_ptr()])
-            shard.seal()
+                rank.adopt_layer([weights.data_ptr()])
+            rank.seal()
 
         def take_handles(peer: int, parcel: int, expected: object) -> list[Handle]:
-            blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
+            blocks = self.ranks[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
             return [fd for fd, _ in blocks]
 
-        views = ExpertViews(driver, layout, self.shards[0], take_handles)
-        self.direct = [views.build(layer) for layer in range(args.layers)]
-        slot_driver = HostDriver(name="dwdp-bench-slots")
-        self.slots = Slots(slot_driver, layout, slice_bytes=args.slice_bytes)
-        self.copies = [
-            self.slots.copies(layer, views, lambda experts: ChosenExperts(copier, experts, 2))
-            for layer, views in enumerate(self.direct)
-        ]
+        own = self.ranks[0]
+        own.connect(take_handles)
+        own.make_slots(args.slots, slice_bytes=args.slice_bytes)
+        self.copies = own.copies(lambda experts: ChosenExperts(copier, experts, 2))
         self.counters = FetchCounters(args.layers, 2)
         self.scheduler = FetchScheduler(
             self.copies,

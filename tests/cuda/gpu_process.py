@@ -73,7 +73,7 @@ def bind(device, driver, session):
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, driver.granularity)
     layouts = layouts_of(layers, placement, driver.granularity)
     layout = RankLayout(layouts, job["rank"], num_slots=2)
-    shard = adopt(driver, layout, layers)
+    experts = adopt(driver, layout, layers)
     manifest = Manifest(
         dwdp_version="0.1.0",
         model_fingerprint="abc",
@@ -86,9 +86,9 @@ def bind(device, driver, session):
         tensors=(),
     )
     session.meet(manifest)
-    session.hand_over(shard.handles, num_parcels=layout.num_parcels)
+    session.hand_over(experts.handles, num_parcels=layout.num_parcels)
     take_handles = session.take_handles
-    return GpuRank(device, driver, layout, layers, shard, take_handles, gpu=job["gpu"])
+    return GpuRank(device, driver, experts, layers, take_handles, gpu=job["gpu"])
 
 
 def make_device():

@@ -9,8 +9,6 @@ from vllm_dwdp._core import HandleType
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.estimate import MemoryEstimate, gib
-from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.slots import Slots
 
 NUM_LAYERS, NUM_EXPERTS, OTHER_BYTES = 3, 7, 12345
 
@@ -30,23 +28,24 @@ def test_estimate_is_what_a_rank_takes(fake, dwdp_size, num_experts_per_worker, 
     layers = make_layers(NUM_LAYERS, NUM_EXPERTS, page)
     layouts = layouts_of(layers, placement, page)
     of_ranks = [RankLayout(layouts, rank, num_slots) for rank in range(dwdp_size)]
-    shards = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
+    ranks = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
 
     def take_handles(peer, parcel, expected_sizes):
-        handles = shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
+        handles = ranks[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         return [handle for handle, _ in handles]
 
     estimate = MemoryEstimate.make(of_ranks[0], other_bytes=OTHER_BYTES)
-    assert estimate.own == shards[0].num_block_bytes
-    views = ExpertViews(drivers[0], of_ranks[0], shards[0], take_handles)
-    direct = [views.build(i) for i in range(NUM_LAYERS)]
+    experts = ranks[0]
+    assert estimate.own == experts.shard.num_block_bytes
+    experts.connect(take_handles)
+    views = experts.views
     assert estimate.private == views.num_private_bytes
-    taken = shards[0].num_block_bytes + views.num_private_bytes + OTHER_BYTES
+    taken = experts.shard.num_block_bytes + views.num_private_bytes + OTHER_BYTES
     assert estimate.without_slots == taken
     if num_slots and dwdp_size > 1:
-        slots = Slots(drivers[0], of_ranks[0], slice_bytes=page)
-        on_slot = [views.build_on_slot(i, slots) for i in range(NUM_LAYERS)]
-        assert len(on_slot) == len(direct)
+        slots = experts.make_slots(num_slots, slice_bytes=page)
+        on_slot = [experts.build_on_slot(i) for i in range(NUM_LAYERS)]
+        assert len(on_slot) == len(experts.direct)
         taken += slots.num_bytes + views.num_private_bytes - estimate.private
     assert estimate.in_all == taken
 

@@ -19,16 +19,15 @@ from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.device import HostMemory
-from vllm_dwdp.engine.moe.adoption import adopt, bind_layer, bind_slot, layer_layout
-from vllm_dwdp.engine.moe.experts_op import install, register_op
+from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
+from vllm_dwdp.engine.moe.bound_layers import BoundLayers
+from vllm_dwdp.engine.moe.experts_op import register_op
 from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.slots import Slots
 
 HIDDEN = 160
 INTERMEDIATE = 72
@@ -139,7 +138,7 @@ class Group:
             with as_rank(rank, dwdp_size, num_experts_per_worker):
                 self.models.append(make_model().load(checkpoint))
         self.adopted = []
-        self.memories, self.layouts, self.shards = {}, {}, {}
+        self.memories, self.rank_experts = {}, {}
         self.adopt_all()
 
     def adopt_all(self):
@@ -152,8 +151,8 @@ class Group:
         memory = self.memories[rank]
         experts = self.models[rank].experts
         layouts = tuple(layer_layout(e, memory.driver.granularity) for e in experts)
-        layout = self.layouts[rank] = RankLayout(layouts, rank)
-        self.shards[rank] = adopt(memory, experts, layout, self.adopted.append)
+        layout = RankLayout(layouts, rank)
+        self.rank_experts[rank] = adopt(memory, experts, layout, self.adopted.append)
 
     @property
     def memory(self):
@@ -169,18 +168,16 @@ class Group:
 
         poison: see poison.py; take_handles: see ExpertViews; None: those of this group.
         """
-        layout, memory, model = self.layouts[rank], self.memories[rank], self.models[rank]
-        take_handles = take_handles or self.take_handles
-        views = ExpertViews(memory.driver, layout, self.shards[rank], take_handles)
-        direct = [views.build(layer_idx) for layer_idx in range(layout.num_layers)]
-        slots = Slots(memory.slot_driver, layout.with_slots(num_slots), slice_bytes=SLICE_BYTES)
+        experts, memory, model = self.rank_experts[rank], self.memories[rank], self.models[rank]
+        layout = experts.layout
+        layers = BoundLayers(model.experts, layout, memory)
+        experts.connect(take_handles or self.take_handles)
+        layers.bind(experts.direct)
+        slots = experts.make_slots(num_slots, slice_bytes=SLICE_BYTES)
+        for layer_idx in range(layout.num_layers):
+            layers.bind_slot(layer_idx, experts.build_on_slot(layer_idx))
         copier = memory.make_copier(DwdpConfig(copy_threads=2))
-        for layer_idx, experts in enumerate(model.experts):
-            bind_layer(memory, experts, layout.layouts[layer_idx], direct[layer_idx])
-            on_slot = views.build_on_slot(layer_idx, slots)
-            bind_slot(memory, experts, layout.layouts[layer_idx], on_slot)
-        chosen = memory.make_chosen(copier, len(self.models))
-        copies = [slots.copies(i, views, chosen) for i, views in enumerate(direct)]
+        copies = experts.copies(memory.make_chosen(copier, layout.num_ranks))
         if poison is not None:
             copier, copies = poison.between(copier, copies, slots, layout.layouts)
         model.slots = slots
@@ -192,10 +189,10 @@ class Group:
             counters=FetchCounters(layout.num_layers, layout.num_ranks),
             current_stream=memory.current_stream,
         )
-        install(model.experts, model.scheduler)
+        layers.install(model.scheduler)
         return model
 
     def take_handles(self, peer, parcel, expected_sizes):
         """Those of a peer of this process, without a session."""
-        blocks = self.shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
+        blocks = self.rank_experts[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         return [fd for fd, _ in blocks]

@@ -69,11 +69,12 @@ class MeetingGroup(Group):
             model_fingerprint="abc",
             dtype="bfloat16",
             quantization="None",
-            placement=self.layouts[rank].placement.ranges,
+            placement=self.rank_experts[rank].layout.placement.ranges,
             host_experts=0,
             memory_kind=driver.kind,
             granularity=driver.granularity,
             tensors=(),
         )
         session.meet(manifest)
-        session.hand_over(self.shards[rank].handles, num_parcels=self.layouts[rank].num_parcels)
+        experts = self.rank_experts[rank]
+        session.hand_over(experts.handles, num_parcels=experts.layout.num_parcels)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.base import ChosenIds
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
-from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+from vllm_dwdp.fetch.scheduler import FetchScheduler
 
 NUM_PARTS = 3
 

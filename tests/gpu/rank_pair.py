@@ -19,9 +19,7 @@ from vllm_dwdp.layout.copies import gpu_slice_bytes
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.rank.experts import RankExperts
 
 
 class RankPair:
@@ -57,26 +55,24 @@ class RankPair:
             for name, row_bytes in rows.items()
         )
         self.layout = RankLayout((layout,) * num_layers, 0, num_slots)
-        shards = [self._adopt(rank) for rank in range(dwdp_size)]
+        ranks = [self._adopt(rank) for rank in range(dwdp_size)]
 
         def take_handles(peer, parcel, expected_sizes):
-            blocks = shards[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
+            blocks = ranks[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
             return [fd for fd, _ in blocks]
 
         start = time.perf_counter()
-        views = ExpertViews(self.driver, self.layout, shards[0], take_handles)
-        self.direct = [views.build(i) for i in range(num_layers)]
+        experts = self.experts = ranks[0]
+        experts.connect(take_handles)
+        self.direct = experts.direct
         self.seconds_to_attach = time.perf_counter() - start
         missing = max(map(self.layout.missing_bytes, range(num_layers)))
-        self.slots = Slots(
-            self.driver,
-            self.layout,
-            slice_bytes=slice_bytes or gpu_slice_bytes(missing),
-        )
-        self.on_slot = [views.build_on_slot(i, self.slots) for i in range(num_layers)]
+        slice_bytes = slice_bytes or gpu_slice_bytes(missing)
+        self.slots = experts.make_slots(num_slots, slice_bytes=slice_bytes)
+        self.on_slot = [experts.build_on_slot(i) for i in range(num_layers)]
         self.seconds_to_bind = time.perf_counter() - start
-        self.num_maps = views.num_maps
-        self.num_private_bytes = views.num_private_bytes
+        self.num_maps = experts.views.num_maps
+        self.num_private_bytes = experts.views.num_private_bytes
 
     @classmethod
     def of_weights(cls, device, weights, **options):
@@ -95,9 +91,8 @@ class RankPair:
     def make_scheduler(self, make_chosen=lambda experts: None, **options):
         """options: of the copier. make_chosen: see Slots.copies; by default nothing is chosen."""
         self.copier = CudaCopier(self.driver, **options)
-        num_layers = self.layout.num_layers
-        self.copies = [self.slots.copies(i, self.direct[i], make_chosen) for i in range(num_layers)]
-        self.counters = FetchCounters(num_layers, self.layout.num_ranks)
+        self.copies = self.experts.copies(make_chosen)
+        self.counters = FetchCounters(self.layout.num_layers, self.layout.num_ranks)
         self.scheduler = FetchScheduler(
             self.copies,
             num_slots=self.slots.num_slots,
@@ -119,7 +114,7 @@ class RankPair:
         return {name: _like(view, weight) for view, (name, weight) in shown}
 
     def _adopt(self, rank):
-        shard = LocalShard(self.driver, dataclasses.replace(self.layout, rank=rank))
+        experts = RankExperts(self.driver, dataclasses.replace(self.layout, rank=rank))
         local = self.layout.placement.local_experts(rank)
         for layer_idx, layout in enumerate(self.layout.layouts):
             if self.weights:
@@ -127,9 +122,9 @@ class RankPair:
                 rows = [w[local.start : local.stop].contiguous() for w in weights]
             else:
                 rows = self._zeros(tuple(len(local) * t.tensor.expert_bytes for t in layout))
-            shard.adopt_layer([row.data_ptr() for row in rows])
-        shard.seal()
-        return shard
+            experts.adopt_layer([row.data_ptr() for row in rows])
+        experts.seal()
+        return experts
 
     def _zeros(self, sizes):
         """The same memory for every layer."""

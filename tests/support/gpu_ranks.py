@@ -12,15 +12,14 @@ import torch
 
 from vllm_dwdp._core import CudaCopier, HandleType
 from vllm_dwdp.config import FetchMode
+from vllm_dwdp.fetch.base import ChosenIds
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
-from vllm_dwdp.fetch.scheduler import ChosenIds, FetchScheduler
+from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.local_shard import LocalShard
-from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.rank.experts import RankExperts
 
 
 def make_layers(num_layers, num_experts, page):
@@ -50,31 +49,30 @@ def layouts_of(layers, placement, granularity):
 
 
 def adopt(driver, layout, layers):
-    shard = LocalShard(driver, layout)
+    experts = RankExperts(driver, layout)
     local = layout.placement.local_experts(layout.rank)
     for tensors in layers:
         rows = [t[local.start : local.stop].clone() for t in tensors.values()]
-        shard.adopt_layer([row.data_ptr() for row in rows])
-    shard.seal()
-    return shard
+        experts.adopt_layer([row.data_ptr() for row in rows])
+    experts.seal()
+    return experts
 
 
 class GpuRank:
     """One rank that has met its peers. gpu: that of its driver; take_handles: see ExpertViews."""
 
-    def __init__(self, device, driver, layout, layers, shard, take_handles, *, gpu, **options):
+    def __init__(self, device, driver, experts, layers, take_handles, *, gpu, **options):
+        layout = experts.layout
         self._device = device
         self._layers = layers
         self.driver = driver
         self.stream = device.make_stream(gpu)
         weakref.finalize(self, device.destroy_stream, self.stream)
-        views = ExpertViews(driver, layout, shard, take_handles)
-        indices = range(len(layers))
-        direct = [views.build(i) for i in indices]
-        self.slots = Slots(driver, layout, slice_bytes=2 * driver.granularity)
-        on_slot = [views.build_on_slot(i, self.slots) for i in indices]
+        experts.connect(take_handles)
+        self.slots = experts.make_slots(layout.num_slots, slice_bytes=2 * driver.granularity)
+        on_slot = [experts.build_on_slot(i) for i in range(layout.num_layers)]
         self._views = {
-            FetchMode.DIRECT: direct,
+            FetchMode.DIRECT: experts.direct,
             FetchMode.PREFETCH: on_slot,
             FetchMode.SELECTIVE: on_slot,
         }
@@ -82,7 +80,7 @@ class GpuRank:
         self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
         chosen = device.make_chosen(copier, layout.num_ranks)
         self.scheduler = FetchScheduler(
-            [self.slots.copies(i, direct[i], chosen) for i in indices],
+            experts.copies(chosen),
             num_slots=layout.num_slots,
             copier=copier,
             policy=Policy.always(FetchMode.PREFETCH),
@@ -150,18 +148,17 @@ def make_ranks(
     layers = make_layers(num_layers, num_experts, page)
     layouts = layouts_of(layers, placement, page)
     of_ranks = [RankLayout(layouts, rank, num_slots) for rank in range(dwdp_size)]
-    shards = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
+    experts = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
 
     def take_handles(peer, parcel, expected_sizes):
-        return [handle for handle, _ in shards[peer].handles(handle_type, parcel)]
+        return [handle for handle, _ in experts[peer].handles(handle_type, parcel)]
 
     return [
         GpuRank(
             device,
             drivers[rank],
-            of_ranks[rank],
+            experts[rank],
             layers,
-            shards[rank],
             take_handles,
             gpu=rank,
             **options,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "vllm_dwdp"
 ROOMS = (
     *("_core", "plugin", "layout", "config", "memory", "device", "fetch"),
-    *("group.errors", "group.meet", "group.handover", "group.session"),
+    *("group.errors", "group.meet", "group.handover", "group.session", "rank"),
     *("engine.compat", "engine.parent_watch", "engine.request_path"),
     *("engine.setup", "engine.moe", "engine.worker", "offline"),
 )

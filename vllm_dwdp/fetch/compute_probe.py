@@ -5,7 +5,7 @@
 from collections.abc import Callable
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.fetch.scheduler import ChosenIds
+from vllm_dwdp.fetch.base import ChosenIds
 
 
 class ComputeProbe:

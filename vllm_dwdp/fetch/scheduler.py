@@ -10,52 +10,14 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
 
-from vllm_dwdp._core import CopyList
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.device.waits import HostWaits, Waits
+from vllm_dwdp.fetch.base import ChosenIds, Copier, Copies
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.layer_uses import LayerUses
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.slot import Slot, SlotState
-
-
-class ChosenIds(NamedTuple):
-    """The router's choice: the address of dense expert ids, their number, the bytes of one."""
-
-    address: int
-    num_ids: int
-    id_bytes: int
-
-
-class Copier(Protocol):
-    """`vllm_dwdp._core.Copier`."""
-
-    def submit(self, copies: CopyList, stream: int) -> int: ...
-    def cancel(self, ticket: int) -> None: ...
-    def wait(self, ticket: int, stream: int) -> None: ...
-    def drain(self) -> None: ...
-
-
-class Chosen(Protocol):
-    """`vllm_dwdp._core.ChosenExperts`."""
-
-    def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]: ...
-    def forget(self) -> None: ...
-
-
-class Copies(Protocol):
-    """`vllm_dwdp.memory.slots.LayerCopies`."""
-
-    @property
-    def everything(self) -> CopyList: ...
-    @property
-    def chosen(self) -> Chosen | None: ...
-    @property
-    def bytes_by_peer(self) -> tuple[int, ...]: ...
-    @property
-    def num_slices(self) -> int: ...
 
 
 def cpu_stream() -> int:
@@ -76,7 +38,7 @@ class FetchScheduler:
         layers: Sequence[Copies],
         *,
         num_slots: int,
-        copier: Copier | None,
+        copier: Copier,
         policy: Policy,
         counters: FetchCounters,
         current_stream: Callable[[], int] = cpu_stream,
@@ -131,13 +93,11 @@ class FetchScheduler:
         self._stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
-                assert self._copier is not None, "a slot fills by a copier"
                 self._copier.cancel(slot.ticket)
                 self._end_fill(slot)
             if slot.state is not SlotState.IN_USE:
                 slot.discard(self._step)
-        if self._copier is not None:
-            self._copier.drain()  # to wait may only have told a GPU to
+        self._copier.drain()  # to wait may only have told a GPU to
 
     def fence_graph(self) -> None:
         """Before a graph is captured or runs, and after a capture, whose copies never ran.
@@ -220,7 +180,6 @@ class FetchScheduler:
             self._begin_fill(slot, following)
 
     def _begin_fill(self, slot: Slot, layer: int) -> None:
-        assert self._copier is not None, "layers with copies come with a copier"
         slot.begin_fill(layer, self._step, is_whole=True)
         self._uses.begin(layer)
         copies = self._layers[layer]
@@ -233,7 +192,6 @@ class FetchScheduler:
 
     def _give_up(self, slot: Slot) -> None:
         """Part of a copy may be under way without a ticket to wait for: the slot holds nothing."""
-        assert self._copier is not None, "a slot fills by a copier"
         slot.end_fill(self._step)
         slot.discard(self._step)
         self._copier.drain()
@@ -244,14 +202,12 @@ class FetchScheduler:
         self._waits.end(layer)
 
     def _end_fill(self, slot: Slot) -> None:
-        assert self._copier is not None, "a slot fills by a copier"
         self._copier.wait(slot.ticket, self._stream)
         slot.end_fill(self._step)
 
     def _empty(self, slot: Slot, layer: int) -> None:
         """Make it free for `layer`; a copy for another one is cut short."""
         if slot.state is SlotState.FILLING:
-            assert self._copier is not None, "a slot fills by a copier"
             self._copier.cancel(slot.ticket)
             self._expose(slot, layer)
             self.counters.cancelled += 1

@@ -14,12 +14,11 @@ from support.log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode, usable_slots
-from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
+from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.experts_op import install
-from vllm_dwdp.engine.worker.fetch_costs import NUM_STEPS
-from vllm_dwdp.engine.worker.fetching import Fetching
 from vllm_dwdp.fetch.choice import StepSizes
-from vllm_dwdp.memory.expert_views import ExpertViews
+from vllm_dwdp.rank.fetch_costs import NUM_STEPS
+from vllm_dwdp.rank.fetching import Fetching
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "stock_offloader")
 NUM_EXPERTS, MAX_TOKENS, CAPTURED_TOKENS = 6, 64, 4
@@ -46,40 +45,36 @@ class Rank:
         config = DwdpConfig(**options)
         shape = NUM_EXPERTS, torch.bfloat16, False
         self._group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
-        num_slots = usable_slots(config.num_slots, NUM_LAYERS)
         self.model = self._group.models[0]
-        layout = self._group.layouts[0].with_slots(num_slots)
+        experts = self._group.rank_experts[0]
+        experts.layout = experts.layout.with_slots(usable_slots(config.num_slots, NUM_LAYERS))
+        layers = BoundLayers(self.model.experts, experts.layout, self._group.memory)
         self._peer = peer or {}
         self.num_steps = 0
         self.outputs = []
         self.gathered = []
         self.fetching = Fetching(
             config,
-            self.model.experts,
-            layout,
+            layers,
+            experts,
             memory=self._group.memory,
             sizes=StepSizes(MAX_TOKENS, captured_tokens),
             gather=self._gather,
             job_ranks=range(2),
             has_room=has_room,
+            end_rank=lambda: None,
         )
         if patch is not None:
             patch(self)
-        self.views = ExpertViews(
-            self._group.driver, layout, self._group.shards[0], self._group.take_handles
-        )
-        self.direct = direct = [self.views.build(i) for i in range(NUM_LAYERS)]
-        for experts, tensors, of_layer in zip(
-            self.model.experts, layout.layouts, direct, strict=True
-        ):
-            bind_layer(self._group.memory, experts, tensors, of_layer)
-        self.fetching.decide(self.views, direct, self.run_step)
+        experts.connect(self._group.take_handles)
+        self.views = experts.views
+        layers.bind(experts.direct)
+        self.fetching.decide(self.run_step)
         self.slots = self.fetching.make_slots()
         if self.slots:
-            for i, experts in enumerate(self.model.experts):
-                on_slot = self.views.build_on_slot(i, self.slots)
-                bind_slot(self._group.memory, experts, layout.layouts[i], on_slot)
-        self.fetching.start(direct)
+            for layer_idx in range(NUM_LAYERS):
+                layers.bind_slot(layer_idx, experts.build_on_slot(layer_idx))
+        self.fetching.start()
 
     def _gather(self, name, own):
         self.gathered.append(name)
@@ -215,9 +210,7 @@ def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, in_place, ex
 
     rank = make_rank(link_gb_per_s=SLOW_LINK, patch=measure)
     costs = rank.fetching._costs
-    missing, compute_s, extra_s = costs.measure_layer(
-        rank.views, rank.direct, rank.run_step, is_needed=True
-    )
+    missing, compute_s, extra_s = costs.measure_layer(rank.run_step, is_needed=True)
     assert missing == costs.missing_bytes
     assert compute_s == 3e-6
     assert extra_s == pytest.approx(extra)

@@ -15,7 +15,7 @@ from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, LayerLayout, TensorLayout
-from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.rank.experts import RankExperts
 
 
 def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
@@ -36,22 +36,22 @@ def adopt(
     layers: Sequence[DwdpRoutedExperts],
     layout: RankLayout,
     on_step: Callable[[str], None] = lambda detail: None,
-) -> LocalShard:
+) -> RankExperts:
     """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer.
 
     on_step: called with the name of each layer when its turn comes.
     """
     memory.give_back()
-    shard = LocalShard(memory.driver, layout)
+    experts = RankExperts(memory.driver, layout, memory.slot_driver)
     for layer in layers:
         on_step(layer.layer_name)
         parameters = layer.expert_parameters().values()
-        shard.adopt_layer([p.data_ptr() for p in parameters])
+        experts.adopt_layer([p.data_ptr() for p in parameters])
         for parameter in parameters:
             parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
         memory.give_back()
-    shard.seal()
-    return shard
+    experts.seal()
+    return experts
 
 
 def bind_layer(

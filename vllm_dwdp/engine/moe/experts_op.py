@@ -16,24 +16,7 @@ import torch
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.fetch.scheduler import ChosenIds
-
-
-class Fetcher(Protocol):
-    """What decides how a layer gets its experts: the scheduler, or who stands in at start-up."""
-
-    def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode: ...
-    def release(self, layer: int, mode: FetchMode) -> None: ...
-
-
-class InPlace:
-    """Before a rank has settled how it fetches: peers' memory is read where it lies, uncounted."""
-
-    def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        return FetchMode.DIRECT
-
-    def release(self, layer: int, mode: FetchMode) -> None:
-        pass
+from vllm_dwdp.fetch.base import ChosenIds, Fetcher
 
 
 class ExpertLayer(Protocol):

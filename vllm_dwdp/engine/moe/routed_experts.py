@@ -20,7 +20,7 @@ from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.engine.moe.reader_state import differences
-from vllm_dwdp.fetch.scheduler import ChosenIds
+from vllm_dwdp.fetch.base import ChosenIds
 
 EXPERT_TENSORS = (
     *("w13_weight", "w2_weight", "w13_bias", "w2_bias"),

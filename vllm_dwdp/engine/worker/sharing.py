@@ -22,7 +22,8 @@ from vllm.logger import init_logger
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import ConfigError, usable_slots
 from vllm_dwdp.device import memory_kind, rank_memory
-from vllm_dwdp.engine.moe.adoption import adopt, bind_layer, bind_slot, layer_layout
+from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
+from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.experts_op import register_op
 from vllm_dwdp.engine.moe.fingerprint import model_fingerprint
 from vllm_dwdp.engine.moe.graph_fence import captured_tokens
@@ -30,10 +31,9 @@ from vllm_dwdp.engine.moe.input_scales import take_largest
 from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
 from vllm_dwdp.engine.setup.drafts import check_no_drafts
-from vllm_dwdp.engine.worker.fetch_costs import RunStep
-from vllm_dwdp.engine.worker.fetching import Fetching
 from vllm_dwdp.engine.worker.host_share import (
     check_host_memory,
     check_told_alike,
@@ -49,10 +49,11 @@ from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.handle import TYPE_NAMES
 from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
-from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.rank.experts import RankExperts
+from vllm_dwdp.rank.fetch_costs import RunStep
+from vllm_dwdp.rank.fetching import Fetching
 
 logger = init_logger("vllm.dwdp")
 
@@ -123,16 +124,16 @@ class ExpertSharing:
         manifest = self._manifest(model, layers)
         self._session.enter("adopting its experts")
         with self._timed("adopt"):
-            shard = adopt(self._memory, layers, layout, self._session.step)
+            experts = adopt(self._memory, layers, layout, self._session.step)
         with self._timed("meet"):
-            self._meet(manifest, shard, num_parcels=layout.num_parcels)
+            self._meet(manifest, experts)
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
-            views = self._bind(layers, layout, shard, run_step)
+            self._bind(layers, experts, run_step)
         for warning in self._memory.warnings:
             logger.warning("%s", warning)
         self._session.finish()
-        self._report(layers, shard, views)
+        self._report(layers, experts)
         log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
 
     def settle(self) -> None:
@@ -237,25 +238,31 @@ class ExpertSharing:
             tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
         )
 
-    def _meet(self, manifest: Manifest, shard: LocalShard, *, num_parcels: int) -> None:
+    def _meet(self, manifest: Manifest, experts: RankExperts) -> None:
         self._session.meet(manifest)
-        self._session.hand_over(shard.handles, num_parcels=num_parcels)
+        self._session.hand_over(experts.handles, num_parcels=experts.layout.num_parcels)
 
     def _bind(
-        self,
-        layers: list[DwdpRoutedExperts],
-        layout: RankLayout,
-        shard: LocalShard,
-        run_step: RunStep,
-    ) -> ExpertViews:
-        views = ExpertViews(self._driver, layout, shard, self._session.take_handles)
-        direct = [views.build(layer_idx) for layer_idx in range(layout.num_layers)]
-        for layer, tensors, of_layer in zip(layers, layout.layouts, direct, strict=True):
-            bind_layer(self._memory, layer, tensors, of_layer)
-        self._fetching = Fetching(
+        self, layers: list[DwdpRoutedExperts], experts: RankExperts, run_step: RunStep
+    ) -> None:
+        bound = BoundLayers(layers, experts.layout, self._memory)
+        experts.connect(self._session.take_handles)
+        bound.bind(experts.direct)
+        self._fetching = self._make_fetching(bound, experts)
+        self._fetching.decide(run_step)
+        if slots := self._fetching.make_slots():
+            if self._is_on_host:
+                check_map_budget(slots.num_maps)
+            for layer_idx, layer in enumerate(layers):
+                self._session.step(layer.layer_name)
+                bound.bind_slot(layer_idx, experts.build_on_slot(layer_idx))
+        self._fetching.start()
+
+    def _make_fetching(self, layers: BoundLayers, experts: RankExperts) -> Fetching:
+        return Fetching(
             self._config,
             layers,
-            layout,
+            experts,
             memory=self._memory,
             sizes=StepSizes(
                 max_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
@@ -265,21 +272,10 @@ class ExpertSharing:
             job_ranks=self._session.job_ranks,
             on_step=self._session.step,
             has_room=self._has_room_for_slots,
+            end_rank=end_for_good,
         )
-        self._fetching.decide(views, direct, run_step)
-        if slots := self._fetching.make_slots():
-            if self._is_on_host:
-                check_map_budget(slots.num_maps)
-            for layer_idx, layer in enumerate(layers):
-                self._session.step(layer.layer_name)
-                on_slot = views.build_on_slot(layer_idx, slots)
-                bind_slot(self._memory, layer, layout.layouts[layer_idx], on_slot)
-        self._fetching.start(direct)
-        return views
 
-    def _report(
-        self, layers: list[DwdpRoutedExperts], shard: LocalShard, views: ExpertViews
-    ) -> None:
+    def _report(self, layers: list[DwdpRoutedExperts], experts: RankExperts) -> None:
         self.stats = {
             "rank": self.job_rank,
             "job_size": self._settings.job_size,
@@ -288,9 +284,9 @@ class ExpertSharing:
             "memory": self._driver.kind,
             "handles": TYPE_NAMES[self._handle_type] if self._handle_type else "none",
             "numa_node": self._memory.numa_node,
-            **expert_stats(layers, shard, views),
+            **expert_stats(layers, experts),
             "fetch_config": self._config.fetch,
-            "slot_bytes": self._fetching.slots.num_bytes if self._fetching.slots else 0,
+            "slot_bytes": experts.slots.num_bytes if experts.slots else 0,
             "startup_seconds": self._seconds,
         }
         log_start(self.stats)

@@ -13,15 +13,12 @@ from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
 from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
-from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.rank.experts import RankExperts
 
 logger = init_logger("vllm.dwdp")
 
 
-def expert_stats(
-    layers: Sequence[DwdpRoutedExperts], shard: LocalShard, views: ExpertViews
-) -> dict[str, Any]:
+def expert_stats(layers: Sequence[DwdpRoutedExperts], experts: RankExperts) -> dict[str, Any]:
     """What a rank owns, maps and has read; sizes in bytes."""
     local = layers[0].local_experts
     read_count = active_registry().read_count
@@ -29,10 +26,10 @@ def expert_stats(
         "num_layers": len(layers),
         "num_experts": layers[0].global_num_experts,
         "experts_owned": [local.start, local.stop],
-        "expert_bytes_owned": shard.num_block_bytes,
-        "expert_bytes_from_peers": views.num_peer_bytes,
-        "expert_bytes_private": views.num_private_bytes,
-        "num_maps": views.num_maps,
+        "expert_bytes_owned": experts.shard.num_block_bytes,
+        "expert_bytes_from_peers": experts.views.num_peer_bytes,
+        "expert_bytes_private": experts.views.num_private_bytes,
+        "num_maps": experts.views.num_maps,
         "expert_bytes_read": read_count.num_expert_bytes,
         "bytes_read": read_count.num_bytes,
     }

@@ -7,20 +7,14 @@
 * It rests on figures of the whole group, the slowest of each kind: all ranks decide alike.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vllm.logger import init_logger
-
-from vllm_dwdp._core import View
-from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, FetchMode
+from vllm_dwdp.config import AUTO, DwdpConfig, FetchMode
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.device.base import RankMemory
-from vllm_dwdp.engine.moe.experts_op import InPlace, install
-from vllm_dwdp.engine.moe.graph_fence import GraphFence
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.engine.parent_watch import end_for_good
-from vllm_dwdp.engine.worker.fetch_costs import FetchCosts, RunStep
+from vllm_dwdp.fetch.base import InPlace
 from vllm_dwdp.fetch.busy_log import BusyLog
 from vllm_dwdp.fetch.choice import StepSizes, policy_for, report, warn_of_captured
 from vllm_dwdp.fetch.copy_watch import CopiedSlice, CopyWatch
@@ -29,11 +23,12 @@ from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import LayerCopies, Slots
+from vllm_dwdp.rank.experts import RankExperts
+from vllm_dwdp.rank.fetch_costs import FetchCosts, RunStep
+from vllm_dwdp.rank.model_layers import ModelLayers
 
-logger = init_logger("vllm.dwdp")
+logger = logging.getLogger("vllm.dwdp")
 
 
 class Fetching:
@@ -42,8 +37,8 @@ class Fetching:
     def __init__(
         self,
         config: DwdpConfig,
-        layers: Sequence[DwdpRoutedExperts],
-        layout: RankLayout,
+        layers: ModelLayers,
+        experts: RankExperts,
         *,
         memory: RankMemory,
         sizes: StepSizes,
@@ -51,15 +46,18 @@ class Fetching:
         job_ranks: Sequence[int],
         on_step: Callable[[str], None] = lambda detail: None,
         has_room: bool = True,
+        end_rank: Callable[[], None],
     ) -> None:
-        """layout: with as many slots as the rank may make. job_ranks: as the job numbers them.
+        """job_ranks: the group's ranks, as the job numbers them.
 
         on_step: called with what is measured next. has_room: whether all ranks of the group have
-        memory for slots.
+        memory for slots. end_rank: ends the process at once, for a copy that doesn't end.
         """
         self._config = config
         self._layers = layers
-        self._layout = layout
+        self._experts = experts
+        layout = self._layout = experts.layout
+        self._end_rank = end_rank
         self._sizes = sizes
         self._has_room = has_room
         self._memory = memory
@@ -67,7 +65,7 @@ class Fetching:
         self._costs = FetchCosts(
             config,
             layers,
-            layout,
+            experts,
             memory=memory,
             copier=self._copier,
             gather=gather,
@@ -75,67 +73,59 @@ class Fetching:
         )
         self._scheduler: FetchScheduler | None = None
         self._job_ranks = job_ranks
-        self._copies: list[LayerCopies] = []
+        self._copies: list[LayerCopies[Any]] = []
         self.policy = Policy.always(FetchMode.DIRECT)
         self.bandwidths: Bandwidths | None = None
-        self.slots: Slots | None = None
         self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
 
-    def decide(
-        self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
-    ) -> None:
-        """Choose the policy, together with all ranks of the group; layers are bound in place.
-
-        direct: all views of peers' memory.
-        """
-        self.bandwidths = self._costs.measure_links(direct)
+    def decide(self, run_step: RunStep) -> None:
+        """Choose the policy, together with all ranks of the group; layers are bound in place."""
+        self.bandwidths = self._costs.measure_links()
         if self._costs.links is not None:
             logger.info("%s", self._costs.links.describe())
         is_needed = self._needs_compute(self.bandwidths)
-        layer = self._costs.measure_layer(views, direct, run_step, is_needed=is_needed)
+        layer = self._costs.measure_layer(run_step, is_needed=is_needed)
         model = None
         if is_needed:
             assert self.bandwidths is not None and layer is not None, "this rank has given both"
             model = self._costs.model(self.bandwidths, layer)
         self._choose(model)
-        self._check_router_is_heard()
+        if FetchMode.SELECTIVE in self.policy.modes:
+            self._layers.check_router_is_heard()
 
     def make_slots(self) -> Slots | None:
         """Slots if a step will use them."""
         if not self.policy.is_direct:
             peer_bytes = self._costs.missing_bytes // max(1, self._layout.num_ranks - 1)
-            self.slots = Slots(
-                self._memory.slot_driver,
-                self._layout,
-                slice_bytes=self._config.slice_bytes or self._memory.slice_bytes(peer_bytes),
-            )
-        return self.slots
+            slice_bytes = self._config.slice_bytes or self._memory.slice_bytes(peer_bytes)
+            self._experts.make_slots(self._layout.num_slots, slice_bytes=slice_bytes)
+        return self._experts.slots
 
-    def start(self, direct: Sequence[Sequence[View]]) -> None:
+    def start(self) -> None:
         """Layers can run, in place, until `settle`; no request is served before."""
-        if self.slots is not None:
+        if (slots := self._experts.slots) is not None:
             chosen = None
             if FetchMode.SELECTIVE in self.policy.modes_up_to(self._sizes.max_tokens):
                 chosen = self._memory.make_chosen(self._copier, self._layout.num_ranks)
-            self._copies = [self.slots.copies(i, v, chosen) for i, v in enumerate(direct)]
+            self._copies = self._experts.copies(chosen)
         self._scheduler = FetchScheduler(
             self._copies,
-            num_slots=self.slots.num_slots if self.slots else 0,
+            num_slots=slots.num_slots if slots else 0,
             copier=self._copier,
             policy=self.policy,
             counters=self.counters,
             current_stream=self._memory.current_stream,
             make_waits=self._memory.make_waits,
         )
-        install(self._layers, InPlace())
+        self._layers.install(InPlace())
 
     def settle(self) -> None:
         """Run by the policy from now on."""
         assert self._scheduler is not None, "settled after it was started"
         if FetchMode.PREFETCH in self.policy.modes:
             self._scheduler.start()
-        GraphFence.install(self._scheduler)
-        install(self._layers, self._scheduler)
+        self._layers.fence_graphs(self._scheduler)
+        self._layers.install(self._scheduler)
         BusyLog(self.counters).start()
         if self._copies:
             self._watch_copies()
@@ -164,7 +154,7 @@ class Fetching:
             layers,
             rank=self._layout.rank,
             job_ranks=self._job_ranks,
-            end_rank=end_for_good,
+            end_rank=self._end_rank,
         ).start()
 
     def _needs_compute(self, bandwidths: Bandwidths | None) -> bool:
@@ -191,12 +181,3 @@ class Fetching:
                 self.bandwidths.peers / 1e9,
                 self.bandwidths.own / 1e9,
             )
-
-    def _check_router_is_heard(self) -> None:
-        for layer in self._layers:
-            if layer.quant_method.is_monolithic and FetchMode.SELECTIVE in self.policy.modes:
-                raise ConfigError(
-                    f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
-                    f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
-                    "dwdp.fetch to 'direct' or 'prefetch'."
-                )

@@ -11,23 +11,20 @@
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from vllm_dwdp._core import Copier, View
+from vllm_dwdp._core import Copier
 from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.device.base import RankMemory
-from vllm_dwdp.engine.moe.adoption import bind_slot
-from vllm_dwdp.engine.moe.experts_op import install
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.cost_model import CostModel
 from vllm_dwdp.fetch.links import Links, measure_links, places_of
 from vllm_dwdp.group.session import Gather
-from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.slots import Slots
+from vllm_dwdp.rank.experts import RankExperts
+from vllm_dwdp.rank.model_layers import ModelLayers
 
 RunStep = Callable[[], Any]
 """Runs the model's largest step, on made-up tokens, without attention."""
@@ -52,8 +49,8 @@ class FetchCosts:
     def __init__(
         self,
         config: DwdpConfig,
-        layers: Sequence[DwdpRoutedExperts],
-        layout: RankLayout,
+        layers: ModelLayers,
+        experts: RankExperts,
         *,
         memory: RankMemory,
         copier: Copier,
@@ -62,7 +59,8 @@ class FetchCosts:
     ) -> None:
         self._config = config
         self._layers = layers
-        self._layout = layout
+        self._experts = experts
+        layout = self._layout = experts.layout
         self._memory = memory
         self._copier = copier
         self._gather = gather
@@ -80,12 +78,12 @@ class FetchCosts:
         """Of the layer that lacks most."""
         return max(self._missing)
 
-    def measure_links(self, direct: Sequence[Sequence[View]]) -> Bandwidths | None:
+    def measure_links(self) -> Bandwidths | None:
         """The slowest of the group's; None where no rank lacks anything."""
         probe = self._memory.link_probe(self._copier)
         places = places_of(
             self._layout,
-            direct,
+            self._experts.direct,
             num_bytes=probe.room_bytes,
             bytes_of=self._memory.bytes_of,
         )
@@ -96,14 +94,7 @@ class FetchCosts:
         found = self._agree("links", self._own_bandwidths())
         return Bandwidths.slowest(Bandwidths(*one) for one in found) if found else None
 
-    def measure_layer(
-        self,
-        views: ExpertViews,
-        direct: Sequence[Sequence[View]],
-        run_step: RunStep,
-        *,
-        is_needed: bool,
-    ) -> LayerCost | None:
+    def measure_layer(self, run_step: RunStep, *, is_needed: bool) -> LayerCost | None:
         """The largest figures of the group; None where no rank needs any.
 
         is_needed: whether this rank does.
@@ -112,15 +103,15 @@ class FetchCosts:
         if is_needed and (given := self._config.compute_us_per_token) is not None:
             own = LayerCost(self.missing_bytes, given / 1e6)
         elif is_needed:
-            own = LayerCost(self.missing_bytes, *self._measured(views, direct, run_step))
+            own = LayerCost(self.missing_bytes, *self._measured(run_step))
         found = self._agree("costs of a layer", own)
         return LayerCost(*map(max, zip(*found, strict=True))) if found else None
 
     def model(self, bandwidths: Bandwidths, layer: LayerCost) -> CostModel:
         return CostModel(
             missing_bytes=layer.missing_bytes,
-            num_experts=self._layers[0].global_num_experts,
-            top_k=self._layers[0].moe_config.experts_per_token,
+            num_experts=self._layers.num_experts,
+            top_k=self._layers.top_k,
             bandwidths=bandwidths,
             compute_s_per_token=layer.compute_s_per_token,
             direct_extra_s_per_token=layer.direct_extra_s_per_token,
@@ -139,51 +130,43 @@ class FetchCosts:
             return measured
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
 
-    def _measured(
-        self, views: ExpertViews, direct: Sequence[Sequence[View]], run_step: RunStep
-    ) -> tuple[float, float]:
+    def _measured(self, run_step: RunStep) -> tuple[float, float]:
         """Times the first layer that lacks something, in place and on a slot made for it alone.
 
         Returns the seconds that it computes for a token, and how many more it takes in place.
         """
         layer_idx = next(i for i, num_bytes in enumerate(self._missing) if num_bytes)
         in_place = self._seconds_per_token(run_step, layer_idx, FetchMode.DIRECT)
-        with self._on_slot(views, direct, layer_idx):
+        with self._on_slot(layer_idx):
             on_slot = self._seconds_per_token(run_step, layer_idx, FetchMode.PREFETCH)
         return on_slot, max(0.0, in_place - on_slot)
 
     def _seconds_per_token(self, run_step: RunStep, layer_idx: int, mode: FetchMode) -> float:
         probe = ComputeProbe(self._memory.seconds, layer_idx, mode)
-        install(self._layers, probe)
+        self._layers.install(probe)
         for step in range(NUM_STEPS):
             self._on_step(f"step {step + 1} of {NUM_STEPS} to measure a layer that runs {mode}")
             run_step()
         return probe.seconds_per_token
 
     @contextlib.contextmanager
-    def _on_slot(
-        self, views: ExpertViews, direct: Sequence[Sequence[View]], layer_idx: int
-    ) -> Iterator[None]:
+    def _on_slot(self, layer_idx: int) -> Iterator[None]:
         """The layer can run on a slot inside, which holds its experts; the slot goes again."""
-        slots = Slots(
-            self._memory.slot_driver,
-            self._layout.with_slot_for(layer_idx),
-            slice_bytes=self._missing[layer_idx],
-        )
-        self._fill(slots, direct, layer_idx)
-        on_slot = views.build_on_slot(layer_idx, slots)
-        bind_slot(self._memory, self._layers[layer_idx], self._layout.layouts[layer_idx], on_slot)
+        slots = self._experts.make_slot_for(layer_idx, self._missing[layer_idx])
+        self._fill(slots, layer_idx)
+        on_slot = self._experts.build_on_slot(layer_idx, slots)
+        self._layers.bind_slot(layer_idx, on_slot)
         try:
             yield
         finally:
-            self._layers[layer_idx].unbind_slot()
-            views.forget(layer_idx, on_slot)
+            self._layers.unbind_slot(layer_idx)
+            self._experts.views.forget(layer_idx, on_slot)
             del slots, on_slot
             gc.collect()
             self._memory.give_back()
 
-    def _fill(self, slots: Slots, direct: Sequence[Sequence[View]], layer_idx: int) -> None:
+    def _fill(self, slots: Slots, layer_idx: int) -> None:
         """Copy the layer's experts to the slot. Kernels may be faster on an empty one, on zeros."""
-        copies = slots.copies(layer_idx, direct[layer_idx]).everything
+        copies = slots.copies(layer_idx, self._experts.direct[layer_idx]).everything
         self._copier.submit(copies, self._memory.current_stream())
         self._copier.drain()

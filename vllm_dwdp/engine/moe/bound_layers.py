@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The MoE layers of a vLLM model, as the parts of a rank that don't know vLLM use them."""
+
+from collections.abc import Sequence
+
+from vllm_dwdp._core import View
+from vllm_dwdp.config import ConfigError
+from vllm_dwdp.device.base import RankMemory
+from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
+from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.graph_fence import GraphFence
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.fetch.base import Fetcher
+from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.layout.rank_layout import RankLayout
+
+
+class BoundLayers:
+    """See rank/model_layers.py."""
+
+    def __init__(
+        self, layers: Sequence[DwdpRoutedExperts], layout: RankLayout, memory: RankMemory
+    ) -> None:
+        self._layers = layers
+        self._layouts = layout.layouts
+        self._memory = memory
+
+    @property
+    def num_experts(self) -> int:
+        return self._layers[0].global_num_experts
+
+    @property
+    def top_k(self) -> int:
+        return int(self._layers[0].moe_config.experts_per_token)
+
+    def bind(self, direct: Sequence[Sequence[View]]) -> None:
+        """Let all layers run on views of peers' memory where it lies."""
+        for layer, layout, views in zip(self._layers, self._layouts, direct, strict=True):
+            bind_layer(self._memory, layer, layout, views)
+
+    def install(self, fetcher: Fetcher) -> None:
+        install(self._layers, fetcher)
+
+    def bind_slot(self, layer_idx: int, views: Sequence[View]) -> None:
+        bind_slot(self._memory, self._layers[layer_idx], self._layouts[layer_idx], views)
+
+    def unbind_slot(self, layer_idx: int) -> None:
+        self._layers[layer_idx].unbind_slot()
+
+    def check_router_is_heard(self) -> None:
+        for layer in self._layers:
+            if layer.quant_method.is_monolithic:
+                raise ConfigError(
+                    f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
+                    f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
+                    "dwdp.fetch to 'direct' or 'prefetch'."
+                )
+
+    def fence_graphs(self, scheduler: FetchScheduler) -> None:
+        GraphFence.install(scheduler)
