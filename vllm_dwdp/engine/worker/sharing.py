@@ -10,8 +10,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,12 +18,10 @@ import torch
 from vllm.logger import init_logger
 
 from vllm_dwdp._core import HandleType
-from vllm_dwdp.config import ConfigError, usable_slots
 from vllm_dwdp.device import memory_kind, rank_memory
-from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
+from vllm_dwdp.engine.moe.adoption import adopt
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.experts_op import register_op
-from vllm_dwdp.engine.moe.fingerprint import model_fingerprint
 from vllm_dwdp.engine.moe.graph_fence import captured_tokens
 from vllm_dwdp.engine.moe.input_scales import take_largest
 from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
@@ -34,23 +30,17 @@ from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
 from vllm_dwdp.engine.setup.drafts import check_no_drafts
-from vllm_dwdp.engine.worker.host_share import (
-    check_host_memory,
-    check_told_alike,
-    choose_host_experts,
-)
 from vllm_dwdp.engine.worker.meeting import rendezvous
-from vllm_dwdp.engine.worker.memory_check import MemoryCheck, VllmLimits
-from vllm_dwdp.engine.worker.shared_gpus import GpuUse, check_shared_gpus
+from vllm_dwdp.engine.worker.model_fit import ModelFit, check_kernel_limits, rank_layout
+from vllm_dwdp.engine.worker.peer_trial import try_peers
+from vllm_dwdp.engine.worker.rank_manifest import rank_manifest
 from vllm_dwdp.engine.worker.start_report import expert_stats, log_decode, log_start
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
-from vllm_dwdp.group.handover.peer_probe import PeerProbe
-from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.meet.manifest import Manifest
 from vllm_dwdp.group.session import GroupSession
-from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.memory.handle import TYPE_NAMES
-from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_descriptors_needed
+from vllm_dwdp.memory.limits import check_map_budget
 from vllm_dwdp.rank.experts import RankExperts
 from vllm_dwdp.rank.fetch_costs import RunStep
 from vllm_dwdp.rank.fetching import Fetching
@@ -87,7 +77,7 @@ class ExpertSharing:
             host_experts=config.given_host_experts,
             loads_on_host=config.host_experts != 0,
             on_step=self._session.step,
-            before_loading=self._check_memory,
+            before_loading=self._check_fit,
         )
         self._handle_type: HandleType | None = None
         self._has_room_for_slots = True
@@ -103,7 +93,13 @@ class ExpertSharing:
             # Not earlier: of a GPU that can't share memory the peers should hear.
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
-            self._try_peers()
+            self._handle_type = try_peers(
+                self._config,
+                self._session,
+                self._memory,
+                job_rank=self.job_rank,
+                kv_cache_bytes=self._kv_cache_bytes,
+            )
             self._memory.give_back()
             with collecting(self.registry):
                 yield
@@ -119,9 +115,11 @@ class ExpertSharing:
         check_layers(model)  # again: dummy weights come without a loader that would
         layers = self.registry.layers
         check_no_drafts(model, layers)
-        layout = self._layout()
-        self._check_limits(layout)
-        manifest = self._manifest(model, layers)
+        layout = rank_layout(
+            self.registry, self._config, rank=self.rank, granularity=self._driver.granularity
+        )
+        check_kernel_limits(layout, is_on_host=self._is_on_host)
+        manifest = rank_manifest(model, layers, self._vllm_config.model_config, self._driver)
         self._session.enter("adopting its experts")
         with self._timed("adopt"):
             experts = adopt(self._memory, layers, layout, self._session.step)
@@ -151,91 +149,21 @@ class ExpertSharing:
         """What has been counted since start-up, with the policy that steps follow."""
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
-    def _try_peers(self) -> None:
-        """Find out before loading by which type of handle the ranks can read each other."""
-        check_told_alike(self._config, self._session.gather)
-        uses_host = self._config.host_experts != 0
-        probe = PeerProbe(self._driver, job_rank=self.job_rank, uses_host=uses_host)
-        handle_type = self._handle_type = self._session.try_peers(probe)
-        if handle_type is None:
-            return
-        if self._config.host_experts and handle_type is not HandleType.FILE_DESCRIPTOR:
-            raise ConfigError(
-                "dwdp.host_experts needs ranks that hand each other memory as file descriptors, "
-                f"got {TYPE_NAMES[handle_type]}; leave it out, or make groups of ranks on one host "
-                "(dwdp.dwdp_size)."
-            )
-        size = self._settings.dwdp_size
-        logger.info(
-            "All %d pairs of the group's %d ranks read each other's %s memory, handed over as %s.",
-            *(size * (size - 1), size, self._driver.kind, TYPE_NAMES[handle_type]),
-        )
-        check_shared_gpus(
-            GpuUse(self._memory.gpu_name, self._kv_cache_bytes),
-            self._session.gather,
-            first_rank=self.job_rank - self.rank,
-        )
-
-    def _check_memory(self, model: torch.nn.Module) -> None:
+    def _check_fit(self, model: torch.nn.Module) -> None:
         """Called when the model is built and before weights are read."""
-        self._memory.give_back()
-        layers = self.registry.layers
-        of_experts = sum(p.nbytes for layer in layers for p in layer.expert_parameters().values())
-        other_bytes = sum(p.nbytes for p in model.parameters()) - of_experts
-        self._choose_host_experts(other_bytes)
-        layout = self._layout()  # with the experts that were chosen for the host
-        check_host_memory(self._config, layout, self._session.gather)
-        given, memory = self._kv_cache_bytes, self._memory
-        check = MemoryCheck(
+        fit = ModelFit(
             self._config,
-            layout,
+            self._memory,
+            self._session.gather,
+            budget_bytes=self._budget_bytes,
+            kv_cache_bytes=self._kv_cache_bytes,
+        )
+        self._has_room_for_slots = fit.check(
+            model,
+            self.registry,
+            rank=self.rank,
             job_rank=self.job_rank,
-            other_bytes=other_bytes,
-            may_use_host=memory.kind == "cuda" and self._handle_type is not HandleType.FABRIC,
-            limits=VllmLimits(self._budget_bytes if given is None else None, given),
-        )
-        self._has_room_for_slots = check.run(memory, self._session.gather)
-
-    def _choose_host_experts(self, other_bytes: int) -> None:
-        budget_bytes = self._budget_bytes
-        if (given := self._kv_cache_bytes) is not None:
-            taken = other_bytes if self._memory.is_taken_at_once else 0
-            budget_bytes = self._memory.free_bytes() + taken - given
-        choose_host_experts(
-            self._config,
-            self.registry.layers,
-            self._layout(),
-            other_bytes=other_bytes,
-            budget_bytes=budget_bytes,
-            gather=self._session.gather,
-        )
-
-    def _layout(self) -> RankLayout:
-        """Of the layers as they are built, with as many slots as there may be."""
-        layers = self.registry.layers
-        layouts = tuple(layer_layout(layer, self._driver.granularity) for layer in layers)
-        return RankLayout(layouts, self.rank, usable_slots(self._config.num_slots, len(layouts)))
-
-    def _check_limits(self, layout: RankLayout) -> None:
-        if self._is_on_host:
-            tensors = itertools.chain.from_iterable(layout.layouts)
-            check_map_budget(sum(len(t.blocks) + len(t.private_spans) for t in tensors))
-        ensure_descriptors(num_descriptors_needed(layout))
-
-    def _manifest(self, model: torch.nn.Module, layers: list[DwdpRoutedExperts]) -> Manifest:
-        model_config = self._vllm_config.model_config
-        of_ranks = {id(p) for layer in layers for p in layer.expert_parameters().values()}
-        of_ranks |= {id(p) for layer in layers for p in layer.input_scales().values()}
-        return Manifest(
-            dwdp_version=importlib.metadata.version("vllm-dwdp"),
-            model_fingerprint=model_fingerprint(model, model_config, of_ranks),
-            dtype=str(model_config.dtype),
-            quantization=str(model_config.quantization),
-            placement=layers[0].placement.ranges,
-            host_experts=layers[0].placement.host_experts,
-            memory_kind=self._driver.kind,
-            granularity=self._driver.granularity,
-            tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
+            handle_type=self._handle_type,
         )
 
     def _meet(self, manifest: Manifest, experts: RankExperts) -> None:
@@ -296,10 +224,3 @@ class ExpertSharing:
         start = time.perf_counter()
         yield
         self._seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
-    return [
-        TensorSchema(layer.layer_name, name, shape, str(layer.dtypes[name]))
-        for name, shape in layer.full_shapes.items()
-    ]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What a rank tells its peers of its model, so that they map each other's memory rightly."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vllm_dwdp._core import MemoryDriver
+from vllm_dwdp.engine.moe.fingerprint import model_fingerprint
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
+
+
+def rank_manifest(
+    model: torch.nn.Module,
+    layers: Sequence[DwdpRoutedExperts],
+    model_config: Any,
+    driver: MemoryDriver,
+) -> Manifest:
+    """model_config: vLLM's. The layers are loaded, and not adopted yet."""
+    of_ranks = {id(p) for layer in layers for p in layer.expert_parameters().values()}
+    of_ranks |= {id(p) for layer in layers for p in layer.input_scales().values()}
+    return Manifest(
+        dwdp_version=importlib.metadata.version("vllm-dwdp"),
+        model_fingerprint=model_fingerprint(model, model_config, of_ranks),
+        dtype=str(model_config.dtype),
+        quantization=str(model_config.quantization),
+        placement=layers[0].placement.ranges,
+        host_experts=layers[0].placement.host_experts,
+        memory_kind=driver.kind,
+        granularity=driver.granularity,
+        tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
+    )
+
+
+def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
+    return [
+        TensorSchema(layer.layer_name, name, shape, str(layer.dtypes[name]))
+        for name, shape in layer.full_shapes.items()
+    ]
