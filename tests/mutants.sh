@@ -5,5 +5,5 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/examples/setup_env.sh"
-setup_env "$root"
+setup_env "$root" with_tests
 "$root/.venv/bin/python" "$root/tests/mutants/run.py"

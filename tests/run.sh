@@ -8,7 +8,7 @@ cd "$root"
 source examples/setup_env.sh
 warnings_are_errors=CMAKE_COMPILE_WARNING_AS_ERROR=ON
 export SKBUILD_CMAKE_DEFINE=$warnings_are_errors
-setup_env "$root"
+setup_env "$root" with_tests
 export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
 
 if [ ! -f /usr/include/gtest/gtest.h ]; then
@@ -19,8 +19,5 @@ cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON -D$warnings_are_errors -
 cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
 ctest --test-dir build/csrc-tests --output-on-failure
 
-ruff check .
-ruff format --check .
-mypy
-find csrc tests/csrc tests/fake_cuda -name "*.cc" -o -name "*.h" | xargs clang-format --dry-run -Werror
+bash tests/lint.sh
 pytest "$@"

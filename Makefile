@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+# Doors to what developers run. Each sets up what is missing, in .venv.
+
+.PHONY: lint unit test mutants quickstart
+
+lint:  ## ruff, mypy, clang-format
+	bash tests/lint.sh
+
+unit:  ## tests that need no process and no model; under 20 seconds once .venv is made
+	bash tests/unit.sh
+
+test:  ## everything: C++ under sanitizers, lint, all tests
+	bash tests/run.sh
+
+mutants:  ## removes each guard of the fetch protocol in turn; a test must notice
+	bash tests/mutants.sh
+
+quickstart:  ## serves the demo model on two ranks, asks it, stops
+	bash examples/quickstart.sh
