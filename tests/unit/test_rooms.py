@@ -25,6 +25,7 @@ LAZY = {"plugin": "engine", "": "offline"}
 
 PUBLIC_VLLM = {
     *("vllm", "vllm.exceptions", "vllm.logger", "vllm.sampling_params", "vllm.engine.arg_utils"),
+    "vllm.entrypoints.chat_utils",
 }
 
 

@@ -11,9 +11,9 @@
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import vllm
 from tqdm import tqdm
@@ -24,6 +24,10 @@ from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt import RawPrompt, bound_options, raw_prompts
 from vllm_dwdp.offline.prompt_queue import PromptQueue
 from vllm_dwdp.offline.rank_pool import RankPool
+
+if TYPE_CHECKING:
+    from vllm import PromptType, RequestOutput, SamplingParams
+    from vllm.entrypoints.chat_utils import ChatCompletionMessageParam as Message
 
 __all__ = ["LLM", "PromptsFailed", "RankDied"]
 
@@ -65,12 +69,12 @@ class LLM:
 
     def generate(
         self,
-        prompts: Any,
-        sampling_params: Any = None,
+        prompts: "PromptType | Iterable[PromptType]",
+        sampling_params: "SamplingParams | Sequence[SamplingParams] | None" = None,
         *,
         use_tqdm: bool | Callable[..., tqdm] = True,
         **options: Any,
-    ) -> list[Any]:
+    ) -> "list[RequestOutput]":
         """As vllm.LLM.generate: one RequestOutput per prompt, in their order.
 
         Raises what vllm.LLM.generate raises for a prompt that it refuses, before any prompt runs;
@@ -84,12 +88,12 @@ class LLM:
 
     def chat(
         self,
-        messages: Any,
-        sampling_params: Any = None,
+        messages: "Iterable[Message] | Iterable[list[Message]]",
+        sampling_params: "SamplingParams | Sequence[SamplingParams] | None" = None,
         use_tqdm: bool | Callable[..., tqdm] = True,
         *more: Any,
         **options: Any,
-    ) -> list[Any]:
+    ) -> "list[RequestOutput]":
         """As vllm.LLM.chat: one conversation or a sequence of them. Raises what `generate` does."""
         arguments = bound_options(
             vllm.LLM.chat, messages, sampling_params, use_tqdm, *more, **options
