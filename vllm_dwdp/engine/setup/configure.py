@@ -12,10 +12,11 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.engine.setup import last_words
-from vllm_dwdp.engine.setup.checks import check_config, dwdp_size
+from vllm_dwdp.engine.setup.checks import check_config
 from vllm_dwdp.engine.setup.cpu_host import number_engines
 from vllm_dwdp.engine.setup.front_end import follow_front_end
 from vllm_dwdp.engine.setup.independence import collapse_data_parallel, hide_moe
+from vllm_dwdp.engine.setup.job_checks import dwdp_size
 from vllm_dwdp.engine.setup.ray_placement import place_engines_by_ray
 from vllm_dwdp.engine.setup.settings import (
     Settings,

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Shapes of a job that can't work: its ranks, its hosts, and where they meet.
+
+Each check returns the sentence that refuses a configuration, or None.
+"""
+
+from typing import Any
+
+from vllm import envs
+
+from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.device import memory_kind
+from vllm_dwdp.engine.setup.environment import reason_unreadable
+from vllm_dwdp.engine.setup.local_address import is_local
+from vllm_dwdp.engine.setup.settings import (
+    command_ranks,
+    has_peers_of_other_commands,
+    is_headless,
+    is_offline,
+    is_spread,
+)
+from vllm_dwdp.layout.placement import Placement, PlacementError
+
+
+def dwdp_size(vllm_config: Any, config: DwdpConfig) -> int:
+    return config.dwdp_size or int(vllm_config.parallel_config.data_parallel_size)
+
+
+def placement_of(vllm_config: Any, config: DwdpConfig) -> Placement:
+    return Placement.make(
+        num_experts=vllm_config.model_config.get_num_experts(),
+        dwdp_size=dwdp_size(vllm_config, config),
+        num_experts_per_worker=config.num_experts_per_worker,
+        host_experts=config.given_host_experts,
+    )
+
+
+def environment(vllm_config: Any, config: DwdpConfig) -> str | None:
+    return reason_unreadable()
+
+
+def group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
+    job_size = vllm_config.parallel_config.data_parallel_size
+    size = dwdp_size(vllm_config, config)
+    if job_size % size:
+        return f"dwdp_size must divide the data-parallel size {job_size}, got {size}."
+    try:
+        placement_of(vllm_config, config)
+    except PlacementError as error:
+        return str(error)
+    return None
+
+
+def ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """vLLM doesn't compare the ranks that a command starts with the size of the job."""
+    parallel = vllm_config.parallel_config
+    size = parallel.data_parallel_size
+    by_environment = is_offline(parallel)
+    first, number = command_ranks(parallel) or (
+        parallel.data_parallel_rank,
+        1 if by_environment else 0,
+    )
+    if first >= 0 and first + number <= size:
+        return None
+    options = (
+        "VLLM_DP_RANK and VLLM_DP_SIZE"
+        if by_environment
+        else "--data-parallel-rank, --data-parallel-start-rank and --data-parallel-size-local"
+    )
+    named = f"rank {first}" if number == 1 else f"ranks {first} to {first + number - 1}"
+    return (
+        f"expected ranks from 0 to {size - 1} of a job of {size}, this command starts {named}; "
+        f"correct {options}."
+    )
+
+
+def headless(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Its engine would wait for a front-end that listens for its own rank alone."""
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_external_lb and is_headless():
+        return (
+            "--headless starts ranks for the front-end of another command, --data-parallel-rank "
+            "starts one with a front-end of its own; drop --headless, or give both commands "
+            "--data-parallel-size-local instead of --data-parallel-rank, and this one "
+            f"--data-parallel-start-rank {parallel.data_parallel_rank}."
+        )
+    return None
+
+
+def hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
+    num_hosts = vllm_config.parallel_config.nnodes
+    if num_hosts > 1:
+        return (
+            f"a dwdp rank is one worker on one host, got nnodes={num_hosts}; start ranks on "
+            "other hosts with --headless --data-parallel-start-rank."
+        )
+    return None
+
+
+def hosts_of_ray(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_backend == "ray" and has_peers_of_other_commands(parallel):
+        return (
+            "dwdp lets Ray place engines on one host only, this job has "
+            f"{parallel.data_parallel_size_local} of {parallel.data_parallel_size} ranks here; "
+            "start ranks on other hosts with --headless --data-parallel-start-rank."
+        )
+    return None
+
+
+def hosts_of_host_memory(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    address = parallel.data_parallel_master_ip
+    if memory_kind(vllm_config.device_config.device_type) != "host" or is_local(address):
+        return None
+    if has_peers_of_other_commands(parallel):
+        return (
+            "dwdp ranks that share host memory must be on one host, expected a data-parallel "
+            f"address of this host, got {address}; start one job per host."
+        )
+    return None
+
+
+def rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
+    parallel = vllm_config.parallel_config
+    if config.rendezvous or parallel.data_parallel_size == 1:
+        return None
+    if is_offline(parallel):
+        if parallel.data_parallel_master_port == 0:
+            return (
+                "expected the port where the ranks meet in VLLM_DP_MASTER_PORT, it is not set; "
+                "set it to a free port, the same for all ranks."
+            )
+    elif is_spread(parallel) and parallel.data_parallel_rpc_port >= 65_535:
+        return (
+            "dwdp ranks meet at the port after --data-parallel-rpc-port, "
+            f"{parallel.data_parallel_rpc_port} is the last there is; choose a lower one."
+        )
+    return None
+
+
+def in_process(vllm_config: Any, config: DwdpConfig) -> str | None:
+    if vllm_config.parallel_config.data_parallel_size > 1 and not (
+        envs.VLLM_ENABLE_V1_MULTIPROCESSING
+    ):
+        return (
+            "dwdp needs engines in processes of their own for more than one rank; "
+            "unset VLLM_ENABLE_V1_MULTIPROCESSING=0."
+        )
+    return None
