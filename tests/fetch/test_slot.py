@@ -7,23 +7,23 @@ import pytest
 from vllm_dwdp.fetch.slot import Slot, SlotError, SlotState
 
 TRANSITIONS = {
-    "begin_fill": (SlotState.EMPTY, lambda slot: slot.begin_fill(3, 8, is_whole=True)),
-    "end_fill": (SlotState.FILLING, lambda slot: slot.end_fill(8)),
-    "acquire": (SlotState.READY, lambda slot: slot.acquire(3, 8)),
-    "release": (SlotState.IN_USE, lambda slot: slot.release(3, 8)),
+    "begin_fill": (SlotState.EMPTY, lambda slot: slot.begin_fill(3, is_whole=True)),
+    "end_fill": (SlotState.FILLING, lambda slot: slot.end_fill()),
+    "acquire": (SlotState.READY, lambda slot: slot.acquire(3)),
+    "release": (SlotState.IN_USE, lambda slot: slot.release(3)),
 }
 
 
 def slot_in(state):
-    slot = Slot(1)
+    slot = Slot(1, lambda: 8)
     if state is SlotState.EMPTY:
         return slot
-    slot.begin_fill(3, 7, is_whole=True)
+    slot.begin_fill(3, is_whole=True)
     if state is SlotState.FILLING:
         return slot
-    slot.end_fill(7)
+    slot.end_fill()
     if state is SlotState.IN_USE:
-        slot.acquire(3, 7)
+        slot.acquire(3)
     return slot
 
 
@@ -44,19 +44,19 @@ def test_only_legal_transitions_happen(name, state):
 def test_slot_of_another_layer_is_not_read():
     slot = slot_in(SlotState.READY)
     with pytest.raises(SlotError, match=r"layer 4 would read slot 1 in step 8, .* of layer 3"):
-        slot.acquire(4, 8)
+        slot.acquire(4)
     assert slot.state is SlotState.READY
 
 
 @pytest.mark.parametrize("state", [SlotState.IN_USE, SlotState.FILLING])
 def test_slot_that_is_read_or_written_is_not_discarded(state):
     with pytest.raises(SlotError, match=rf"slot 1 can't go from '{state}' \(layer 3\)"):
-        slot_in(state).discard(8)
+        slot_in(state).discard()
 
 
 def test_some_experts_are_not_read_as_all():
-    slot = Slot(1)
-    slot.begin_fill(3, 7, is_whole=False)
-    slot.end_fill(7)
+    slot = Slot(1, lambda: 8)
+    slot.begin_fill(3, is_whole=False)
+    slot.end_fill()
     with pytest.raises(SlotError, match="which holds some experts of layer 3"):
-        slot.acquire(3, 8, needs_whole=True)
+        slot.acquire(3, needs_whole=True)

@@ -23,22 +23,22 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch)",
         SCHEDULER,
-        "            self._expose(slot, layer)\n        slot.acquire(layer, self._step, needs",
-        "            slot.end_fill(self._step)\n        slot.acquire(layer, self._step, needs",
+        "            self._expose(slot, layer)\n        slot.acquire(layer, needs",
+        "            slot.end_fill()\n        slot.acquire(layer, needs",
         SIMULATED,
     ),
     Mutant(
         "wait for the copy before the kernel (prefetch), on real layers",
         SCHEDULER,
-        "        self._copier.wait(slot.ticket, self._stream)\n        slot.end_fill(self._step)",
-        "        slot.end_fill(self._step)",
+        "        self._copier.wait(slot.ticket, self._stream)\n        slot.end_fill()",
+        "        slot.end_fill()",
         LAYERS,
     ),
     Mutant(
         "wait for a prefetch that a selective step finds under way",
         SCHEDULER,
         "                self._expose(slot, layer)",
-        "                slot.end_fill(self._step)",
+        "                slot.end_fill()",
         SIMULATED,
     ),
     Mutant(
@@ -51,15 +51,15 @@ MUTANTS = (
     Mutant(
         "copies without a ticket are waited for",
         SCHEDULER,
-        "        slot.discard(self._step)\n        self._copier.drain()\n",
-        "        slot.discard(self._step)\n",
+        "        slot.discard()\n        self._copier.drain()\n",
+        "        slot.discard()\n",
         SIMULATED,
     ),
     Mutant(
         "wait for a cancelled copy before its slot is reused",
         SCHEDULER,
         "            self._copier.cancel(slot.ticket)\n            self._expose(slot, layer)\n",
-        "            self._copier.cancel(slot.ticket)\n            slot.end_fill(self._step)\n",
+        "            self._copier.cancel(slot.ticket)\n            slot.end_fill()\n",
         SIMULATED,
     ),
     Mutant(
@@ -72,7 +72,7 @@ MUTANTS = (
     Mutant(
         "release after the kernel: the slot goes back",
         SCHEDULER,
-        "        slot.release(layer, self._step)\n",
+        "        slot.release(layer)\n",
         "",
         SIMULATED,
     ),
@@ -82,7 +82,7 @@ MUTANTS = (
         "            self._have_everything(layer)\n",
         "            self._have_everything(layer)\n"
         "            slot = self._slot(layer)\n"
-        "            slot.release(layer, self._step)\n"
+        "            slot.release(layer)\n"
         "            self._prefetch_next(slot, layer)\n"
         "            slot.state, slot.layer = SlotState.IN_USE, layer\n",
         SIMULATED,
@@ -184,7 +184,7 @@ MUTANTS = (
     Mutant(
         "a graph that copies leaves nothing to rely on",
         SCHEDULER,
-        "                self._end_fill(slot)\n            slot.discard(self._step)\n",
+        "                self._end_fill(slot)\n            slot.discard()\n",
         "                self._end_fill(slot)\n",
         SIMULATED,
     ),
@@ -226,7 +226,7 @@ MUTANTS = (
     Mutant(
         "copies keep what they write and read mapped",
         "memory/slots.py",
-        "                self._pages[layer_idx % self.num_slots],\n                direct,\n",
+        "                self._pages[self._layout.slot_of(layer_idx)],\n                direct,\n",
         "",
         LAYERS,
     ),

@@ -51,8 +51,8 @@ class FetchScheduler:
         self._waits = make_waits(counters.exposed_seconds)
         self._layers = layers
         self._copier = copier
-        self._slots = [Slot(index) for index in range(num_slots)]
         self._step = 0
+        self._slots = [Slot(index, lambda: self._step) for index in range(num_slots)]
         self._following = _following(layers, num_slots)
         self._uses = LayerUses(self._following)
 
@@ -75,7 +75,7 @@ class FetchScheduler:
         if mode is FetchMode.DIRECT:
             return
         slot = self._slot(layer)
-        slot.release(layer, self._step)
+        slot.release(layer)
         if mode is FetchMode.PREFETCH and self._uses.end_one(layer):
             self._prefetch_next(slot, layer)
 
@@ -96,7 +96,7 @@ class FetchScheduler:
                 self._copier.cancel(slot.ticket)
                 self._end_fill(slot)
             if slot.state is not SlotState.IN_USE:
-                slot.discard(self._step)
+                slot.discard()
         self._copier.drain()  # to wait may only have told a GPU to
 
     def fence_graph(self) -> None:
@@ -111,7 +111,7 @@ class FetchScheduler:
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 self._end_fill(slot)
-            slot.discard(self._step)
+            slot.discard()
 
     def _mode(self, layer: int, num_tokens: int) -> FetchMode:
         if not self._layers or not self._layers[layer].num_slices:
@@ -140,7 +140,7 @@ class FetchScheduler:
             self.counters.misses += 1
         if slot.state is SlotState.FILLING:
             self._expose(slot, layer)
-        slot.acquire(layer, self._step, needs_whole=True)
+        slot.acquire(layer, needs_whole=True)
 
     def _have_chosen(self, layer: int, chosen: ChosenIds) -> None:
         slot = self._slot(layer)
@@ -149,7 +149,7 @@ class FetchScheduler:
                 self._expose(slot, layer)
         else:
             self._bring(slot, layer, chosen)
-        slot.acquire(layer, self._step)
+        slot.acquire(layer)
 
     def _bring(self, slot: Slot, layer: int, chosen: ChosenIds) -> None:
         """Add the chosen experts to what the slot holds of this layer."""
@@ -159,28 +159,28 @@ class FetchScheduler:
             self._empty(slot, layer)
             experts.forget()
         else:
-            slot.discard(self._step)  # its bytes stay, and are remembered by `chosen`
-        slot.begin_fill(layer, self._step, is_whole=False)
+            slot.discard()  # its bytes stay, and are remembered by `chosen`
+        slot.begin_fill(layer, is_whole=False)
         self._waits.begin(self._step)
         try:
             bytes_by_peer, num_copies, num_hits = experts.fetch(*chosen)
         except BaseException:
-            slot.end_fill(self._step)
-            slot.discard(self._step)
+            slot.end_fill()
+            slot.discard()
             raise
         self._waits.end(layer)
-        slot.end_fill(self._step)
+        slot.end_fill()
         self.counters.selective_hits += num_hits
         if num_copies:
             self.counters.add_copy(FetchMode.SELECTIVE, bytes_by_peer, num_copies)
 
     def _prefetch_next(self, slot: Slot, layer: int) -> None:
         if (following := self._following[layer]) != layer:
-            slot.discard(self._step)
+            slot.discard()
             self._begin_fill(slot, following)
 
     def _begin_fill(self, slot: Slot, layer: int) -> None:
-        slot.begin_fill(layer, self._step, is_whole=True)
+        slot.begin_fill(layer, is_whole=True)
         self._uses.begin(layer)
         copies = self._layers[layer]
         try:
@@ -192,8 +192,8 @@ class FetchScheduler:
 
     def _give_up(self, slot: Slot) -> None:
         """Part of a copy may be under way without a ticket to wait for: the slot holds nothing."""
-        slot.end_fill(self._step)
-        slot.discard(self._step)
+        slot.end_fill()
+        slot.discard()
         self._copier.drain()
 
     def _expose(self, slot: Slot, layer: int) -> None:
@@ -203,7 +203,7 @@ class FetchScheduler:
 
     def _end_fill(self, slot: Slot) -> None:
         self._copier.wait(slot.ticket, self._stream)
-        slot.end_fill(self._step)
+        slot.end_fill()
 
     def _empty(self, slot: Slot, layer: int) -> None:
         """Make it free for `layer`; a copy for another one is cut short."""
@@ -211,7 +211,7 @@ class FetchScheduler:
             self._copier.cancel(slot.ticket)
             self._expose(slot, layer)
             self.counters.cancelled += 1
-        slot.discard(self._step)
+        slot.discard()
 
     def _slot(self, layer: int) -> Slot:
         return self._slots[layer % len(self._slots)]

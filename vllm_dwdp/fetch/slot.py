@@ -10,6 +10,7 @@
 * A slot that fills is never read: there is no way from FILLING to IN_USE (RAW).
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 
 
@@ -25,56 +26,62 @@ class SlotError(RuntimeError):
 
 
 class Slot:
-    """layer: whose experts it holds, or will; is_whole: all that the layer misses, not some."""
+    """layer: whose experts it holds, or will; is_whole: all that the layer misses, not some.
 
-    def __init__(self, index: int) -> None:
+    current_step: the number of the step that runs.
+    """
+
+    def __init__(self, index: int, current_step: Callable[[], int]) -> None:
         self.index = index
+        self._current_step = current_step
         self.state = SlotState.EMPTY
         self.layer: int | None = None
         self.is_whole = False
         self.ticket = 0
         self.fill_step = 0
 
-    def begin_fill(self, layer: int, step: int, *, is_whole: bool) -> None:
+    def begin_fill(self, layer: int, *, is_whole: bool) -> None:
         """Copies for `layer` start. `ticket` is set by whoever starts them."""
-        self._go(SlotState.EMPTY, SlotState.FILLING, layer, step)
+        self._go(SlotState.EMPTY, SlotState.FILLING, layer)
         self.layer = layer
         self.is_whole = is_whole
-        self.fill_step = step
+        self.fill_step = self._current_step()
 
-    def end_fill(self, step: int) -> None:
+    def end_fill(self) -> None:
         """Its copies have ended."""
-        self._go(SlotState.FILLING, SlotState.READY, self.layer, step)
+        self._go(SlotState.FILLING, SlotState.READY, self.layer)
 
-    def acquire(self, layer: int, step: int, *, needs_whole: bool = False) -> None:
+    def acquire(self, layer: int, *, needs_whole: bool = False) -> None:
         """The layer's kernel reads it from now on. needs_whole: all that the layer misses."""
         if layer != self.layer or (needs_whole and not self.is_whole):
             held = "all" if self.is_whole else "some"
             raise SlotError(
-                f"layer {layer} would read slot {self.index} in step {step}, which holds {held} "
-                f"experts of layer {self.layer}; this is a defect of dwdp, please report it."
+                f"layer {layer} would read slot {self.index} in step {self._current_step()}, which "
+                f"holds {held} experts of layer {self.layer}; this is a defect of dwdp, please "
+                "report it."
             )
-        self._go(SlotState.READY, SlotState.IN_USE, layer, step)
+        self._go(SlotState.READY, SlotState.IN_USE, layer)
 
-    def release(self, layer: int, step: int) -> None:
+    def release(self, layer: int) -> None:
         """The layer's kernel has ended."""
-        self._go(SlotState.IN_USE, SlotState.READY, layer, step)
+        self._go(SlotState.IN_USE, SlotState.READY, layer)
 
-    def discard(self, step: int) -> None:
+    def discard(self) -> None:
         """What it holds counts for nothing."""
         if self.state in (SlotState.IN_USE, SlotState.FILLING):
-            self._refuse(SlotState.EMPTY, self.layer, step)
+            self._refuse(SlotState.EMPTY, self.layer)
         self.state = SlotState.EMPTY
         self.layer = None
         self.is_whole = False
 
-    def _go(self, before: SlotState, after: SlotState, layer: int | None, step: int) -> None:
+    def _go(self, before: SlotState, after: SlotState, layer: int | None) -> None:
         if self.state is not before:
-            self._refuse(after, layer, step)
+            self._refuse(after, layer)
         self.state = after
 
-    def _refuse(self, after: SlotState, layer: int | None, step: int) -> None:
+    def _refuse(self, after: SlotState, layer: int | None) -> None:
         raise SlotError(
             f"slot {self.index} can't go from '{self.state}' (layer {self.layer}) to '{after}' "
-            f"for layer {layer} in step {step}; this is a defect of dwdp, please report it."
+            f"for layer {layer} in step {self._current_step()}; this is a defect of dwdp, please "
+            "report it."
         )
