@@ -4,7 +4,7 @@
 
 import pytest
 
-from vllm_dwdp.group.meet.progress import ADVICE, GroupProgress, Place, Progress
+from vllm_dwdp.group.meet.progress import ADVICE, GroupProgress, Phase, Place, Progress
 
 TIMEOUT_S = 10.0
 
@@ -44,7 +44,7 @@ def test_every_step_phase_and_sign_of_life_is_another_place():
 
 def test_phase_is_kept_while_details_change():
     progress = Progress()
-    progress.enter("loading")
+    progress.enter(Phase.LOADING)
     progress.step("layer 3")
     assert progress.phase == "loading"
     assert progress.place.doing == "loading: layer 3"
@@ -90,7 +90,7 @@ def test_rank_that_never_came_is_named_as_such(group, clock):
 
 def test_ranks_that_wait_for_each_other_for_ever_are_all_named(group, clock):
     progress = Progress()
-    progress.enter("meeting its group")
+    progress.enter(Phase.MEETING)
     for _ in range(12):
         assert not group.is_quiet
         clock.now_s += 1

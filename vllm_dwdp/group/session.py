@@ -17,6 +17,7 @@ from vllm_dwdp.group.handover.handover import Handover
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.meet.failure_watch import LAST_PHASE
 from vllm_dwdp.group.meet.manifest import Manifest, check_manifests
+from vllm_dwdp.group.meet.progress import Phase
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
 from vllm_dwdp.memory.handle import Handle
 
@@ -47,13 +48,13 @@ class GroupSession:
 
         Raises PeersUnreachable or RankFailed, the same on every rank, or GroupError.
         """
-        self.enter("trying its peers' memory")
+        self.enter(Phase.TRYING_PEERS)
         handle_type = self._handover.try_types(probe)
-        self.enter("loading")
+        self.enter(Phase.LOADING)
         return handle_type
 
-    def enter(self, phase: str) -> None:
-        """This rank begins another phase; `phase` follows "failed while" in a sentence."""
+    def enter(self, phase: Phase) -> None:
+        """This rank begins another phase of its start-up."""
         self._progress.enter(phase)
 
     def step(self, detail: str) -> None:
@@ -69,7 +70,7 @@ class GroupSession:
 
         Raises ManifestMismatch or RankFailed, the same on every rank.
         """
-        self.enter("meeting its group")
+        self.enter(Phase.MEETING)
         manifests = self._rendezvous.gather("manifest", manifest.to_bytes())
         check_manifests(
             [Manifest.from_bytes(data) for data in manifests], ranks=self._rendezvous.job_ranks
@@ -82,7 +83,7 @@ class GroupSession:
         """
         self._fringe_parcel = num_parcels - 1
         self._handover.open(source, num_parcels=num_parcels)
-        self.enter("binding its experts")
+        self.enter(Phase.BINDING)
 
     @property
     def job_ranks(self) -> range:
@@ -103,18 +104,21 @@ class GroupSession:
 
     def finish(self) -> None:
         """Wait until every rank has taken what it needs, then close everything."""
-        self.enter("finishing start-up")
+        self.enter(Phase.FINISHING)
         self._rendezvous.gather(LAST_PHASE, b"1")
         self._close()
 
     def abort(self, error: BaseException) -> str:
         """Tell the others; returns the sentence that ends every rank. Never raises."""
-        if isinstance(error, RankFailed | ManifestMismatch | PeersUnreachable):
-            sentence = self._rendezvous.end(str(error))
-        else:
-            sentence = self._rendezvous.fail(_one_line(error), doing=self._progress.phase)
+        sentence = self._rendezvous.post_failure(self._sentence_of(error))
         self._close()
         return sentence
+
+    def _sentence_of(self, error: BaseException) -> str:
+        if isinstance(error, RankFailed | ManifestMismatch | PeersUnreachable):
+            return str(error)  # the same on every rank
+        rank, phase = self._rendezvous.job_rank, self._progress.phase
+        return f"dwdp rank {rank} failed while {phase}: {_one_line(error)}"
 
     def _close(self) -> None:
         self._handover.close()

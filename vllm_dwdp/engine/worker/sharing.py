@@ -38,6 +38,7 @@ from vllm_dwdp.engine.worker.start_report import expert_stats, log_decode, log_s
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.meet.manifest import Manifest
+from vllm_dwdp.group.meet.progress import Phase
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.memory.handle import TYPE_NAMES
 from vllm_dwdp.memory.limits import check_map_budget
@@ -120,7 +121,7 @@ class ExpertSharing:
         )
         check_kernel_limits(layout, is_on_host=self._is_on_host)
         manifest = rank_manifest(model, layers, self._vllm_config.model_config, self._driver)
-        self._session.enter("adopting its experts")
+        self._session.enter(Phase.ADOPTING)
         with self._timed("adopt"):
             experts = adopt(self._memory, layers, layout, self._session.step)
         with self._timed("meet"):

@@ -78,13 +78,13 @@ class FailureWatch:
         """Why the job ends, once it does."""
         return self._sentence
 
-    def post(self, sentence: str) -> str:
+    def post_failure(self, sentence: str) -> str:
         """Make this the end of every rank, unless another cause was first; never raises.
 
         A failure is often the echo of a peer's death: the watch gets a moment to see that.
         """
         self._is_over.wait(ECHO_S)
-        return self._sentence or self._post(sentence)
+        return self._sentence or self._publish(sentence)
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
@@ -96,18 +96,18 @@ class FailureWatch:
             try:
                 self._look()
             except StoreLost as lost:
-                self._end(str(lost))
+                self._keep(str(lost))
 
     def _look(self) -> None:
         posted = self._store.get(FAILURE_KEY)
         if posted is not None:
-            self._end(posted.decode())
+            self._keep(posted.decode())
             return
         self._meet_peers()
         self._name_strangers()
         for rank, peer in self._peers.items():
             if cause := self._cause(rank, peer):
-                self._post(f"dwdp rank {rank} {cause}.")
+                self._publish(f"dwdp rank {rank} {cause}.")
                 return
         if time.monotonic() >= self._next_look_s:
             self._next_look_s = time.monotonic() + self._look_s
@@ -123,9 +123,9 @@ class FailureWatch:
         if hanging is not None and self._has_left(hanging):
             self._group.forget(hanging)
         elif hanging is not None:
-            self._post(self._group.describe(hanging))
+            self._publish(self._group.describe(hanging))
         elif self._group.is_quiet:
-            self._post(self._group.describe_all())
+            self._publish(self._group.describe_all())
 
     def _meet_peers(self) -> None:
         for rank in tuple(self._unknown_ranks):
@@ -159,13 +159,13 @@ class FailureWatch:
         """Whether a peer has reached the last phase, after which nobody needs it."""
         return self._store.get(rank_key(LAST_PHASE, rank)) is not None
 
-    def _post(self, sentence: str) -> str:
+    def _publish(self, sentence: str) -> str:
         with contextlib.suppress(StoreLost):
             sentence = self._store.set_once(FAILURE_KEY, sentence, patience_s=POST_S)
-        self._end(sentence)
+        self._keep(sentence)
         return sentence
 
-    def _end(self, sentence: str) -> None:
+    def _keep(self, sentence: str) -> None:
         """Keep the sentence, then tell the store's host that it has been read."""
         self._sentence = self._sentence or sentence
         self._is_over.set()

@@ -11,9 +11,22 @@
 
 import time
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import NamedTuple
 
 ADVICE = "look at its log, or raise dwdp.timeout_s."
+
+
+class Phase(StrEnum):
+    """What a rank is doing as it starts, in words that follow "while", in this order."""
+
+    JOINING = "joining"
+    TRYING_PEERS = "trying its peers' memory"
+    LOADING = "loading"
+    ADOPTING = "adopting its experts"
+    MEETING = "meeting its group"
+    BINDING = "binding its experts"
+    FINISHING = "finishing start-up"
 
 
 class Place(NamedTuple):
@@ -36,19 +49,18 @@ class Progress:
     """One rank's own place. One thread changes it, others read it."""
 
     def __init__(self) -> None:
-        self._phase = "joining"
+        self._phase = Phase.JOINING
         self._place = Place(0, 0, self._phase)
 
     @property
-    def phase(self) -> str:
-        """What the rank is doing, in words that follow "while"."""
+    def phase(self) -> Phase:
         return self._phase
 
     @property
     def place(self) -> Place:
         return self._place
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase: Phase) -> None:
         """The rank begins another phase of its start-up."""
         self._phase = phase
         self._place = Place(self._place.num_steps + 1, self._place.num_signs, phase)

@@ -64,6 +64,10 @@ class Rendezvous:
         self._watch: FailureWatch | None = None
 
     @property
+    def job_rank(self) -> int:
+        return self._job_rank
+
+    @property
     def dwdp_rank(self) -> int:
         return self._job_rank % self._dwdp_size
 
@@ -121,7 +125,7 @@ class Rendezvous:
             self._store.set(rank_key(phase, self._job_rank), payload)
             found = [self._wait_for(phase, rank) for rank in self.job_ranks]
         except StoreLost as lost:
-            raise RankFailed(self.end(str(lost))) from lost
+            raise RankFailed(self.post_failure(str(lost))) from lost
         self.progress.step(f"past '{phase}'")
         return found
 
@@ -130,13 +134,9 @@ class Rendezvous:
         if self._watch is not None and self._watch.sentence is not None:
             raise RankFailed(self._watch.sentence)
 
-    def fail(self, cause: str, *, doing: str = "starting") -> str:
-        """Post a failure of this rank; the sentence that ends every rank. Never raises."""
-        return self.end(f"dwdp rank {self._job_rank} failed while {doing}: {cause}")
-
-    def end(self, sentence: str) -> str:
+    def post_failure(self, sentence: str) -> str:
         """End every rank with this sentence, or with one that was posted before. Never raises."""
-        return sentence if self._watch is None else self._watch.post(sentence)
+        return sentence if self._watch is None else self._watch.post_failure(sentence)
 
     def close(self) -> None:
         """Let go of the store; its host keeps it for those who need it. May be called twice."""
