@@ -40,7 +40,7 @@ def open_exchanges(port):
                 one_host=False,
             )
             rendezvous.open()
-            options = {"subject": "experts", "num_layers": len(HANDLES)}
+            options = {"subject": "experts", "num_parcels": len(HANDLES)}
             exchange = FabricExchange(rendezvous, source, **options)
             exchange.open()
             return exchange, rendezvous
