@@ -19,6 +19,18 @@ def close_handles(handles: Iterable[Handle]) -> None:
             os.close(handle)
 
 
+def export_all(blocks: Iterable[Block], handle_type: HandleType) -> list[tuple[Handle, int]]:
+    """(handle, bytes) of each block, owned by the caller; none is left open where one fails."""
+    found: list[tuple[Handle, int]] = []
+    try:
+        for block in blocks:
+            found.append((block.export_handle(handle_type), block.num_bytes))
+    except BaseException:
+        close_handles(handle for handle, _ in found)
+        raise
+    return found
+
+
 def import_all(
     driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
 ) -> list[Block]:

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from vllm_dwdp.engine.local_address import reserved_port
 from vllm_dwdp.engine.pickled_options import PickledOptions
 from vllm_dwdp.engine.prompt_queue import PromptQueue
-from vllm_dwdp.engine.rank_pool import RankPool, reserved_port
+from vllm_dwdp.engine.rank_pool import RankPool
 from vllm_dwdp.group.store import Endpoint, RendezvousStore
 
 SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10

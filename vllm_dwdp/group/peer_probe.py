@@ -3,10 +3,10 @@
 """Whether memory can be shared, found out by sharing a page: exported, imported, mapped, read back.
 
 What drivers say of themselves doesn't tell: containers, hidden GPUs and missing services do. The
-page is shown as experts will be, in one read-only view. Where experts will lie in host memory, a
-page there is shared and shown as well::
+page is shown as experts will be, in one read-only view. The page on the peer's host is shared and
+shown only where experts will lie in host memory::
 
-    | own block | the peer's block | the peer's block on the host | private page |
+    | own block | the peer's block | the peer's block on its host | private page |
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, DriverError, HandleType, MemoryDriver, OutOfResources, View
-from vllm_dwdp.handle import Handle, import_all
+from vllm_dwdp.handle import Handle, export_all, import_all
 
 REACH = (
     "'nvidia-smi topo -p2p r' shows which GPUs reach each other; MIG, virtual machines and access "
@@ -45,10 +45,7 @@ class PeerProbe:
 
     def handles(self, handle_type: HandleType) -> list[tuple[Handle, int]]:
         """(handle, bytes) of each page; the caller owns them."""
-        return [
-            (block.export_handle(handle_type), self._page_bytes)
-            for block in self._shared_by(handle_type)
-        ]
+        return export_all(self._shared_by(handle_type), handle_type)
 
     def sizes(self, handle_type: HandleType) -> list[int]:
         """Bytes of each page that a peer hands over."""

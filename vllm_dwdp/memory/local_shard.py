@@ -10,7 +10,7 @@
 from collections.abc import Sequence
 
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
-from vllm_dwdp.handle import Handle, close_handles
+from vllm_dwdp.handle import Handle, export_all
 from vllm_dwdp.layout import Extent, FringeLayout, LayerLayout, TensorLayout
 
 
@@ -63,14 +63,7 @@ class LocalShard:
             blocks = self._blocks[layer_idx]
         else:
             blocks = () if self._fringe is None else (self._fringe,)
-        found: list[tuple[Handle, int]] = []
-        try:
-            for block in blocks:
-                found.append((block.export_handle(handle_type), block.num_bytes))
-        except BaseException:
-            close_handles(handle for handle, _ in found)
-            raise
-        return found
+        return export_all(blocks, handle_type)
 
     def _create_fringe(self) -> Block | None:
         num_bytes = self._fringe_layout.num_bytes
