@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 import psutil
 from openai import AsyncOpenAI
 
+from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.memory.residency import expert_maps
 
@@ -170,15 +170,6 @@ def expert_bytes(pid: int) -> list[int]:
     ]
     assert len(held) == NUM_RANKS, f"expected {NUM_RANKS} workers that map experts, got {len(held)}"
     return held[0]
-
-
-@contextmanager
-def reserved_port() -> Iterator[int]:
-    """A port that the kernel gives to no other program, while the server may listen on it."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield int(holder.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -56,24 +56,34 @@ def demo_model():
 
 
 @pytest.fixture(scope="session")
-def generate(tmp_path_factory):
-    """Run generate.py in a process of its own, once for the same arguments; read what it wrote."""
+def run_generate():
+    """Run generate.py in a process of its own, with environment variables."""
+
+    def run(model: Path, out: Path, *arguments: str, **environment: str):
+        return subprocess.run(
+            [sys.executable, GENERATE, model, out, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            env=os.environ | environment,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def generate(run_generate, tmp_path_factory):
+    """What generate.py wrote and said; it runs once for the same arguments."""
 
     @functools.cache
     def run(
         *arguments: str, model: Path = MODEL, on_cuda: bool = False, gpu_bytes: int | None = None
     ) -> dict:
-        stand_in = CUDA_STAND_IN if on_cuda else {}
+        environment = CUDA_STAND_IN if on_cuda else {}
         if gpu_bytes is not None:
-            stand_in = stand_in | {"FAKE_GPU_BYTES": str(gpu_bytes)}
+            environment = environment | {"FAKE_GPU_BYTES": str(gpu_bytes)}
         out = tmp_path_factory.mktemp("generate") / "out.json"
-        done = subprocess.run(
-            [sys.executable, GENERATE, model, out, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            env=os.environ | stand_in,
-        )
+        done = run_generate(model, out, *arguments, **environment)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}
 

@@ -8,9 +8,9 @@ import resource
 
 import psutil
 import pytest
-from support.fake_cuda import OUT_OF_MEMORY, FakeCuda
+from support.fake_cuda import OUT_OF_MEMORY, FakeCuda, num_memory_files
 
-from vllm_dwdp._core import HandleType, HostDriver, OutOfResources
+from vllm_dwdp._core import DriverError, HandleType, HostDriver, OutOfResources
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
 PROBING_CALLS = (
@@ -44,6 +44,18 @@ def test_peers_page_on_its_host_is_read_back_too():
     del probes
     gc.collect()
     assert fake.leaks == fake.violations == []
+    fake.reset()
+
+
+def test_page_that_is_not_exported_leaves_no_descriptor_of_the_others():
+    fake = FakeCuda()
+    fake.reset()
+    probe = PeerProbe(fake.driver(), job_rank=0, uses_host=True)
+    before = num_memory_files()
+    fake.fail("cuMemExportToShareableHandle", 2)
+    with pytest.raises(DriverError):
+        probe.handles(HandleType.FILE_DESCRIPTOR)
+    assert num_memory_files() == before
     fake.reset()
 
 

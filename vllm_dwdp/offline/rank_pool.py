@@ -5,13 +5,13 @@
 import contextlib
 import os
 import queue
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from vllm.logger import init_logger
 
+from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt_queue import PromptQueue
@@ -175,16 +175,3 @@ class RankPool:
         for rank in ranks:
             rank.join(deadline)
         self._ranks.clear()
-
-
-@contextlib.contextmanager
-def reserved_port() -> Iterator[int]:
-    """A port of loopback that the kernel gives to no other socket, while rank 0 may listen on it.
-
-    The kernel lets a listener share the port of a socket that doesn't listen, if both set
-    SO_REUSEADDR, as the rendezvous does.
-    """
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield int(holder.getsockname()[1])

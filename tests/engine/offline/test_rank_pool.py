@@ -9,10 +9,11 @@ import time
 
 import pytest
 
+from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.group.meet.store import Endpoint, RendezvousStore
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt_queue import PromptQueue
-from vllm_dwdp.offline.rank_pool import RankPool, reserved_port
+from vllm_dwdp.offline.rank_pool import RankPool
 
 SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
 

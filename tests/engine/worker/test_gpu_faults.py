@@ -3,16 +3,11 @@
 """What goes wrong on a rank's GPU is named by an engine: a full memory, a copy without an end."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 
-GENERATE = Path(__file__).parents[1] / "generate.py"
 GPU = CUDA_STAND_IN | {"FAKE_CUDA_GRANULARITY": str(1 << 16)}
 """Pages of which the demo model's shares fill no whole number, for a fringe and private pages."""
 BLOCK = (
@@ -30,20 +25,13 @@ SENTENCES = {
 
 
 @pytest.fixture
-def prefetching(demo_model, tmp_path):
+def prefetching(run_generate, demo_model, tmp_path):
     """Two ranks that prefetch, over the fake driver: the exit code, and all they said."""
 
     def run(**environment):
-        config = json.dumps({"fetch": "prefetch"})
-        done = subprocess.run(
-            [sys.executable, GENERATE, demo_model, tmp_path / "out", "--eager", "--config", config],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=400,
-            env=os.environ | GPU | environment,
-        )
-        return done.returncode, done.stdout
+        options = "--eager", "--config", json.dumps({"fetch": "prefetch"})
+        done = run_generate(demo_model, tmp_path / "out", *options, **GPU, **environment)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 

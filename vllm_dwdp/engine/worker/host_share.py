@@ -32,8 +32,9 @@ SHARE_KEPT_FOR_VLLM = 0.2
 
 
 def check_told_alike(config: DwdpConfig, gather: Gather) -> None:
-    """Raise ConfigError if the ranks of a group were told different numbers. Every one calls it."""
-    told = [json.loads(data) for data in gather("told", json.dumps(config.host_experts).encode())]
+    """Raise ConfigError if ranks were told different numbers. Every rank of the group calls it."""
+    own = json.dumps(config.host_experts).encode()
+    told = [json.loads(data) for data in gather("host_experts as told", own)]
     if len(set(told)) > 1:
         raise ConfigError(
             f"dwdp.host_experts must be the same for all ranks of a group, got {told}."
@@ -51,7 +52,7 @@ def choose_host_experts(
 ) -> None:
     """Under 'auto', give all layers a placement that fits. Every rank of the group calls it.
 
-    budget_bytes: GPU memory for weights, slots and activations, once a given KV cache is taken off.
+    budget_bytes: GPU memory that is left once a KV cache of a given size is taken off.
     """
     if config.host_experts != AUTO:
         return

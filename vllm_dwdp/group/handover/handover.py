@@ -101,12 +101,11 @@ class Handover:
         exchange = self._make_exchange(
             "page", handle_type, lambda handle_type, _: probe.handles(handle_type), 1
         )
+        sizes = probe.sizes(handle_type)
         try:
             exchange.open()
             vote = {
-                job_rank: _reason_unreadable(
-                    exchange, probe, peer_rank, job_rank, probe.sizes(handle_type)
-                )
+                job_rank: _reason_unreadable(exchange, probe, peer_rank, job_rank, sizes)
                 for peer_rank, job_rank in enumerate(self._rendezvous.job_ranks)
                 if peer_rank != self._rendezvous.dwdp_rank
             }

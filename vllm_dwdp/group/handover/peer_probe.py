@@ -3,10 +3,10 @@
 """Whether memory can be shared, found out by sharing a page: exported, imported, mapped, read back.
 
 What drivers say of themselves doesn't tell: containers, hidden GPUs and missing services do. The
-page is shown as experts will be, in one read-only view. Where experts will lie in host memory, a
-page there is shared and shown as well::
+page is shown as experts will be, in one read-only view. The page on the peer's host is shared and
+shown only where experts will lie in host memory::
 
-    | own block | the peer's block | the peer's block on the host | private page |
+    | own block | the peer's block | the peer's block on its host | private page |
 """
 
 import ctypes
