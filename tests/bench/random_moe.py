@@ -14,11 +14,20 @@ from safetensors.torch import save_file
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
 STANDARD_DEVIATION = 0.02
 BF16_BYTES = 2
+FP8 = torch.float8_e4m3fn
+FP8_BLOCK = 128
+"""Rows, and columns, that share a scale."""
+
+FP8_SPREAD = 100.0
+"""Standard deviation of quantised values; 448 is the largest that there is."""
 
 
 @dataclass(frozen=True)
 class RandomMoe:
-    """Sizes; the tokenizer is the demo model's."""
+    """Sizes; the tokenizer is the demo model's.
+
+    block_fp8: experts are quantised to FP8 in blocks, as those of DeepSeek and Qwen3-FP8 are.
+    """
 
     num_layers: int = 8
     num_experts: int = 64
@@ -28,6 +37,7 @@ class RandomMoe:
     num_heads: int = 8
     num_kv_heads: int = 2
     head_dim: int = 64
+    block_fp8: bool = False
 
     @property
     def num_expert_params(self) -> int:
@@ -35,7 +45,7 @@ class RandomMoe:
 
     @property
     def expert_bytes(self) -> int:
-        return self.num_expert_params * BF16_BYTES
+        return self.num_expert_params * (1 if self.block_fp8 else BF16_BYTES)
 
     def write(self, folder: Path) -> Path:
         """Write the checkpoint, a file per layer; returns the folder."""
@@ -43,12 +53,15 @@ class RandomMoe:
         for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
             shutil.copy(DEMO_MODEL / name, folder)
         config = json.loads((DEMO_MODEL / "config.json").read_text()) | self._sizes()
+        if self.block_fp8:
+            config["quantization_config"] = self._quantization()
         (folder / "config.json").write_text(json.dumps(config))
         torch.manual_seed(0)
         shapes = {"model-rest": dict(self._rest(config["vocab_size"]))}
         shapes |= {f"model-layer-{i}": dict(self._layer(i)) for i in range(self.num_layers)}
         for file, tensors in shapes.items():
-            save_file({n: _random(s) for n, s in tensors.items()}, folder / f"{file}.safetensors")
+            values = {name: self._random(name, shape) for name, shape in tensors.items()}
+            save_file(values, folder / f"{file}.safetensors")
         return folder
 
     def _sizes(self) -> dict[str, int]:
@@ -62,6 +75,16 @@ class RandomMoe:
             "num_attention_heads": self.num_heads,
             "num_key_value_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
+        }
+
+    def _quantization(self) -> dict[str, object]:
+        parts = "mlp.gate", *(f"self_attn.{name}_proj" for name in "qkvo")
+        layers = range(self.num_layers)
+        return {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+            "modules_to_not_convert": [f"model.layers.{i}.{p}" for i in layers for p in parts],
         }
 
     def _rest(self, vocab_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -83,15 +106,20 @@ class RandomMoe:
             yield f"{prefix}.self_attn.{name}.weight", (self.head_dim,)
         yield f"{prefix}.mlp.gate.weight", (self.num_experts, self.hidden_size)
         for expert in range(self.num_experts):
-            for name in ("gate_proj", "up_proj"):
+            for name in ("gate_proj", "up_proj", "down_proj"):
                 shape = (self.expert_size, self.hidden_size)
+                shape = shape[::-1] if name == "down_proj" else shape
                 yield f"{prefix}.mlp.experts.{expert}.{name}.weight", shape
-            shape = (self.hidden_size, self.expert_size)
-            yield f"{prefix}.mlp.experts.{expert}.down_proj.weight", shape
+                if self.block_fp8:
+                    scales = (shape[0] // FP8_BLOCK, shape[1] // FP8_BLOCK)
+                    yield f"{prefix}.mlp.experts.{expert}.{name}.weight_scale_inv", scales
 
-
-def _random(shape: tuple[int, ...]) -> torch.Tensor:
-    """Norms are one, everything else is normal."""
-    if len(shape) == 1:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(0, STANDARD_DEVIATION)
+    def _random(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Norms are one, everything else is normal; scales of FP8 differ block by block."""
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=torch.bfloat16)
+        if name.endswith("weight_scale_inv"):
+            return torch.rand(shape).add_(0.5) * (STANDARD_DEVIATION / FP8_SPREAD)
+        if self.block_fp8 and ".experts." in name:
+            return torch.empty(shape).normal_(0, FP8_SPREAD).clamp_(-448, 448).to(FP8)
+        return torch.empty(shape, dtype=torch.bfloat16).normal_(0, STANDARD_DEVIATION)

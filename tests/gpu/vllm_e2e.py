@@ -2,10 +2,11 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """vLLM on GPUs: two ranks' tokens equal stock vLLM's, eager and with CUDA graphs.
 
-    python tests/gpu/vllm_e2e.py [--quick] [--results RESULTS.md] [MODEL ...]
+    python tests/gpu/vllm_e2e.py [--quick] [--block-fp8] [--results RESULTS.md] [MODEL ...]
 
 With --quick four starts of a small model, in at most three minutes; else every fetch mode, eager
-and with graphs. Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: one
+and with graphs. With --block-fp8 the experts of the random model are quantised, and --quick leaves
+graphs out. Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: one
 with random weights. vLLM is the installed one, or what pack_vllm.py packed. --rehearse runs what a
 CPU can of --quick, with vLLM's CPU backend.
 """
@@ -44,6 +45,9 @@ BREAK_EVEN_TOKENS = 2
 SMALL = RandomMoe(num_layers=2, num_experts=30, hidden_size=1024, expert_size=704)
 """Its expert tensors are shared, and owners meet inside a page of 2 MiB."""
 
+SMALL_FP8 = RandomMoe(
+    num_layers=2, num_experts=30, hidden_size=1024, expert_size=768, block_fp8=True
+)
 LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1024)
 REHEARSED = RandomMoe(num_layers=2, num_experts=6, hidden_size=128, expert_size=128)
 QUICK_S, QUICK_START_S, START_S = 175.0, 75.0, 600.0
@@ -306,12 +310,26 @@ def reason_to_skip(args):
     return None
 
 
+def starts_of(args):
+    if not args.quick:
+        return all_starts()
+    return [start for start in QUICK if start.eager or not args.block_fp8]
+
+
+def random_model(args):
+    if args.rehearse:
+        return REHEARSED
+    if args.block_fp8:
+        return SMALL_FP8
+    return SMALL if args.quick else LARGE
+
+
 def run_all(args, model, results):
     """Outcomes, written as they come."""
     end_to_end = EndToEnd(model, is_rehearsal=args.rehearse)
     deadline = BEGIN + (QUICK_S if args.quick else float("inf"))
     limit_s = QUICK_START_S if args.quick and not args.rehearse else START_S
-    for start in QUICK if args.quick else all_starts():
+    for start in starts_of(args):
         left = START_S if args.rehearse else deadline - time.monotonic()
         if left < 10:
             outcome = Outcome(start.name, is_left_out=True)
@@ -323,14 +341,18 @@ def run_all(args, model, results):
         yield outcome
 
 
+def title(args):
+    quick = ", quick" if args.quick else ""
+    return quick + (", experts in block FP8" if args.block_fp8 else "")
+
+
 def main():
     args = parse()
     if reason := reason_to_skip(args):
         return print(f"skipped: {reason}")
-    random = REHEARSED if args.rehearse else SMALL if args.quick else LARGE
     with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
-        results.write(f"# vLLM end to end{', quick' if args.quick else ''}\n\n")
-        models = args.models or [random.write(Path(folder) / "random")]
+        results.write(f"# vLLM end to end{title(args)}\n\n")
+        models = args.models or [random_model(args).write(Path(folder) / "random")]
         statuses = {o.status for model in models for o in run_all(args, model, results)}
     sys.exit(Status.ERROR in statuses)
 
@@ -339,6 +361,7 @@ def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--quick", action="store_true", help="four starts, three minutes")
+    parser.add_argument("--block-fp8", action="store_true", help="experts in FP8, on GPUs only")
     parser.add_argument("--results", type=Path, default=Path(os.devnull))
     parser.add_argument("--rehearse", action="store_true", help="on the CPU")
     return parser.parse_args()
