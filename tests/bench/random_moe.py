@@ -3,6 +3,7 @@
 """A Qwen3-MoE checkpoint with random weights, big enough to measure with."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,35 @@ FP8_BLOCK = 128
 
 FP8_SPREAD = 100.0
 """Standard deviation of quantised values; 448 is the largest that there is."""
+
+POOL_SIZE = 1 << 25
+
+
+class RandomWeights:
+    """Copies of parts of one pool of normal values: to draw billions takes minutes."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self._pool = torch.randn(POOL_SIZE)
+        self._pool_bf16 = (self._pool * STANDARD_DEVIATION).bfloat16()
+
+    def bf16(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Norms are one, everything else is normal."""
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=torch.bfloat16)
+        return self._part(self._pool_bf16, shape).clone()
+
+    def fp8(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return (self._part(self._pool, shape) * FP8_SPREAD).clamp(-448, 448).to(FP8)
+
+    def fp8_scales(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """float32, another one for every block."""
+        return (torch.rand(shape) + 0.5) * (STANDARD_DEVIATION / FP8_SPREAD)
+
+    def _part(self, pool: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        size = math.prod(shape)
+        start = int(torch.randint(POOL_SIZE - size, ()))
+        return pool[start : start + size].view(shape)
 
 
 @dataclass(frozen=True)
@@ -56,11 +86,11 @@ class RandomMoe:
         if self.block_fp8:
             config["quantization_config"] = self._quantization()
         (folder / "config.json").write_text(json.dumps(config))
-        torch.manual_seed(0)
+        weights = RandomWeights()
         shapes = {"model-rest": dict(self._rest(config["vocab_size"]))}
         shapes |= {f"model-layer-{i}": dict(self._layer(i)) for i in range(self.num_layers)}
         for file, tensors in shapes.items():
-            values = {name: self._random(name, shape) for name, shape in tensors.items()}
+            values = {name: self._value(weights, name, shape) for name, shape in tensors.items()}
             save_file(values, folder / f"{file}.safetensors")
         return folder
 
@@ -114,12 +144,9 @@ class RandomMoe:
                     scales = (shape[0] // FP8_BLOCK, shape[1] // FP8_BLOCK)
                     yield f"{prefix}.mlp.experts.{expert}.{name}.weight_scale_inv", scales
 
-    def _random(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Norms are one, everything else is normal; scales of FP8 differ block by block."""
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=torch.bfloat16)
+    def _value(self, weights: RandomWeights, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("weight_scale_inv"):
-            return torch.rand(shape).add_(0.5) * (STANDARD_DEVIATION / FP8_SPREAD)
+            return weights.fp8_scales(shape)
         if self.block_fp8 and ".experts." in name:
-            return torch.empty(shape).normal_(0, FP8_SPREAD).clamp_(-448, 448).to(FP8)
-        return torch.empty(shape, dtype=torch.bfloat16).normal_(0, STANDARD_DEVIATION)
+            return weights.fp8(shape)
+        return weights.bf16(shape)

@@ -8,11 +8,13 @@
 * A part of each layer's experts in host memory, by dwdp.
 * All experts of a part of the layers in host memory, by vLLM's own prefetch offloader.
 
-Each in an engine of its own, one after the other, so that figures are of one GPU. The model has
-random weights. vLLM is the installed one, or what pack_vllm.py packed.
+Each in an engine of its own, one after the other, so that figures are of one GPU; all import vLLM
+while the model, of random weights, is written. vLLM is the installed one, or what pack_vllm.py
+packed.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -62,6 +64,7 @@ def with_offloader(one_of):
     }
 
 
+OF_DWDP = ("fetch", "link_gb_per_s", "steps", "exposed_s")
 WAYS = {
     "everything in GPU memory, stock vLLM": {},
     "a quarter of the experts in host memory, dwdp": with_dwdp(4),
@@ -86,27 +89,45 @@ def options(model):
     }
 
 
-def run(way, model, limit_s, log):
-    """Seconds of each round of an engine, and what dwdp says of itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = {
-            "options": options(model) | WAYS[way],
-            "out": f"{folder}/out.json",
+class Way:
+    """An engine that waits for its turn."""
+
+    def __init__(self, name, number, model, folder, logs):
+        self.name = name
+        self._turn = folder / f"{number}.turn"
+        self._job = {
+            "options": options(model) | WAYS[name],
+            "out": str(folder / f"{number}.json"),
+            "turn": str(self._turn),
             "prompt_tokens": PROMPT_TOKENS,
             "step_tokens": STEP_TOKENS,
         }
-        with Child(job, packed_vllm.environment(), log, script=CHILD) as child:
-            return child.result(time.monotonic() + limit_s)
+        self._log = logs / f"throughput-{number}.log"
+
+    def start(self):
+        """The child, as a context, which ends with it."""
+        self._child = Child(self._job, packed_vllm.environment(), self._log, script=CHILD)
+        return self._child
+
+    def figures(self, limit_s):
+        self._turn.touch()
+        found = self._child.result(time.monotonic() + limit_s)
+        return {
+            "prompt_tokens_per_s": round(found["tokens"] / statistics.median(found["seconds"])),
+            "rounds": len(found["seconds"]),
+            "gpu_memory_of_weights_gib": found["weights_gib"],
+        } | {name: found[name] for name in OF_DWDP if name in found}
 
 
-def figures_of(way, model, limit_s, log):
-    found = run(way, model, limit_s, log)
-    tokens_per_s = STEP_TOKENS / statistics.median(found["seconds"])
-    return {
-        "prompt_tokens_per_s": round(tokens_per_s),
-        "rounds": len(found["seconds"]),
-        "gpu_memory_of_weights_gib": found["weights_gib"],
-    } | {name: found[name] for name in ("fetch", "link_gb_per_s", "exposed_s") if name in found}
+def measure(ways, deadline, results):
+    """Outcomes, written as they come."""
+    for way in ways:
+        left = deadline - time.monotonic()
+        outcome = outcome_of(way.name, functools.partial(way.figures, left))
+        results.write(outcome.section())
+        results.flush()
+        print(outcome.sentence, flush=True)
+        yield outcome
 
 
 def main():
@@ -116,19 +137,17 @@ def main():
     parser.add_argument("--seconds", type=float, default=170.0, help="for all of it")
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds
-    with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        results = stack.enter_context(args.results.open("a"))
         results.write("# Experts in host memory beside other ways\n\n")
         results.write(f"A model of random weights: {json.dumps(MODEL.__dict__)}.\n\n")
-        model = MODEL.write(Path(folder) / "random")
-        statuses = set()
-        for number, way in enumerate(WAYS):
-            log = (args.logs or Path(folder)) / f"throughput-{number}.log"
-            left = deadline - time.monotonic()
-            found = outcome_of(way, functools.partial(figures_of, way, model, left, log))
-            results.write(found.section())
-            results.flush()
-            print(found.sentence, flush=True)
-            statuses.add(found.status)
+        model, logs = folder / "random", args.logs or folder
+        ways = [Way(name, number, model, folder, logs) for number, name in enumerate(WAYS)]
+        for way in ways:
+            stack.enter_context(way.start())
+        MODEL.write(model)
+        statuses = {outcome.status for outcome in measure(ways, deadline, results)}
     sys.exit(Status.ERROR in statuses)
 
 

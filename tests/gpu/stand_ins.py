@@ -15,6 +15,10 @@ import torch
 
 SIGNATURES = {
     "_C::silu_and_mul": "(Tensor! result, Tensor input) -> ()",
+    "_C::silu_and_mul_per_block_quant": (
+        "(Tensor! out, Tensor input, Tensor! scales, int group_size, Tensor? scale_ub, "
+        "bool is_scale_transposed) -> ()"
+    ),
     "_C::per_token_group_fp8_quant": (
         "(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
         "float fp8_min, float fp8_max, bool scale_ue8m0, bool column_major_scales, "
@@ -64,10 +68,25 @@ def per_token_group_fp8_quant(
     """A scale for every group of neighbouring values of a row; output_s may be strided."""
     assert not scale_ue8m0, "the stand-in knows no scales that are powers of two"
     groups = input.float().unflatten(-1, (-1, group_size))
-    scales = groups.abs().amax(-1).clamp(min=eps) / fp8_max
-    quantised = (groups / scales.unsqueeze(-1)).clamp(fp8_min, fp8_max)
-    output_q.copy_(quantised.flatten(-2).to(output_q.dtype))
-    output_s.copy_(scales)
+    quantise(groups, output_q, output_s, groups.abs().amax(-1).clamp(min=eps) / fp8_max)
+
+
+def silu_and_mul_per_block_quant(out, input, scales, group_size, scale_ub, is_scale_transposed):
+    """`silu_and_mul`, quantised in groups; scales may be strided."""
+    assert scale_ub is None, "the stand-in knows no bound of the scales"
+    gate, up = input.float().chunk(2, dim=-1)
+    groups = (torch.nn.functional.silu(gate) * up).unflatten(-1, (-1, group_size))
+    largest = torch.finfo(out.dtype).max
+    smallest_scale = 1 / (largest * 512)
+    quantise(groups, out, scales, (groups.abs().amax(-1) / largest).clamp(min=smallest_scale))
+
+
+def quantise(groups, output, output_scales, scales):
+    """groups [tokens, groups, size], scales [tokens, groups]."""
+    limits = torch.finfo(output.dtype)
+    quantised = (groups / scales.unsqueeze(-1)).clamp(limits.min, limits.max)
+    output.copy_(quantised.flatten(-2).to(output.dtype))
+    output_scales.copy_(scales)
 
 
 class HostArray:

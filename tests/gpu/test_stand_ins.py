@@ -106,6 +106,23 @@ def test_groups_are_quantised_to_the_whole_range_of_fp8(is_column_major):
     assert torch.allclose(back.view(6, 256), x.float(), rtol=0.07, atol=1e-3)
 
 
+def test_activation_is_quantised_in_groups():
+    x = torch.randn(6, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    quantised, scales = torch.empty(6, 256, dtype=torch.float8_e4m3fn), torch.empty(6, 2)
+    stand_ins.silu_and_mul_per_block_quant(quantised, x, scales, 128, None, False)
+    back = (quantised.float().view(6, 2, 128) * scales.unsqueeze(-1)).view(6, 256)
+    expected = torch.empty(6, 256)
+    stand_ins.silu_and_mul(expected, x.float())
+    assert torch.allclose(back, expected, rtol=0.07, atol=1e-2)
+    assert torch.allclose(quantised.float().view(6, 2, 128).abs().amax(-1), torch.tensor(448.0))
+
+
+def test_activation_of_zeros_has_a_scale():
+    quantised, scales = torch.empty(1, 128, dtype=torch.float8_e4m3fn), torch.empty(1, 1)
+    stand_ins.silu_and_mul_per_block_quant(quantised, torch.zeros(1, 256), scales, 128, None, False)
+    assert not quantised.float().any() and scales > 0
+
+
 def test_other_uses_are_refused():
     ids = torch.zeros(1, 1, dtype=torch.int32)
     with pytest.raises(AssertionError, match="no expert parallelism"):

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One vLLM engine of host_throughput.py: how long rounds of long prompts take."""
+"""One vLLM engine of host_throughput.py: how long rounds of long prompts take.
+
+vLLM is imported at once; the engine starts when it is this child's turn, when a file is there.
+"""
 
 import json
 import random
@@ -8,12 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-NUM_WARM, NUM_ROUNDS = 2, 8
+NUM_WARM, NUM_ROUNDS = 1, 3
+STEPS_OF_A_ROUND = 6
+"""The first step begins when the first prompt is there, and is small; the last one has the rest."""
+
+
+def wait_for(turn):
+    while not turn.exists():
+        time.sleep(0.05)
 
 
 def make_prompts(rng, job):
-    """As many tokens as a step holds."""
-    number = job["step_tokens"] // job["prompt_tokens"]
+    number = STEPS_OF_A_ROUND * job["step_tokens"] // job["prompt_tokens"]
     return [
         {"prompt_token_ids": [rng.randrange(10, 4000) for _ in range(job["prompt_tokens"])]}
         for _ in range(number)
@@ -24,6 +33,7 @@ def main():
     job = json.loads(sys.argv[1])
     from vllm import LLM, SamplingParams
 
+    wait_for(Path(job["turn"]))
     llm = LLM(**job["options"])
     params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
     rng = random.Random(0)
@@ -33,12 +43,16 @@ def main():
         start = time.perf_counter()
         llm.generate(prompts, params, use_tqdm=False)
         seconds.append(time.perf_counter() - start)
-    found = {"seconds": seconds[NUM_WARM:]}
+    found = {
+        "seconds": seconds[NUM_WARM:],
+        "tokens": sum(len(p["prompt_token_ids"]) for p in prompts),
+    }
     found["weights_gib"] = weights_gib(llm)
     if "additional_config" in job["options"]:
         (stats,) = llm.collective_rpc("dwdp_stats")
         found["fetch"] = stats["fetch"]
         found["link_gb_per_s"] = stats.get("link_gb_per_s")
+        found["steps"] = {mode: count for mode, count in stats["steps"].items() if count}
         found["exposed_s"] = round(sum(stats["exposed_seconds"]), 3)
     Path(job["out"]).write_text(json.dumps(found))
 
