@@ -81,6 +81,7 @@ def options(model):
         "max_model_len": PROMPT_TOKENS + 64,
         "max_num_batched_tokens": STEP_TOKENS,
         "max_num_seqs": STEP_TOKENS // PROMPT_TOKENS,
+        "distributed_executor_backend": "mp",  # a process for the worker, as dwdp has
         "enforce_eager": True,
         "enable_prefix_caching": False,
         "moe_backend": "triton",
