@@ -21,8 +21,8 @@ from vllm_dwdp.config import DwdpConfig, FetchMode
 from vllm_dwdp.device import HostMemory
 from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
+from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
-from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -111,16 +111,17 @@ def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
 
 @contextmanager
 def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
-    """MoE layers built inside are those of this rank. callbacks: see LayerRegistry."""
-    registry = LayerRegistry(
+    """MoE layers built inside are those of this rank's context. callbacks: see MoeContext."""
+    context = MoeContext(
         rank=rank,
         dwdp_size=dwdp_size,
         num_experts_per_worker=num_experts_per_worker,
         **callbacks,
     )
-    with collecting(registry), pytest.MonkeyPatch.context() as patch:
+    context.enter()
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(op_registry_oot, "RoutedExperts", DwdpRoutedExperts)
-        yield
+        yield context
 
 
 class Group:
@@ -133,10 +134,11 @@ class Group:
         self, dwdp_size, num_experts_per_worker, checkpoint, make_model, make_memory=HostMemory
     ):
         self._make_memory = make_memory
-        self.models = []
+        self.models, self.contexts = [], []
         for rank in range(dwdp_size):
-            with as_rank(rank, dwdp_size, num_experts_per_worker):
+            with as_rank(rank, dwdp_size, num_experts_per_worker) as context:
                 self.models.append(make_model().load(checkpoint))
+            self.contexts.append(context)
         self.adopted = []
         self.memories, self.rank_experts = {}, {}
         self.adopt_all()
@@ -170,7 +172,7 @@ class Group:
         """
         experts, memory, model = self.rank_experts[rank], self.memories[rank], self.models[rank]
         layout = experts.layout
-        layers = BoundLayers(model.experts, layout, memory)
+        layers = BoundLayers(self.contexts[rank], layout, memory)
         experts.connect(take_handles or self.take_handles)
         layers.bind(experts.direct)
         slots = experts.make_slots(num_slots, slice_bytes=SLICE_BYTES)

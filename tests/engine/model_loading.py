@@ -15,7 +15,6 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.loader import DwdpModelLoader
 from vllm_dwdp.engine.moe.read_count import ReadCount
 
@@ -54,14 +53,14 @@ def load_rank(
 ) -> RankLoad:
     steps = []
     callbacks = {"on_step": steps.append, "before_loading": before_loading}
-    with as_rank(rank, num_ranks, None, **callbacks), FileReads() as reads:
+    rank_context = as_rank(rank, num_ranks, None, **callbacks)
+    with rank_context as context, FileReads() as reads:
         loader = type("Watched", (_Watched,), {"reads": reads, "names": []})
         model = _load(folder, loader, model_class, options)
-        registry = active_registry()
     return RankLoad(
         _experts(model),
-        {layer.layer_name: layer.local_experts for layer in registry.layers},
-        registry.read_count,
+        {layer.layer_name: layer.local_experts for layer in context.layers},
+        context.read_count,
         reads.num_bytes,
         {int(number) for name in loader.names for number in NUMBERED.findall(name)},
         loader.names,

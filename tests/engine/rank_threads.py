@@ -8,7 +8,7 @@ from layer_group import Group
 from support.ports import free_port
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.context import leave_context
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.meet.manifest import Manifest
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
@@ -37,7 +37,7 @@ class MeetingGroup(Group):
             thread.start()
         for thread in threads:
             thread.join()
-        install([], fetcher=None)
+        leave_context()
         return found
 
     def _start(self, rank, port):

@@ -14,7 +14,7 @@ from poison import Poison, fill_with_nan
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.context import context, leave_context
 from vllm_dwdp.engine.moe.graph_fence import GraphFence, captured_tokens
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.policy import Policy
@@ -111,10 +111,10 @@ def test_measured_steps_between_others_leave_slots_right():
     probe = ComputeProbe(time.perf_counter, 2, FetchMode.PREFETCH)
     for num_tokens in (4, 300, 1, 77, 4):
         case.check(FetchMode.PREFETCH, num_tokens=num_tokens)
-        install(case.model.experts, probe)
+        context().install(probe)
         x, logits = torch.randn(64, HIDDEN), torch.randn(64, NUM_EXPERTS)
         case.model.run(x.to(DTYPE), logits.to(DTYPE))
-        install(case.model.experts, case.model.scheduler)
+        context().install(case.model.scheduler)
         case.check(FetchMode.SELECTIVE, num_tokens=num_tokens)
     assert probe.seconds_per_token > 0
 
@@ -206,7 +206,7 @@ def test_memory_of_copies_outlives_the_model():
         direct = experts._readers[FetchMode.DIRECT]
         addresses += [direct._parameters[name].data_ptr() for name in ("w13_weight", "w2_weight")]
     kept = [layer.everything for layer in case.model.scheduler._layers]
-    install([], fetcher=None)
+    leave_context()
     del case, experts, direct
     gc.collect()
     assert all(map(is_mapped, addresses))

@@ -15,7 +15,7 @@ from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
-from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.context import leave_context
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.rank.fetch_costs import NUM_STEPS
 from vllm_dwdp.rank.fetching import Fetching
@@ -48,7 +48,7 @@ class Rank:
         self.model = self._group.models[0]
         experts = self._group.rank_experts[0]
         experts.layout = experts.layout.with_slots(usable_slots(config.num_slots, NUM_LAYERS))
-        layers = BoundLayers(self.model.experts, experts.layout, self._group.memory)
+        layers = BoundLayers(self._group.contexts[0], experts.layout, self._group.memory)
         self._peer = peer or {}
         self.num_steps = 0
         self.outputs = []
@@ -92,7 +92,7 @@ class Rank:
 
     def close(self):
         self.fetching.stop()
-        install([], fetcher=None)
+        leave_context()
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from vllm_dwdp._core import View
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
-from vllm_dwdp.engine.moe.experts_op import install
+from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.graph_fence import GraphFence
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.base import Fetcher
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.rank_layout import RankLayout
@@ -19,10 +18,9 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 class BoundLayers:
     """See rank/model_layers.py."""
 
-    def __init__(
-        self, layers: Sequence[DwdpRoutedExperts], layout: RankLayout, memory: RankMemory
-    ) -> None:
-        self._layers = layers
+    def __init__(self, context: MoeContext, layout: RankLayout, memory: RankMemory) -> None:
+        self._context = context
+        self._layers = context.layers
         self._layouts = layout.layouts
         self._memory = memory
 
@@ -40,7 +38,7 @@ class BoundLayers:
             bind_layer(self._memory, layer, layout, views)
 
     def install(self, fetcher: Fetcher) -> None:
-        install(self._layers, fetcher)
+        self._context.install(fetcher)
 
     def bind_slot(self, layer_idx: int, views: Sequence[View]) -> None:
         bind_slot(self._memory, self._layers[layer_idx], self._layouts[layer_idx], views)

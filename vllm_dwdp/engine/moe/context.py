@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The MoE layers of this process, collected as they are constructed, and their placement.
+"""What the MoE layers, the loader and the operator of this process share.
 
-Layers are collected at construction because a model's modules are not all of them: draft models
-hold more.
+vLLM constructs layers and loaders by name and calls an operator with tensors and numbers, so that
+nothing can be handed to them. They ask for the one context that this process has entered.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vllm_dwdp.engine.moe.read_count import ReadCount
+from vllm_dwdp.fetch.base import Fetcher, InPlace
 from vllm_dwdp.layout.placement import Placement
 
 if TYPE_CHECKING:
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 
-class LayerRegistry:
-    """The loader calls back: `before_loading` once the model is built, before weights are read, and
-    `on_step` with what is being loaded, whenever it gets further.
+class MoeContext:
+    """The MoE layers of one model on one rank, collected as they are constructed.
 
-    loads_on_host: a rank's experts may be more than its GPU can hold.
+    Layers are collected at construction because a model's modules are not all of them: draft models
+    hold more.
+
+    before_loading: called once the model is built, before weights are read.
+    on_step: called with what is being loaded, whenever the loader gets further.
+    loads_on_host: whether a rank's experts may be more than its GPU can hold.
     """
 
     def __init__(
@@ -44,8 +48,20 @@ class LayerRegistry:
         self._num_experts_per_worker = num_experts_per_worker
         self._host_experts = host_experts
         self.loads_on_host = loads_on_host
+        self.inner_format = "auto"
+        """The load format that the user chose."""
         self.layers: list[DwdpRoutedExperts] = []
+        self.fetcher: Fetcher = InPlace()
         self.read_count = ReadCount()
+
+    def enter(self) -> None:
+        """Be the context that is asked for from now on. A worker process serves one model."""
+        _entered[:] = [self]
+
+    def install(self, fetcher: Fetcher) -> None:
+        """Run the operator on this model's layers, and let this fetcher get their experts."""
+        self.fetcher = fetcher
+        self.enter()
 
     def placement(self, num_experts: int) -> Placement:
         return Placement.make(
@@ -61,19 +77,15 @@ class LayerRegistry:
         return len(self.layers) - 1
 
 
-_active: list[LayerRegistry] = []
+_entered: list[MoeContext] = []
 
 
-@contextmanager
-def collecting(registry: LayerRegistry) -> Iterator[LayerRegistry]:
-    """While a model is built and loaded, its MoE layers go to this registry."""
-    _active.append(registry)
-    try:
-        yield registry
-    finally:
-        _active.remove(registry)
+def context() -> MoeContext:
+    """The one that was entered last."""
+    assert _entered, "a dwdp MoE layer was built outside DwdpWorker.load_model"
+    return _entered[0]
 
 
-def active_registry() -> LayerRegistry:
-    assert _active, "a dwdp MoE layer was built outside DwdpWorker.load_model"
-    return _active[-1]
+def leave_context() -> None:
+    """Let go of the model; tests of many models in one process do."""
+    _entered.clear()

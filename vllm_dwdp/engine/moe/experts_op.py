@@ -9,34 +9,10 @@
 * A kernel that raises releases its slot all the same.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import torch
 from vllm.utils.torch_utils import direct_register_custom_op
 
-from vllm_dwdp.config import FetchMode
-from vllm_dwdp.fetch.base import ChosenIds, Fetcher
-
-
-class ExpertLayer(Protocol):
-    """A MoE layer bound to views of all experts."""
-
-    def run(
-        self, mode: FetchMode, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None
-    ) -> torch.Tensor: ...
-
-    def chosen(self, second: torch.Tensor | None) -> ChosenIds | None: ...
-
-
-_layers: list[ExpertLayer] = []
-_fetchers: list[Fetcher] = []
-
-
-def install(layers: Sequence[ExpertLayer], fetcher: Fetcher) -> None:
-    """Set the layers and the fetcher of this process. A worker process serves one model."""
-    _layers[:] = layers
-    _fetchers[:] = [fetcher]
+from vllm_dwdp.engine.moe.context import context
 
 
 def register_op() -> None:
@@ -48,7 +24,7 @@ def register_op() -> None:
 def _experts(
     x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, layer_idx: int
 ) -> torch.Tensor:
-    layer, fetcher = _layers[layer_idx], _fetchers[0]
+    layer, fetcher = context().layers[layer_idx], context().fetcher
     mode = fetcher.wait(layer_idx, x.shape[0], layer.chosen(second))
     try:
         return layer.run(mode, x, first, second)

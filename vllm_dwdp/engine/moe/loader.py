@@ -19,8 +19,8 @@ from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
-from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
@@ -31,16 +31,16 @@ READ_WHOLE = ("eager", "prefetch")
 
 
 class DwdpModelLoader(DefaultModelLoader):
-    """`inner_format` is the load format that the user chose."""
-
-    inner_format = "auto"
+    """Reads files of the format that the user chose."""
 
     def __init__(self, load_config: Any) -> None:
         # By default vLLM reads all of every file that lies on a network file system.
         strategy = load_config.safetensors_load_strategy or "lazy"
         super().__init__(
             dataclasses.replace(
-                load_config, load_format=self.inner_format, safetensors_load_strategy=strategy
+                load_config,
+                load_format=context().inner_format,
+                safetensors_load_strategy=strategy,
             )
         )
         self._is_draft = False
@@ -53,22 +53,21 @@ class DwdpModelLoader(DefaultModelLoader):
         self._model = model
         self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
         if not self._is_draft:
-            active_registry().before_loading(model)
+            context().before_loading(model)
         try:
             super().load_weights(model, model_config)
         except IndexError:
             self._check_rows()
             raise
-        check_loaded(model, active_registry().layers)
+        check_loaded(model, context().layers)
 
     def get_all_weights(
         self, model_config: Any, model: torch.nn.Module
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        registry = active_registry()
-        read_count = registry.read_count
+        read_count, on_step = context().read_count, context().on_step
         for name, tensor in super().get_all_weights(model_config, model):
             self._tensor = name, tensor.shape
-            registry.on_step(f"past {name}")
+            on_step(f"past {name}")
             yield name, tensor
             if self._is_draft:
                 continue
@@ -82,16 +81,14 @@ class DwdpModelLoader(DefaultModelLoader):
         strategy = self.load_config.safetensors_load_strategy
         self._is_mapped = is_safetensors and strategy not in READ_WHOLE
         self.local_expert_ids = (
-            experts_to_read(files, self._model, active_registry().layers)
-            if self._is_mapped
-            else None
+            experts_to_read(files, self._model, context().layers) if self._is_mapped else None
         )
         return prepared
 
     def _check_rows(self) -> None:
         """Raise if the fused tensor at hand hasn't one row for each expert."""
         name, shape = self._tensor
-        counts = {layer.global_num_experts for layer in active_registry().layers}
+        counts = {layer.global_num_experts for layer in context().layers}
         is_fused = len(shape) == 3 and OF_EXPERTS.search(name) and not NUMBERED.search(name)
         if is_fused and shape[0] not in counts:
             raise ValueError(
@@ -101,11 +98,11 @@ class DwdpModelLoader(DefaultModelLoader):
             )
 
 
-def use_dwdp_loader(load_config: Any) -> None:
+def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
     """Let this worker's `load_config` resolve to DwdpModelLoader. 'dummy' keeps vLLM's own."""
     if load_config.load_format in ("dummy", LOAD_FORMAT):
         return
-    DwdpModelLoader.inner_format = load_config.load_format
+    moe_context.inner_format = load_config.load_format
     register_model_loader(LOAD_FORMAT)(DwdpModelLoader)
     load_config.load_format = LOAD_FORMAT
 
@@ -120,7 +117,7 @@ def check_layers(model: torch.nn.Module) -> None:
                 f"dwdp doesn't support the MoE layer {kind} of '{name}' yet; "
                 "serve this model without dwdp."
             )
-    if not active_registry().layers:
+    if not context().layers:
         raise ConfigError(
             f"dwdp found no MoE layer that it can share in {type(model).__name__}; "
             "serve this model without dwdp."

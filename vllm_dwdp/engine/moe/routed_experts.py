@@ -15,8 +15,8 @@ from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.compat import mark_as_behind_a_link
+from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
-from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.engine.moe.reader_state import differences
@@ -55,16 +55,16 @@ class DwdpRoutedExperts(RoutedExperts):
         expert_map_manager: Any,
         **kwargs: Any,
     ) -> None:
-        registry = active_registry()
-        placement = registry.placement(moe_config.num_experts)
-        local = placement.local_experts(registry.rank)
+        own_context = context()
+        placement = own_context.placement(moe_config.num_experts)
+        local = placement.local_experts(own_context.rank)
         moe_config.num_local_experts = len(local)
         super().__init__(
             layer_name,
             params_dtype,
             moe_config,
             quant_config,
-            expert_map_manager=DwdpExpertMap(expert_map_manager, placement, registry.rank),
+            expert_map_manager=DwdpExpertMap(expert_map_manager, placement, own_context.rank),
             **kwargs,
         )
         self.placement = placement
@@ -74,11 +74,11 @@ class DwdpRoutedExperts(RoutedExperts):
         self.dtypes: dict[str, torch.dtype] = {}
         self.full_shapes: dict[str, tuple[int, ...]] = {}
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
-        self._read_count = registry.read_count
+        self._read_count = own_context.read_count
         self._check_supported()
-        if registry.loads_on_host:
+        if own_context.loads_on_host:
             self._load_on_host()
-        self.dwdp_layer_idx = registry.add(self)
+        self.dwdp_layer_idx = own_context.add(self)
 
     def expert_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The layer's expert tensors by name, in schema order."""

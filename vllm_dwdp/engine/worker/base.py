@@ -77,8 +77,8 @@ class DwdpWorker(WorkerBase):
             refuse_call("load_model")
         if "RoutedExperts" not in op_registry_oot:
             RoutedExperts.register_oot(DwdpRoutedExperts)
-        use_dwdp_loader(self.vllm_config.load_config)
         self._sharing = ExpertSharing(self.vllm_config, budget_bytes=self.budget_bytes)
+        use_dwdp_loader(self.vllm_config.load_config, self._sharing.context)
         with self._sharing.starting():
             super().load_model(*args, **kwargs)
             self._sharing.share(self.get_model(), self.run_largest_step)

@@ -10,7 +10,7 @@ from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import DwdpConfig, usable_slots
 from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.adoption import layer_layout
-from vllm_dwdp.engine.moe.layer_registry import LayerRegistry
+from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.worker.host_share import check_host_memory, choose_host_experts
 from vllm_dwdp.engine.worker.memory_check import MemoryCheck, VllmLimits
 from vllm_dwdp.group.session import Gather
@@ -19,10 +19,10 @@ from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_de
 
 
 def rank_layout(
-    registry: LayerRegistry, config: DwdpConfig, *, rank: int, granularity: int
+    context: MoeContext, config: DwdpConfig, *, rank: int, granularity: int
 ) -> RankLayout:
     """Of the layers as they are built, with as many slots as there may be. Raises ConfigError."""
-    layouts = tuple(layer_layout(layer, granularity) for layer in registry.layers)
+    layouts = tuple(layer_layout(layer, granularity) for layer in context.layers)
     return RankLayout(layouts, rank, usable_slots(config.num_slots, len(layouts)))
 
 
@@ -51,7 +51,7 @@ class ModelFit:
     def check(
         self,
         model: torch.nn.Module,
-        registry: LayerRegistry,
+        context: MoeContext,
         *,
         rank: int,
         job_rank: int,
@@ -63,10 +63,10 @@ class ModelFit:
         """
         self._memory.give_back()
         config, granularity = self._config, self._memory.driver.granularity
-        other_bytes = _other_bytes(model, registry)
-        layout = rank_layout(registry, config, rank=rank, granularity=granularity)
-        self._choose_host_experts(registry, layout, other_bytes)
-        layout = rank_layout(registry, config, rank=rank, granularity=granularity)
+        other_bytes = _other_bytes(model, context)
+        layout = rank_layout(context, config, rank=rank, granularity=granularity)
+        self._choose_host_experts(context, layout, other_bytes)
+        layout = rank_layout(context, config, rank=rank, granularity=granularity)
         check_host_memory(config, layout, self._gather)
         given = self._kv_cache_bytes
         check = MemoryCheck(
@@ -80,7 +80,7 @@ class ModelFit:
         return check.run(self._memory, self._gather)
 
     def _choose_host_experts(
-        self, registry: LayerRegistry, layout: RankLayout, other_bytes: int
+        self, context: MoeContext, layout: RankLayout, other_bytes: int
     ) -> None:
         budget_bytes = self._budget_bytes
         if (given := self._kv_cache_bytes) is not None:
@@ -88,7 +88,7 @@ class ModelFit:
             budget_bytes = self._memory.free_bytes() + taken - given
         choose_host_experts(
             self._config,
-            registry.layers,
+            context.layers,
             layout,
             other_bytes=other_bytes,
             budget_bytes=budget_bytes,
@@ -104,8 +104,8 @@ def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
     ensure_descriptors(num_descriptors_needed(layout))
 
 
-def _other_bytes(model: torch.nn.Module, registry: LayerRegistry) -> int:
+def _other_bytes(model: torch.nn.Module, context: MoeContext) -> int:
     """Bytes of the weights that are not of experts."""
-    parameters = (layer.expert_parameters().values() for layer in registry.layers)
+    parameters = (layer.expert_parameters().values() for layer in context.layers)
     of_experts = sum(p.nbytes for p in itertools.chain.from_iterable(parameters))
     return sum(p.nbytes for p in model.parameters()) - of_experts

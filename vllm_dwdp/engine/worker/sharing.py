@@ -21,12 +21,11 @@ from vllm_dwdp._core import HandleType
 from vllm_dwdp.device import memory_kind, rank_memory
 from vllm_dwdp.engine.moe.adoption import adopt
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
+from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
 from vllm_dwdp.engine.moe.graph_fence import captured_tokens
 from vllm_dwdp.engine.moe.input_scales import take_largest
-from vllm_dwdp.engine.moe.layer_registry import LayerRegistry, collecting
 from vllm_dwdp.engine.moe.loader import check_layers
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
 from vllm_dwdp.engine.setup.drafts import check_no_drafts
@@ -71,7 +70,7 @@ class ExpertSharing:
             rendezvous(vllm_config, settings, one_host=one_host),
             timeout_s=config.timeout_s,
         )
-        self.registry = LayerRegistry(
+        self.context = MoeContext(
             rank=self.rank,
             dwdp_size=settings.dwdp_size,
             num_experts_per_worker=config.num_experts_per_worker,
@@ -102,8 +101,8 @@ class ExpertSharing:
                 kv_cache_bytes=self._kv_cache_bytes,
             )
             self._memory.give_back()
-            with collecting(self.registry):
-                yield
+            self.context.enter()
+            yield
         except BaseException as error:
             sentence = self._session.abort(error)
             logger.error("%s", sentence)
@@ -114,10 +113,10 @@ class ExpertSharing:
     def share(self, model: torch.nn.Module, run_step: RunStep) -> None:
         """Adopt the loaded experts, meet the group and bind every layer to views of all."""
         check_layers(model)  # again: dummy weights come without a loader that would
-        layers = self.registry.layers
+        layers = self.context.layers
         check_no_drafts(model, layers)
         layout = rank_layout(
-            self.registry, self._config, rank=self.rank, granularity=self._driver.granularity
+            self.context, self._config, rank=self.rank, granularity=self._driver.granularity
         )
         check_kernel_limits(layout, is_on_host=self._is_on_host)
         manifest = rank_manifest(model, layers, self._vllm_config.model_config, self._driver)
@@ -128,16 +127,16 @@ class ExpertSharing:
             self._meet(manifest, experts)
             take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
-            self._bind(layers, experts, run_step)
+            self._bind(experts, run_step)
         for warning in self._memory.warnings:
             logger.warning("%s", warning)
         self._session.finish()
-        self._report(layers, experts)
+        self._report(experts)
         log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
 
     def settle(self) -> None:
         """Let steps fetch, once nothing more of the start-up runs on the model."""
-        for layer in self.registry.layers:
+        for layer in self.context.layers:
             layer.settle_readers()
         self._fetching.settle()
 
@@ -161,7 +160,7 @@ class ExpertSharing:
         )
         self._has_room_for_slots = fit.check(
             model,
-            self.registry,
+            self.context,
             rank=self.rank,
             job_rank=self.job_rank,
             handle_type=self._handle_type,
@@ -171,10 +170,8 @@ class ExpertSharing:
         self._session.meet(manifest)
         self._session.hand_over(experts.handles, num_parcels=experts.layout.num_parcels)
 
-    def _bind(
-        self, layers: list[DwdpRoutedExperts], experts: RankExperts, run_step: RunStep
-    ) -> None:
-        bound = BoundLayers(layers, experts.layout, self._memory)
+    def _bind(self, experts: RankExperts, run_step: RunStep) -> None:
+        bound = BoundLayers(self.context, experts.layout, self._memory)
         experts.connect(self._session.take_handles)
         bound.bind(experts.direct)
         self._fetching = self._make_fetching(bound, experts)
@@ -182,7 +179,7 @@ class ExpertSharing:
         if slots := self._fetching.make_slots():
             if self._is_on_host:
                 check_map_budget(slots.num_maps)
-            for layer_idx, layer in enumerate(layers):
+            for layer_idx, layer in enumerate(self.context.layers):
                 self._session.step(layer.layer_name)
                 bound.bind_slot(layer_idx, experts.build_on_slot(layer_idx))
         self._fetching.start()
@@ -204,7 +201,7 @@ class ExpertSharing:
             end_rank=end_for_good,
         )
 
-    def _report(self, layers: list[DwdpRoutedExperts], experts: RankExperts) -> None:
+    def _report(self, experts: RankExperts) -> None:
         self.stats = {
             "rank": self.job_rank,
             "job_size": self._settings.job_size,
@@ -213,7 +210,7 @@ class ExpertSharing:
             "memory": self._driver.kind,
             "handles": TYPE_NAMES[self._handle_type] if self._handle_type else "none",
             "numa_node": self._memory.numa_node,
-            **expert_stats(layers, experts),
+            **expert_stats(self.context, experts),
             "fetch_config": self._config.fetch,
             "slot_bytes": experts.slots.num_bytes if experts.slots else 0,
             "startup_seconds": self._seconds,

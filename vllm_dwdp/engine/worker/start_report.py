@@ -8,8 +8,8 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.device.bandwidth import Bandwidths
+from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.graph_fence import decode_sizes
-from vllm_dwdp.engine.moe.layer_registry import active_registry
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
 from vllm_dwdp.layout.rank_layout import RankLayout
@@ -18,10 +18,10 @@ from vllm_dwdp.rank.experts import RankExperts
 logger = init_logger("vllm.dwdp")
 
 
-def expert_stats(layers: Sequence[DwdpRoutedExperts], experts: RankExperts) -> dict[str, Any]:
+def expert_stats(context: MoeContext, experts: RankExperts) -> dict[str, Any]:
     """What a rank owns, maps and has read; sizes in bytes."""
+    layers, read_count = context.layers, context.read_count
     local = layers[0].local_experts
-    read_count = active_registry().read_count
     return {
         "num_layers": len(layers),
         "num_experts": layers[0].global_num_experts,
