@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""DwdpConfig: what the user may say, parsed and checked before any process or weight exists."""
+"""DwdpConfig: the user's options, parsed and checked before any process or weight exists."""
 
 import dataclasses
 import mmap
@@ -16,7 +16,7 @@ DEFAULT_TIMEOUT_S = 540.0
 """Longer than slow storage takes for one layer of a large model."""
 
 SMALLEST, LARGEST = 1e-6, 1e9
-"""Bounds of the bandwidths and times that a user may give. Sums of them stay finite numbers."""
+"""Bounds of the bandwidths and times that a user may give. Sums of such values stay finite."""
 
 
 class FetchMode(StrEnum):
@@ -36,7 +36,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class DwdpConfig:
-    """The `dwdp` section of vLLM's `--additional-config`.
+    """The `dwdp` section of vLLM's `--additional-config`. Raises ConfigError for a bad value.
 
     dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
     num_experts_per_worker: experts each rank owns; default: as even as possible.
@@ -44,13 +44,13 @@ class DwdpConfig:
         'auto': as many as don't fit into the GPU.
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
-    num_slots: staging regions for prefetched or selected experts, each for one layer.
+    num_slots: slots, each of which is local memory for the experts that one layer lacks.
     slice_bytes: the size of the largest slice of a copy, which is also the most that a round
         reads from one peer; default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see
         layout.copies.gpu_slice_bytes.
     copy_threads: threads that copy, on host memory.
-    batched_copies: on a GPU, give the driver a round of copies in one call, where it can; off,
-        because drivers have crashed and hung on such calls.
+    batched_copies: on a GPU, give the driver a round of copies in one call, if it has such a call;
+        off by default, because drivers have crashed and hung on it.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
@@ -109,12 +109,12 @@ class DwdpConfig:
 
     @property
     def given_host_experts(self) -> int:
-        """The number that the user says; 0 under 'auto', until the model's sizes are known."""
+        """The number that the user gives; 0 for 'auto', whose number depends on the model."""
         return 0 if isinstance(self.host_experts, str) else self.host_experts
 
     @classmethod
     def parse(cls, section: Any) -> "DwdpConfig":
-        """Read the user's section; raises ConfigError on anything it doesn't know."""
+        """Read the user's section; raises ConfigError for unknown options and bad values."""
         if section is None:
             return cls()
         if not isinstance(section, Mapping):
@@ -129,9 +129,10 @@ class DwdpConfig:
 
 
 def usable_slots(num_slots: int, num_layers: int, *, of: str = "MoE layers") -> int:
-    """How many slots there will be: each serves one layer at a time, so no more than layers.
+    """How many slots a rank makes: `num_slots`, but no more than there are layers to use them.
 
-    of: what was counted as layers. Only the default may be larger. Raises ConfigError.
+    of: what `num_layers` counts, for the error. Raises ConfigError if `num_slots` is more than the
+    number of layers and more than the default.
     """
     if num_slots > max(num_layers, DEFAULT_NUM_SLOTS):
         raise ConfigError(
@@ -142,7 +143,7 @@ def usable_slots(num_slots: int, num_layers: int, *, of: str = "MoE layers") -> 
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
-    """Split 'host:port'; an IPv6 host stands in brackets."""
+    """Split 'host:port'; an IPv6 host stands in brackets. Raises ConfigError."""
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"dwdp.rendezvous must be 'host:port', got {text!r}.")

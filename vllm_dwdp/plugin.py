@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The vLLM plugin entry point: all that every vLLM process on the machine imports.
+"""The entry point of the plugin, which every vLLM process on the machine imports.
 
 * `register()` never raises: an exception here would end every vLLM command.
-* It wraps two methods, the look-up of executor names and the making of a parallel config, in which
-  vLLM reads the environment before that; users who don't select dwdp pass straight through both.
-* Whoever selects dwdp where it can't run gets the reason, when they select it.
+* It wraps two methods of vLLM. `Executor.get_class` looks executor names up. Before that,
+  `ParallelConfig.__post_init__` reads the environment. For users who don't select dwdp both do what
+  they do without the plugin.
+* A user who selects dwdp where it can't run gets the reason at once.
 """
 
 import functools
@@ -73,7 +74,7 @@ def is_dwdp(backend: Any) -> bool:
 
 
 def _is_in_command() -> bool:
-    """Whether the command line selects dwdp: vLLM makes a config before it reads that line."""
+    """Whether the command line selects dwdp; vLLM makes a ParallelConfig before it parses that."""
     return any(is_dwdp(argument.rpartition("=")[2]) for argument in sys.argv[1:])
 
 
@@ -84,7 +85,7 @@ def _configured_executor(vllm_config: Any) -> Any:
 
 
 def _import(module: str) -> Any:
-    """A module of the engine room. Raises RuntimeError where dwdp can't run."""
+    """A module of vllm_dwdp.engine. Raises RuntimeError with the reason if dwdp can't run here."""
     try:
         from vllm_dwdp.engine import compat
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bandwidth of copies, by the copier that prefetches, and of reads by a kernel.
+"""Measures two bandwidths: of copies by the rank's copier, and of reads by a kernel.
 
-A GPU does the two by different engines over links, so that the one says nothing about the other.
+On a GPU different hardware does the two, so that neither bandwidth can be inferred from the other.
 """
 
 import statistics
@@ -16,19 +16,23 @@ import torch
 from vllm_dwdp._core import Copier, CopyList, MemoryDriver
 
 FAST_LINK = 0.7
-"""Peers' memory this fast, beside own memory, is read where it lies."""
+"""Peers' memory is read in place if its bandwidth is at least this share of own memory's."""
 
 HOST_ROOM_BYTES = 16 << 20
 MIN_GPU_ROOM_BYTES = 256 << 20
 CACHES = 4
-"""A GPU moves this many times its second-level cache at a time, so that it measures its memory."""
+"""On a GPU a measurement moves this many times the second-level cache, to measure memory."""
 
 NUM_READS = 8
-"""A kernel reads the same bytes so often in a row, if there is time: launches must not count."""
+"""How often a measurement reads the same bytes, if there is time, so that launches hardly count."""
 
 
 class Bandwidths(NamedTuple):
-    """Bytes per second: copies out of peers' memory; what kernels read of it, and of own memory."""
+    """Bytes per second.
+
+    copies: by the copier, out of peers' memory. peers: by a kernel that reads peers' memory. own:
+    by a kernel that reads own memory.
+    """
 
     copies: float
     peers: float
@@ -36,7 +40,7 @@ class Bandwidths(NamedTuple):
 
     @property
     def reads_peers_as_own(self) -> bool:
-        """Whether nothing is to be won by copying."""
+        """Whether peers' memory is so fast that copies save no time."""
         return self.peers >= FAST_LINK * self.own
 
     @classmethod
@@ -46,16 +50,17 @@ class Bandwidths(NamedTuple):
 
 
 class LinkProbe(ABC):
-    """Measures how fast sources, tensors of bytes, are moved, again and again until a time.
+    """Measures how fast bytes are copied and read; repeats a measurement until a time.
 
-    room_bytes: how many bytes of the sources are moved at a time.
+    sources: uint8 tensors of whole pages. until: the end, by time.monotonic(). room_bytes: how many
+    bytes of the sources are moved at a time.
     """
 
     room_bytes: int
 
     @abstractmethod
     def copies(self, sources: Sequence[torch.Tensor], until: float) -> float:
-        """Bytes per second that the copier copies. until: of time.monotonic()."""
+        """Bytes per second that the copier copies."""
 
     @abstractmethod
     def reads(self, sources: Sequence[torch.Tensor], until: float) -> float:
@@ -63,9 +68,9 @@ class LinkProbe(ABC):
 
 
 class HostProbe(LinkProbe):
-    """For memory that the CPU reads: a copy is a read.
+    """Measures memory that the CPU reads; a copy is a read there.
 
-    The fastest time counts, because whatever else the machine does only adds to a time.
+    The fastest measurement counts, because other work of the machine can only slow one down.
     """
 
     room_bytes = HOST_ROOM_BYTES
@@ -86,9 +91,10 @@ class HostProbe(LinkProbe):
 
 
 class GpuProbe(LinkProbe):
-    """For memory of GPUs. The median counts: what other ranks read at the same time belongs to it.
+    """Measures memory of GPUs.
 
-    clock: seconds, once all work given to the GPU before has ended.
+    The median counts: other ranks read at the same time, and their effect belongs to the figure.
+    clock: waits for all work given to the GPU before, and returns the time in seconds.
     """
 
     def __init__(
@@ -126,9 +132,10 @@ class GpuProbe(LinkProbe):
 def copy_seconds(
     driver: MemoryDriver, copier: Copier, parts: Sequence[torch.Tensor], until: float
 ) -> tuple[int, list[float]]:
-    """How many bytes a copy moves, and how long each of several took.
+    """Copy `parts` until a time; return the bytes of one measurement and the seconds of each.
 
-    Few bytes are copied several times in a row: alone they would time the copier's threads.
+    A measurement copies a small `parts` several times in a row. One copy of it would measure the
+    copier's threads more than memory.
     """
     num_bytes = sum(part.nbytes for part in parts)
     scratch = driver.create_slot_page(max(num_bytes, HOST_ROOM_BYTES))
@@ -143,7 +150,7 @@ def copy_seconds(
 
 
 def first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.Tensor]:
-    """As much of the sources as there is room for; those are whole pages."""
+    """The first `num_bytes` of the sources together; both are whole pages."""
     parts = []
     for source in sources:
         if part := min(num_bytes, source.nbytes):
@@ -153,7 +160,7 @@ def first_bytes(sources: Sequence[torch.Tensor], num_bytes: int) -> list[torch.T
 
 
 def _repeat(once: Callable[[], float], until: float) -> list[float]:
-    """At least one time."""
+    """The results of calls of `once`, at least one call, until a time."""
     times = [once()]
     while time.monotonic() < until:
         times.append(once())

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The memory that a rank's experts live in: its driver, copier, streams and clock.
 
-All that differs between host memory and a GPU's, above the driver seam, is in this folder.
+Above the core's MemoryDriver, all that differs between host memory and a GPU's is in this folder.
 """
 
 import socket
@@ -22,25 +22,28 @@ HOST_SLICE_BYTES = 1 << 20
 
 
 class RankMemory(ABC):
-    """driver: of blocks and views; slot_driver: of slots; kind: as the drivers name it."""
+    """The memory of one rank.
+
+    driver: makes blocks and views. slot_driver: makes slots. kind: MemoryDriver.kind of both.
+    """
 
     kind: ClassVar[str]
     driver: MemoryDriver
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
     is_taken_at_once = False
-    """Whether what PyTorch allocates is taken at once, or when it is first written to."""
+    """Whether PyTorch's allocations take memory at once; if not, they do when first written to."""
     gpu_name: str | None = None
     """The unique name of this rank's GPU; None for ranks on CPUs."""
 
     @property
     def place(self) -> str:
-        """The memory in which experts lie, for ranks to tell whether it is the same one."""
+        """The name of the memory in which experts lie; ranks with the same name share it."""
         return self.gpu_name or f"host {socket.gethostname()}"
 
     @abstractmethod
     def free_bytes(self) -> int:
-        """What this memory can still give."""
+        """Bytes of this memory that are free."""
 
     @abstractmethod
     def __init__(self, rank: int) -> None:
@@ -48,49 +51,49 @@ class RankMemory(ABC):
 
     @property
     def warnings(self) -> list[str]:
-        """What went less well than asked with blocks and views, once each."""
+        """Sentences on what the driver could not do as asked with blocks and views, each once."""
         return self.driver.warnings
 
     def bytes_of(self, view: View) -> torch.Tensor:
-        """uint8 [num_bytes] of a finished view, which it keeps mapped."""
+        """The bytes of a finished view as uint8 [num_bytes]; the tensor keeps the view mapped."""
         return torch.from_dlpack(view.bytes_tensor())
 
     @abstractmethod
     def make_copier(self, config: DwdpConfig) -> Copier: ...
 
     def slice_bytes(self, peer_bytes: int) -> int:
-        """How much to copy from one peer at a time, of `peer_bytes` in a layer."""
+        """The most bytes to copy at a time from one peer, of `peer_bytes` that a layer reads."""
         return HOST_SLICE_BYTES
 
     @abstractmethod
     def make_chosen(self, copier: Copier, num_ranks: int) -> MakeChosen[Any]:
-        """Returns what makes, for each layer, the object that fetches chosen experts.
+        """Returns a function that makes, for one layer, the object that fetches chosen experts.
 
-        num_ranks: of the group, whose fetched bytes are counted apart.
+        num_ranks: how many ranks the group has; fetched bytes are counted for each of them.
         """
 
     def gathered(self) -> list[int] | None:
-        """What was copied of chosen experts where only the GPU knows: see fetch.gather.make_totals.
+        """Counts of the copies of chosen experts, if only the GPU counts them; else None.
 
-        Waits for the GPU.
+        See device.gather.make_totals. Waits for the GPU.
         """
         return None
 
     def link_probe(self, copier: Copier) -> LinkProbe:
-        """What measures how fast blocks are copied and read."""
+        """Returns a probe that measures how fast blocks are copied and read."""
         return HostProbe(self.slot_driver, copier)
 
     def make_waits(self, seconds: list[float]) -> Waits:
-        """What times how long layers wait, by layer."""
+        """Returns an object that adds the time that layers wait to `seconds`, by layer."""
         return HostWaits(seconds)
 
     @abstractmethod
     def current_stream(self) -> int:
-        """The handle of the stream that kernels are given to; 0 where the CPU runs them."""
+        """The handle of the stream on which kernels are launched now; 0 on a CPU."""
 
     @abstractmethod
     def seconds(self) -> float:
-        """A clock that has waited for all work before it."""
+        """Waits for all work given to the device before, and returns the time in seconds."""
 
     @abstractmethod
     def give_back(self) -> None:

@@ -62,13 +62,13 @@ class GpuMemory(RankMemory):
         return time.perf_counter()
 
     def give_back(self) -> None:
-        """PyTorch keeps freed memory of the GPU, and freed pinned memory of the host."""
+        """Return what PyTorch keeps of freed memory: of the GPU, and pinned memory of the host."""
         torch.cuda.empty_cache()
         _empty_host_cache()
 
 
 def _empty_host_cache() -> None:
-    """PyTorch 2.12 and later have a public name for it."""
+    """Free the cache of pinned memory; PyTorch 2.12 and later have a public name for this."""
     if hasattr(torch.accelerator, "empty_host_cache"):
         torch.accelerator.empty_host_cache()
     elif hasattr(torch._C, "_host_emptyCache"):

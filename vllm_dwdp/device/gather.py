@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Selective on a GPU: one kernel reads the router's choice and copies what is missing of it.
+"""`selective` on a GPU: one kernel reads the router's choice and copies the chosen experts.
 
-* The host never learns the choice, so a captured graph replays it for any tokens.
-* A program per missing expert and part of it: it looks for its expert among the ids, and copies.
-* What a slot holds is noted on the device, in two rows that take turns: programs of one launch
-  read the one and write the other.
-* A launch has few arguments, of few kinds: each costs the host time at every layer, and a value
-  that Triton specialises on is a kernel to compile, which a capture doesn't allow.
-* `vllm_dwdp._core.ChosenExperts` does the same on host memory, and is its reference.
+* The host never learns the choice, so that a captured graph is right for any choice.
+* A missing expert is one that this rank doesn't have. For each of these the kernel has PARTS
+  programs. A program looks for its expert among the chosen ids, and if the slot lacks the expert,
+  copies a part of it.
+* The device notes which experts the slot holds, in two rows that take turns: the programs of one
+  launch read one row and write the other.
+* A launch has few arguments, because each costs the host time at every layer. Triton specialises
+  on few of their values, because each specialisation is a kernel to compile, and a capture allows
+  no compilation.
+* `vllm_dwdp._core.ChosenExperts` does the same on host memory, and is the reference of this kernel.
 """
 
 import itertools
@@ -27,10 +30,10 @@ PARTS = tl.constexpr(8)
 """Programs that share the copies of one expert."""
 
 CHUNK_FIELDS = tl.constexpr(4)
-"""Peer, destination, source, number of words."""
+"""A chunk has these fields: peer, destination, source, number of words."""
 
 NUM_COUNTS = tl.constexpr(2)
-"""Of `totals`, before the bytes of each peer."""
+"""How many counts `totals` has before the bytes of each peer."""
 
 ID_BLOCK = tl.constexpr(1024)
 WORD_BLOCK = tl.constexpr(2048)
@@ -40,15 +43,18 @@ ID_TYPES = {4: tl.int32, 8: tl.int64}
 
 
 def make_totals(num_peers: int, device: str) -> torch.Tensor:
-    """int64 [2 + num_peers]: copies, chosen experts that a slot held already, bytes by peer."""
+    """Counters, all 0, as int64 [2 + num_peers].
+
+    They are copies, chosen experts that a slot held already, and bytes by peer.
+    """
     return torch.zeros(NUM_COUNTS.value + num_peers, dtype=torch.int64, device=device)
 
 
 class GatheredExperts:
-    """The missing experts of one layer, in one slot; stands for ChosenExperts on a GPU.
+    """Copies the chosen experts of one layer to its slot; takes the place of ChosenExperts.
 
-    experts: by index, the copies of each; none: this rank has the expert.
-    totals: see make_totals; shared by all layers.
+    experts: by expert index, the copies that bring the expert; none for one that this rank has.
+    totals: see make_totals; all layers share it.
     """
 
     def __init__(self, experts: Sequence[Sequence[PeerCopy]], totals: torch.Tensor) -> None:
@@ -66,8 +72,8 @@ class GatheredExperts:
     def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
         """Launch the gather on the current stream.
 
-        Ids are dense int32 or int64 on the GPU; below 0: padding. What it copied is found in
-        `totals`, not in what it returns.
+        address: of `num_ids` dense ids on the GPU, int32 or int64; ids below 0 are padding. The
+        kernel counts what it copies in `totals`; the counts that this method returns are empty.
         """
         if self._launches and num_ids:
             self._launches[id_bytes](*self._arguments(address, num_ids, id_bytes))
@@ -76,7 +82,7 @@ class GatheredExperts:
         return [], 0, 0
 
     def forget(self) -> None:
-        """The slot holds something else now; the next launch takes it from there."""
+        """Note that the slot holds nothing of this layer any more."""
         self._holds_any = False
 
     def _arguments(self, address: int, num_ids: int, id_bytes: int) -> tuple[Any, ...]:
@@ -86,10 +92,11 @@ class GatheredExperts:
         )
 
     def _compile(self, grid: tuple[int, int, int]) -> dict[int, Callable[..., Any]]:
-        """By bytes of an id: the kernel, run once on ids that choose nothing.
+        """By the bytes of an id, the kernel, ready to launch.
 
-        A capture allows no compilation, and Triton's own look-up costs the host as much as the
-        launch. Its interpreter has nothing compiled.
+        The kernel runs here once, on ids that choose nothing, because a capture allows no
+        compilation. What Triton compiled is launched without Triton's look-up, which costs the host
+        as much as the launch. Triton's interpreter compiles nothing: it launches the kernel itself.
         """
         found = {}
         for dtype in (torch.int32, torch.int64):
@@ -106,7 +113,7 @@ def _chunks(copies: Sequence[PeerCopy]) -> Iterator[PeerCopy]:
 
 
 def _word_bytes(copies: Iterable[PeerCopy]) -> int:
-    """The widest word at whose multiples all copies begin and end."""
+    """Bytes of the widest word that divides all addresses and sizes of the copies."""
     bounds = itertools.chain.from_iterable(copy[1:] for copy in copies)
     return math.gcd(max(WORD_TYPES), *bounds)
 
@@ -114,7 +121,10 @@ def _word_bytes(copies: Iterable[PeerCopy]) -> int:
 def _table(
     missing: Sequence[int], chunks: Sequence[Sequence[PeerCopy]], word_bytes: int
 ) -> list[int]:
-    """[missing experts | the first chunk of each, and the end | CHUNK_FIELDS of each chunk]."""
+    """The kernel's table, three parts in a row.
+
+    [missing experts | the first chunk of each, and the end | CHUNK_FIELDS of each chunk]
+    """
     first = itertools.accumulate((len(of_one) for of_one in chunks), initial=0)
     fields = (
         (peer, destination, source, num_bytes // word_bytes)
@@ -136,7 +146,7 @@ def _gather(
     WORD_TYPE: tl.constexpr,
     WORD_BYTES: tl.constexpr,
 ):
-    """A program of (missing expert, part)."""
+    """Copies one part of a missing expert if it is chosen; the grid is (missing experts, PARTS)."""
     index = tl.program_id(0)
     num_missing = tl.num_programs(0)
     part = tl.program_id(1)

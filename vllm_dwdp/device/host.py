@@ -42,7 +42,7 @@ class HostMemory(RankMemory):
         return time.perf_counter()
 
     def give_back(self) -> None:
-        """glibc keeps freed memory, and tcmalloc where vLLM preloads that."""
+        """Return freed memory that glibc keeps, or tcmalloc if vLLM preloads that."""
         process = ctypes.CDLL(None)
         if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
             process.MallocExtension_ReleaseFreeMemory()
@@ -51,5 +51,9 @@ class HostMemory(RankMemory):
 
 
 def _cores_of_the_engine() -> list[int]:
-    """A worker's thread is bound to a core of its kernels; the engine that spawned it is not."""
+    """The cores on which threads that copy may run: all cores of the engine.
+
+    This thread of the worker is bound to a core of its kernels. The engine, the worker's parent
+    process, is not.
+    """
     return sorted(os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0))

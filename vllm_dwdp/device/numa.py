@@ -26,7 +26,7 @@ def numa_node_of(cores: Iterable[int], nodes: Mapping[int, int]) -> int:
 
 
 def read_numa_nodes(root: Path = NUMA_NODES) -> dict[int, int]:
-    """What the kernel says of each node's cores, as a bit mask; empty where it says nothing."""
+    """By NUMA node, its cores as a bit mask; empty where the kernel doesn't tell."""
     return {
         int(file.parent.name.removeprefix("node")): int(file.read_text().replace(",", ""), 16)
         for file in root.glob("node[0-9]*/cpumap")

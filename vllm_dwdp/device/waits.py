@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How long layers wait for their experts, measured where the waiting happens: on CPU or GPU.
+"""Measures how long layers wait for their experts, on the CPU or the GPU, whichever waits.
 
-`begin` and `end` stand around what makes a layer wait, in the thread that runs the model.
+The thread that runs the model calls `begin` before and `end` after the call that may wait.
 """
 
 import time
@@ -12,18 +12,18 @@ from typing import Protocol
 import torch
 
 SAMPLED_STEPS = 8
-"""Of so many steps one is timed on a GPU: events cost the host time at every layer."""
+"""On a GPU one step of this many is timed, because events cost the host time at every layer."""
 
 
 class Waits(Protocol):
-    """Adds to a list of seconds by layer."""
+    """Adds the time of each wait to a list of seconds, by layer."""
 
     def begin(self, step: int) -> None: ...
     def end(self, layer: int) -> None: ...
 
 
 class HostWaits:
-    """The thread itself waits."""
+    """Measures waits on a CPU, where the calling thread itself waits."""
 
     def __init__(self, seconds: list[float]) -> None:
         self._seconds = seconds
@@ -37,10 +37,11 @@ class HostWaits:
 
 
 class GpuWaits:
-    """The current stream waits, between two events; what one step waits counts for SAMPLED_STEPS.
+    """Measures waits on a GPU, where the current stream waits, between two events.
 
-    Nothing waits for the events: a step is counted when one after it finds that they have passed.
-    A replayed graph runs no Python, so that its waits are not seen.
+    The waits of one timed step count SAMPLED_STEPS times. The host doesn't wait for the events: a
+    later timed step finds that they have passed, and adds their times. The waits of a replayed
+    graph are not measured, because a replay runs no Python.
     """
 
     def __init__(self, seconds: list[float]) -> None:

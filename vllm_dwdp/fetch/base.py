@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What the parts of fetching know of each other, as protocols."""
+"""Protocols: what the parts of fetching call of each other and of the core."""
 
 from typing import NamedTuple, Protocol
 
@@ -17,14 +17,14 @@ class ChosenIds(NamedTuple):
 
 
 class Fetcher(Protocol):
-    """What decides how a layer gets its experts: the scheduler, or who stands in at start-up."""
+    """Decides how a layer gets its experts: the scheduler, or what takes its place at start-up."""
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode: ...
     def release(self, layer: int, mode: FetchMode) -> None: ...
 
 
 class InPlace:
-    """Before a rank has settled how it fetches: peers' memory is read where it lies, uncounted."""
+    """The fetcher before serving starts: layers read peers' memory in place; nothing is counted."""
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
         return FetchMode.DIRECT
@@ -34,7 +34,7 @@ class InPlace:
 
 
 class Copier(Protocol):
-    """`vllm_dwdp._core.Copier`."""
+    """What the scheduler calls of `vllm_dwdp._core.Copier`."""
 
     def submit(self, copies: CopyList, stream: int) -> int: ...
     def cancel(self, ticket: int) -> None: ...
@@ -43,14 +43,14 @@ class Copier(Protocol):
 
 
 class Chosen(Protocol):
-    """`vllm_dwdp._core.ChosenExperts`."""
+    """What the scheduler calls of `vllm_dwdp._core.ChosenExperts`."""
 
     def fetch(self, address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]: ...
     def forget(self) -> None: ...
 
 
 class Copies(Protocol):
-    """`vllm_dwdp.memory.slots.LayerCopies`."""
+    """What the scheduler reads of `vllm_dwdp.memory.slots.LayerCopies`."""
 
     @property
     def everything(self) -> CopyList: ...

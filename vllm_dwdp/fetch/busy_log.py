@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A line a minute about what was fetched, while steps run."""
+"""Logs once a minute how much was fetched, if steps have run."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ INTERVAL_S = 60.0
 
 
 class BusyLog:
-    """How much the counters have grown since the line before."""
+    """Logs how much the counters have grown since the last line."""
 
     def __init__(self, counters: FetchCounters) -> None:
         self._counters = counters
@@ -26,7 +26,7 @@ class BusyLog:
         thread.start()
 
     def line(self) -> str | None:
-        """None when no step has run since the last call."""
+        """What was counted since the last call; None if no step has run since."""
         before, now = self._last, self._counters.snapshot()
         self._last = now
         steps = {mode: count - before["steps"][mode] for mode, count in now["steps"].items()}

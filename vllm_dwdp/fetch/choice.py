@@ -13,17 +13,17 @@ logger = logging.getLogger("vllm.dwdp")
 
 
 class StepSizes(NamedTuple):
-    """In padded tokens: the largest step, and the largest that may be captured in a graph."""
+    """Padded tokens of the largest step, and of the largest step that a graph may capture."""
 
     max_tokens: int
     captured_tokens: int
 
 
 def policy_for(fetch: str, model: CostModel | None, sizes: StepSizes) -> Policy:
-    """What the option `fetch` makes of a rank's steps.
+    """The policy of a rank's steps, by the option `fetch`.
 
-    model: None where copies can't win anything. A policy whose copies are for steps larger than any
-    there will be is 'direct'.
+    model: None if copies can't save any time. If only steps of more than `sizes.max_tokens` would
+    copy, the policy is 'direct' for all.
     """
     captured = sizes.captured_tokens
     if fetch != AUTO:
@@ -54,7 +54,7 @@ def report(config: DwdpConfig, policy: Policy, model: CostModel, sizes: StepSize
 
 
 def warn_of_captured(policy: Policy, config: DwdpConfig, sizes: StepSizes) -> None:
-    """Say so if a mode that copies was asked for, and no step will take it."""
+    """Warn if the user asked for 'prefetch' and no step will prefetch."""
     if policy.is_direct and config.fetch == FetchMode.PREFETCH:
         logger.warning(
             "dwdp.fetch is 'prefetch', but no step of this engine prefetches: the largest has %d "

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How long one layer computes for a token, taken from steps that serve nobody."""
+"""Measures how long one layer computes for a token, on made-up steps before serving starts."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from vllm_dwdp.fetch.base import ChosenIds
 
 
 class ComputeProbe:
-    """Looks at the clock around one layer; stands in for the scheduler.
+    """A fetcher that times one layer; it is in the scheduler's place while it does.
 
-    The layer runs on the views of one mode, all others read in place; nothing is copied.
+    The timed layer runs on the views of `mode`, all other layers read in place; nothing is copied.
     """
 
     def __init__(self, clock: Callable[[], float], layer_idx: int, mode: FetchMode) -> None:
-        """clock: seconds, once all work given to the device before has ended."""
+        """clock: waits for all work given to the device before, and returns the time in seconds."""
         self._clock = clock
         self._layer_idx = layer_idx
         self._mode = mode
@@ -41,12 +41,11 @@ class ComputeProbe:
 
     @property
     def seconds_per_token(self) -> float:
-        """Seconds per token of the layer and of what follows it up to the next MoE layer.
+        """Seconds per token, from the start of the layer to the next MoE layer.
 
-        They are those of the largest step seen.
-
-        The kernel alone counts where no other layer follows. The fastest of several steps counts:
-        the first one compiles, and other work of the machine only adds to a time.
+        If no MoE layer follows, only the layer's kernel is timed. Of the steps seen, those of the
+        largest size count, and of these the fastest: the first one compiles, and other work of the
+        machine can only slow a step down.
         """
         seen = self._windows or self._kernels
         num_tokens = max(seen)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ends a rank whose copies don't end: without it a hung driver looks like a slow answer.
+"""Ends a rank whose copies don't end; without this watch a hung driver looks like a slow answer.
 
-* The watch looks at the copier from a thread of its own, and asks for nothing that could block.
-* It counts looks, not seconds: a process that was stopped meanwhile has not hung.
+* The watch looks at the copier from a thread of its own, and calls nothing that could block.
+* The watch counts looks, not seconds, so that time in which the process was stopped doesn't count.
 """
 
 import logging
@@ -16,7 +16,7 @@ from vllm_dwdp._core import CopyProgress
 logger = logging.getLogger("vllm.dwdp")
 INTERVAL_S = 5.0
 NUM_LOOKS = 12
-"""So many looks in a row must find the same copy under way: a minute."""
+"""A copy hangs if this many looks in a row, a minute, find it where the look before found it."""
 
 
 class CopiedSlice(NamedTuple):
@@ -27,15 +27,17 @@ class CopiedSlice(NamedTuple):
 
 
 class Watched(Protocol):
-    """`vllm_dwdp._core.Copier`."""
+    """What the watch calls of `vllm_dwdp._core.Copier`."""
 
     def first_under_way(self) -> CopyProgress | None: ...
 
 
 class CopyWatch:
-    """layers: the copies of each layer, in order. job_ranks: the group's ranks, as users know them.
+    """Looks at the copier at intervals, and ends the rank if a copy hangs.
 
-    end_rank: called once a copy has not ended; the process ends with it.
+    layers: the copies of each layer, in order. rank: this rank's number in its group. job_ranks: by
+    rank of the group, its number in the job, which users know. end_rank: called once, if a copy
+    hangs; ends the process.
     """
 
     def __init__(

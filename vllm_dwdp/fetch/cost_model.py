@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What a step costs in each fetch mode, from measured bandwidths and compute time.
 
-The model is of one MoE layer and the attention beside it, in steady state. Tokens choose experts
-evenly, which makes the experts that a step needs as many as they can be.
+The model covers one MoE layer and its attention, in steady state. It assumes that tokens choose all
+experts equally often, so that a step needs as many experts as it can.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from vllm_dwdp.device.bandwidth import Bandwidths
 
 
 class Seconds(NamedTuple):
-    """Of one layer: `compute`, and what fetching adds to it in each mode."""
+    """Seconds of one layer: `compute`, and what each fetch mode adds to it."""
 
     compute: float
     direct: float
@@ -24,11 +24,13 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """missing_bytes: of the experts of one layer that a rank lacks.
+    """The figures by which the modes of one layer are compared.
 
-    compute_s_per_token: of one layer.
-    direct_extra_s_per_token: how much longer a token takes in the largest step when it reads peers'
-        memory in place; 0: not measured. Kernels read a weight once for each block of tokens.
+    missing_bytes: bytes of the layer's experts that the rank lacks.
+    compute_s_per_token: seconds that the layer computes for a token.
+    direct_extra_s_per_token: additional seconds per token if the largest step reads peers' memory
+        in place; 0: not measured. Bandwidths alone don't tell it, because kernels read a weight
+        once for each block of tokens.
     """
 
     missing_bytes: int
@@ -65,7 +67,7 @@ class CostModel:
 
     @property
     def _copy_all(self) -> float:
-        """Seconds."""
+        """Seconds that a copy of all missing bytes takes."""
         return self.missing_bytes / self.bandwidths.copies
 
 
@@ -75,7 +77,7 @@ def share_chosen(num_tokens: int, top_k: int, num_experts: int) -> float:
 
 
 def best_mode(seconds: Seconds, *, may_prefetch: bool, min_gain: float) -> FetchMode:
-    """The cheapest mode; another than direct must save `min_gain` of the layer's time."""
+    """The cheapest mode; one that copies must save more than `min_gain` of the layer's time."""
     costs = {FetchMode.DIRECT: seconds.direct, FetchMode.SELECTIVE: seconds.selective}
     if may_prefetch:
         costs[FetchMode.PREFETCH] = seconds.prefetch

@@ -11,12 +11,17 @@ from vllm_dwdp.config import FetchMode
 
 @dataclass
 class FetchCounters:
-    """Times in seconds, sizes in bytes; lists by layer, or by peer of the group.
+    """Counters of one rank; times in seconds, sizes in bytes.
 
-    steps: by mode of the first MoE layer. hits: prefetched layers whose copy had been started
-    before they asked; step_hits: those of them that an earlier step started. misses: those whose
-    copy had to be started when they asked. selective_hits: chosen missing experts that the slot
-    held already.
+    forwards, tokens: by layer, how often it ran, on how many tokens. exposed_seconds: by layer, how
+    long it waited for its experts. bytes_fetched: by mode, then by peer of the group. steps: by the
+    mode of the first MoE layer. copies: lists of copies that were started; slices: the
+    slices in them.
+
+    hits: prefetched layers whose copy had been started before they asked for it. step_hits: hits
+    whose copy an earlier step had started. misses: prefetched layers whose copy started only when
+    they asked. cancelled: copies that were cut short. selective_hits: chosen missing experts that
+    the slot held already.
     """
 
     num_layers: int
@@ -43,7 +48,7 @@ class FetchCounters:
         self.steps = {mode.value: 0 for mode in FetchMode}
 
     def add_copy(self, mode: FetchMode, bytes_by_peer: Sequence[int], num_slices: int) -> None:
-        """One copy list was started."""
+        """Count one list of copies that was started."""
         total = self.bytes_fetched[mode]
         for peer, num_bytes in enumerate(bytes_by_peer):
             total[peer] += num_bytes

@@ -43,7 +43,7 @@ class DecodeStep(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeModel:
-    """missing_bytes: what a rank lacks of the experts of all layers together."""
+    """missing_bytes: bytes of the experts that a rank lacks, over all layers."""
 
     missing_bytes: int
     num_experts: int
@@ -63,7 +63,7 @@ class DecodeModel:
 def report_decode(model: DecodeModel, sizes: Sequence[int], *, has_kv_transfer: bool) -> None:
     """Log what steps of some sizes read; warn if the largest is slow and this engine decodes.
 
-    has_kv_transfer: whether a KV transfer is configured: such a server may be there to prefill.
+    has_kv_transfer: whether a KV transfer is configured; a server with one may only prefill.
     """
     steps = [model.step(size) for size in _to_show(sizes)]
     logger.info(
@@ -84,5 +84,5 @@ def report_decode(model: DecodeModel, sizes: Sequence[int], *, has_kv_transfer: 
 
 
 def _to_show(sizes: Sequence[int]) -> list[int]:
-    """Powers of two and the largest: vLLM captures dozens of sizes."""
+    """Those sizes that are powers of two, and the largest size; vLLM captures dozens of sizes."""
     return sorted(n for n in set(sizes) if n == max(sizes) or n & (n - 1) == 0)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The links between a rank and its peers, each measured apart, while all ranks measure.
+"""Measures the links of a rank to its peers one after the other, while all ranks measure theirs.
 
     turn     1          2          3
     rank 0   reads 1    reads 2    reads 3
     rank 1   reads 2    reads 3    reads 0
     rank 2   reads 3    reads 0    reads 1
 
-* In each turn no two ranks read the same peer, and all links carry what they carry in service.
-* Last of all comes the memory of the host, where the group keeps experts there: all ranks at once.
+* In each turn no two ranks read the same peer, and all links are in use, as in service.
+* In the last turn all ranks read the host's memory, if the group keeps experts there.
 * Turns end by the clock, not by a message: ranks that leave the barrier together stay in step.
 """
 
@@ -24,15 +24,15 @@ from vllm_dwdp.device.bandwidth import Bandwidths, LinkProbe
 from vllm_dwdp.layout.rank_layout import RankLayout
 
 TURN_S = 0.1
-"""How long a peer's memory is copied in its turn, and how long it is read. Twice the time by which
-ranks may leave the barrier apart."""
+"""Seconds for which a peer's memory is copied in its turn, and for which it is read: twice the most
+time that may pass between two ranks leaving the barrier."""
 
 
 class Places(NamedTuple):
-    """Bytes of blocks, where the views of a rank show them.
+    """Bytes of blocks to measure, as tensors in the direct views of a rank.
 
-    own: in its own memory. over_links: by the rank out of whose memory they are read; the rank's
-    own number stands for its host.
+    own: bytes in the rank's own memory. over_links: by the rank that they are read from, bytes
+    behind a link; the rank's own number stands for its host.
     """
 
     own: list[torch.Tensor]
@@ -48,9 +48,10 @@ class PeerLink(NamedTuple):
 
 @dataclass(frozen=True)
 class Links:
-    """own: bytes per second that a kernel reads of own memory. peers: by rank in the group.
+    """The measured links of a rank.
 
-    The peer of this rank's own number is its host.
+    own: bytes per second that a kernel reads of own memory. peers: by rank in the group; this
+    rank's own number stands for its host.
     """
 
     rank: int
@@ -58,9 +59,9 @@ class Links:
     peers: Mapping[int, PeerLink]
 
     def bandwidths(self, bytes_by_peer: Sequence[int]) -> Bandwidths:
-        """Of all peers together, which a rank reads one after the other.
+        """The bandwidths of all peers together, which a rank reads one after the other.
 
-        bytes_by_peer: how much it reads from each; the slower ones take more of the time.
+        bytes_by_peer: bytes that the rank reads from each peer; slower peers take more of the time.
         """
         num_bytes = sum(bytes_by_peer[peer] for peer in self.peers)
         copy_s = sum(bytes_by_peer[peer] / link.copies for peer, link in self.peers.items())
@@ -74,8 +75,8 @@ class Links:
             for peer, link in sorted(self.peers.items())
         )
         return (
-            f"GB/s that are copied and that a kernel reads, by rank of the group: {found}; own "
-            f"memory is read at {self.own / 1e9:.1f}"
+            "Bandwidths in GB/s, of copies and of a kernel's reads, by rank of the group: "
+            f"{found}; own memory is read at {self.own / 1e9:.1f}"
         )
 
     def _name(self, peer: int) -> str:
@@ -92,7 +93,7 @@ class Links:
 
 
 def measure_links(probe: LinkProbe, places: Places, *, rank: int, num_ranks: int) -> Links:
-    """Called by all ranks of the group at the same time; some of the places are peers'."""
+    """Measure a rank's links, at least one; all ranks of the group call this at the same time."""
     end = time.monotonic()
     peers: dict[int, PeerLink] = {}
     for step in range(1, num_ranks + 1):
@@ -113,9 +114,9 @@ def places_of(
     num_bytes: int,
     bytes_of: Callable[[View], torch.Tensor],
 ) -> Places:
-    """Where the rank reads experts, up to so many bytes of each place; layers in order.
+    """The first `num_bytes` bytes that a rank reads from each place, taken from layers in order.
 
-    bytes_of: a view as uint8 [num_bytes].
+    direct: the direct views, by layer. bytes_of: returns a view as uint8 [num_bytes].
     """
     found = Places([], {})
     for layer_idx, views in enumerate(direct):

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Which fetch mode a step takes: a pure function of its padded token count.
 
-Pure, so that a captured CUDA graph always replays the mode it was captured with.
+It is pure so that a step that replays a captured CUDA graph takes the mode of the capture.
 """
 
 import bisect
@@ -29,14 +29,14 @@ class Policy:
 
     @classmethod
     def always(cls, mode: FetchMode, *, captured_tokens: int = 0) -> "Policy":
-        """One mode for all; steps of captured sizes run direct where it is prefetch."""
+        """One mode for all steps; but in place of prefetch, steps of captured sizes run direct."""
         if mode is FetchMode.PREFETCH and captured_tokens:
             return cls((0, captured_tokens + 1), (FetchMode.DIRECT, mode), captured_tokens)
         return cls((0,), (mode,), captured_tokens)
 
     @classmethod
     def cheapest(cls, model: CostModel, *, max_tokens: int, captured_tokens: int = 0) -> "Policy":
-        """The cheapest mode for every step up to `max_tokens`, and from there on.
+        """The cheapest mode for each step up to `max_tokens`, whose mode larger steps take, too.
 
         Steps that may be captured don't prefetch.
         """

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What to copy when: drives the slots from two calls around every MoE layer, wait and release.
+"""Decides what is copied when, from two calls around every MoE layer: `wait` and `release`.
 
-* RAW: `wait` returns when the layer's experts are there.
-* WAR: the next copy into a slot starts when `release` says that the kernel has ended.
-* The next layer of a slot wraps: the first layers of the next step are fetched while this one ends.
-* A layer that a slot was not filled for fetches for itself, exposed; nothing is ever assumed.
-* Called by one thread, the one that runs the model.
+* RAW, a read after the write that it needs: `wait` returns when the layer's experts are there.
+* WAR, a write after the read that it would spoil: the next copy into a slot starts when `release`
+  says that the kernel has ended.
+* The layers of a slot form a cycle: at the end of a step the first layers of the next are fetched.
+* A layer that finds its slot filled for another layer starts its own copy and waits for all of it
+  (the copy is exposed). Nothing is ever assumed about which layer comes next.
+* One thread calls the scheduler: the one that runs the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,16 +23,17 @@ from vllm_dwdp.fetch.slot import Slot, SlotState
 
 
 def cpu_stream() -> int:
-    """The CPU is its own stream: who waits for copies blocks."""
+    """The stream of a CPU, where kernels run in the calling thread: a wait for copies blocks it."""
     return 0
 
 
 class FetchScheduler:
-    """layers: what each layer copies; none at all where a rank runs on direct views only.
+    """Fills slots with copies, and tells each layer which views to read.
 
-    current_stream: the handle of the stream that kernels are given to now; copies are ordered with
-    its work. It is asked once a step, and wherever something else than a step begins.
-    make_waits: what times its waits, from the list of seconds by layer.
+    layers: the copies of each layer; empty if the rank has direct views only.
+    current_stream: returns the handle of the stream on which kernels are launched now; copies are
+        ordered with the work of that stream. Called once a step, and when something else begins.
+    make_waits: makes the object that adds the layers' waits to a list of seconds, by layer.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class FetchScheduler:
         self._uses = LayerUses(self._following)
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        """Before a layer's kernel; returns the mode, and with it the views to run on.
+        """To be called before a layer's kernel; returns the mode, which tells the views to run on.
 
         Raises SlotError when the slot is not what the state machine promises.
         """
@@ -71,7 +74,7 @@ class FetchScheduler:
         return mode
 
     def release(self, layer: int, mode: FetchMode) -> None:
-        """After a layer's kernel, also one that raised."""
+        """To be called after a layer's kernel, also if the kernel raised."""
         if mode is FetchMode.DIRECT:
             return
         slot = self._slot(layer)
@@ -89,7 +92,7 @@ class FetchScheduler:
                 self._begin_fill(slot, first)
 
     def stop(self) -> None:
-        """No copy is under way when it returns, and no slot holds anything."""
+        """End all copies, and empty all slots that no kernel reads."""
         self._stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
@@ -97,13 +100,14 @@ class FetchScheduler:
                 self._end_fill(slot)
             if slot.state is not SlotState.IN_USE:
                 slot.discard()
-        self._copier.drain()  # to wait may only have told a GPU to
+        self._copier.drain()  # on a GPU, a wait above made only the stream wait
 
     def fence_graph(self) -> None:
-        """Before a graph is captured or runs, and after a capture, whose copies never ran.
+        """To be called before a graph is captured or replayed, and after a capture.
 
-        A graph finds no copy under way and assumes nothing of the slots; whoever comes after it
-        finds them empty. Graphs of direct steps touch no slot, so that slots stay warm.
+        A graph finds no copy under way and assumes nothing of the slots. The step after it finds
+        the slots empty; so does the step after a capture, whose copies were recorded but never ran.
+        Graphs of direct steps touch no slot: if all graphs are direct, slots keep their experts.
         """
         if not self.policy.graphs_write_slots:
             return
@@ -159,7 +163,7 @@ class FetchScheduler:
             self._empty(slot, layer)
             experts.forget()
         else:
-            slot.discard()  # its bytes stay, and are remembered by `chosen`
+            slot.discard()  # the bytes stay, and `experts` remembers which they are
         slot.begin_fill(layer, is_whole=False)
         self._waits.begin(self._step)
         try:
@@ -191,7 +195,7 @@ class FetchScheduler:
         self.counters.add_copy(FetchMode.PREFETCH, copies.bytes_by_peer, copies.num_slices)
 
     def _give_up(self, slot: Slot) -> None:
-        """Part of a copy may be under way without a ticket to wait for: the slot holds nothing."""
+        """Empty the slot: part of a copy may be under way without a ticket to wait for."""
         slot.end_fill()
         slot.discard()
         self._copier.drain()
@@ -206,7 +210,7 @@ class FetchScheduler:
         slot.end_fill()
 
     def _empty(self, slot: Slot, layer: int) -> None:
-        """Make it free for `layer`; a copy for another one is cut short."""
+        """Empty the slot for `layer`; a copy for another layer is cut short."""
         if slot.state is SlotState.FILLING:
             self._copier.cancel(slot.ticket)
             self._expose(slot, layer)
@@ -218,7 +222,7 @@ class FetchScheduler:
 
 
 def _following(layers: Sequence[Copies], num_slots: int) -> list[int]:
-    """By layer: the next one of its slot that has something to copy, over the end of the step."""
+    """By layer, the next layer of its slot with something to copy; the first follows the last."""
     found = list(range(len(layers)))
     for slot in range(num_slots):
         of_slot = range(slot, len(layers), num_slots)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The state of one slot: which layer's experts it holds, and who may touch it now.
+"""The state of one slot: which layer's experts it holds, and whether it may be read or written.
 
     EMPTY --begin_fill--> FILLING --end_fill--> READY --acquire--> IN_USE
       ^                                         |  ^                  |
@@ -22,13 +22,15 @@ class SlotState(StrEnum):
 
 
 class SlotError(RuntimeError):
-    """A transition that would let a kernel read what isn't there, or a copy write what is read."""
+    """A transition that lets a kernel read missing experts, or a copy write what a kernel reads."""
 
 
 class Slot:
-    """layer: whose experts it holds, or will; is_whole: all that the layer misses, not some.
+    """One slot and its state.
 
-    current_step: the number of the step that runs.
+    layer: the layer whose experts the slot holds, or will hold once filled. is_whole: whether these
+    are all experts that the layer lacks, not only chosen ones. ticket: the copier's ticket for its
+    copies. fill_step: the step in which they started. current_step: returns the step that runs.
     """
 
     def __init__(self, index: int, current_step: Callable[[], int]) -> None:
@@ -41,7 +43,7 @@ class Slot:
         self.fill_step = 0
 
     def begin_fill(self, layer: int, *, is_whole: bool) -> None:
-        """Copies for `layer` start. `ticket` is set by whoever starts them."""
+        """Copies for `layer` start; the caller starts them and sets `ticket`."""
         self._go(SlotState.EMPTY, SlotState.FILLING, layer)
         self.layer = layer
         self.is_whole = is_whole
@@ -52,13 +54,13 @@ class Slot:
         self._go(SlotState.FILLING, SlotState.READY, self.layer)
 
     def acquire(self, layer: int, *, needs_whole: bool = False) -> None:
-        """The layer's kernel reads it from now on. needs_whole: all that the layer misses."""
+        """The layer's kernel reads the slot from now on. needs_whole: all that the layer lacks."""
         if layer != self.layer or (needs_whole and not self.is_whole):
             held = "all" if self.is_whole else "some"
             raise SlotError(
-                f"layer {layer} would read slot {self.index} in step {self._current_step()}, which "
-                f"holds {held} experts of layer {self.layer}; this is a defect of dwdp, please "
-                "report it."
+                f"layer {layer} would read slot {self.index} in step {self._current_step()}, but "
+                f"the slot holds {held} experts of layer {self.layer}; this is a defect of dwdp, "
+                "please report it."
             )
         self._go(SlotState.READY, SlotState.IN_USE, layer)
 
@@ -67,7 +69,7 @@ class Slot:
         self._go(SlotState.IN_USE, SlotState.READY, layer)
 
     def discard(self) -> None:
-        """What it holds counts for nothing."""
+        """Empty the slot; raises SlotError while it is filled or read."""
         if self.state in (SlotState.IN_USE, SlotState.FILLING):
             self._refuse(SlotState.EMPTY, self.layer)
         self.state = SlotState.EMPTY

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Which bytes to copy into a slot, from whom, in which order: pure arithmetic, made once a layer.
+"""A layer's copy plan: which bytes go into its slot, from which peer and in which order.
+
+The plan is pure arithmetic, and is made once for each layer.
 
 * A plan covers every byte of the slot's pieces once.
-* It runs in rounds of at most `slice_bytes` per peer: the order inside one batched copy is not
-  defined, so a round is the unit.
-* Peers take turns from the rank's right neighbour on: ranks in step don't all pull from one source.
-  The rank's own host memory comes last.
+* A plan runs in rounds of at most `slice_bytes` per peer. The driver may take a whole round in one
+  batched copy, and the order inside a batched copy is not defined.
+* Each round begins with the rank's right neighbour, so that ranks in step don't all read the same
+  peer. The rank's own host memory comes last.
 """
 
 import itertools
@@ -28,11 +30,12 @@ def gpu_slice_bytes(peer_bytes: int) -> int:
 
     peer_bytes: what a layer reads from one peer. The figures are estimates, for NVLink.
 
-    * An eighth of `peer_bytes`: ranks that meet at one peer part after a slice, and eight turns
-      spread them over the peers within a layer.
-    * At least 16 MiB: that takes 45 us at 370 GB/s, many times what its call costs the host.
-    * At most 64 MiB: a layer of DeepSeek-R1 on 8 GPUs lacks 9.9 GB, which are 147 calls. Larger
-      slices would save the host little.
+    * An eighth of `peer_bytes`: two ranks that read the same peer at the same time do so for one
+      slice only, and eight turns spread the ranks over the peers within a layer.
+    * At least 16 MiB: copying them takes 45 us at 370 GB/s, many times the host's time for the
+      call.
+    * At most 64 MiB: a rank lacks 9.9 GB of a layer of DeepSeek-R1 on 8 GPUs, which takes 147
+      calls. Larger slices would save the host little time.
     """
     wanted = max(1, peer_bytes // MIN_TURNS)
     power = 1 << (wanted.bit_length() - 1)
@@ -40,7 +43,11 @@ def gpu_slice_bytes(peer_bytes: int) -> int:
 
 
 class Slice(NamedTuple):
-    """Bytes of a block of a peer or the host, from the direct view into a page of the slot."""
+    """One copy, from a block of a peer or of the host into a page of the slot.
+
+    view_offset: where the tensor's direct view shows the bytes. page_offset: where they go in the
+    page.
+    """
 
     peer: int
     tensor_idx: int
@@ -52,7 +59,7 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class CopyPlan:
-    """All that a layer misses."""
+    """The copies of everything that a layer lacks; each of `rounds` ends before the next begins."""
 
     rounds: tuple[tuple[Slice, ...], ...]
 
@@ -89,7 +96,7 @@ class CopyPlan:
 def expert_slices(
     layer: LayerLayout, pieces: Sequence[SlotPiece], expert: int
 ) -> tuple[Slice, ...]:
-    """The copies that bring one expert; none where it is resident, or lies in boundary pages."""
+    """The copies that bring one expert; none if it is resident or lies in boundary pages only."""
     return tuple(
         found
         for piece in pieces
@@ -107,7 +114,7 @@ def _cross(piece: SlotPiece, row: int, expert: int) -> Slice | None:
 
 
 def _fill_rounds(slices: Iterable[Slice], slice_bytes: int) -> Iterator[list[Slice]]:
-    """In order, as many at a time as have `slice_bytes` together."""
+    """Group the slices of one peer, in order, into rounds of at most `slice_bytes`."""
     group: list[Slice] = []
     num_bytes = 0
     for s in slices:

@@ -4,7 +4,7 @@
 
 * Every rank owns one contiguous range of experts, so that a view needs few mappings.
 * Every expert has at least one owner; ranges overlap only when redundancy was asked for.
-* Every rank computes the same placement from the same three numbers.
+* Every rank computes the same placement from the same numbers.
 """
 
 import functools
@@ -21,7 +21,7 @@ class PlacementError(ValueError):
 class Segment(NamedTuple):
     """A run of experts `[start, end)` with the same owners, in ascending rank order.
 
-    on_host: whether they lie in host memory, near their owner's GPU, instead of on it.
+    on_host: whether these experts lie in host memory near their owner's GPU, not on the GPU.
     """
 
     start: int
@@ -34,7 +34,7 @@ class Segment(NamedTuple):
 class Placement:
     """Ranges of experts per dwdp_rank: `ranges[rank] == (start, end)`, end exclusive.
 
-    host_experts: how many of each rank's experts, the last of its range, lie in host memory.
+    host_experts: how many of each rank's experts lie in host memory: the last ones of its range.
     """
 
     num_experts: int
@@ -52,9 +52,10 @@ class Placement:
     ) -> "Placement":
         """Spread `num_experts` over `dwdp_size` ranks.
 
-        Without `num_experts_per_worker`: as even as possible, the first ranks take one more.
-        With it: every rank owns that many, starts spread evenly (paper: E = size +
-        (N-1) x stride); what exceeds `num_experts` in sum is redundant copies.
+        Without `num_experts_per_worker` the spread is as even as possible, and the first ranks own
+        one expert more than the others. With it every rank owns that many experts, and the starts
+        of the ranges are spread evenly (paper: E = size + (N-1) x stride); experts in several
+        ranges have redundant copies. Raises PlacementError if the numbers don't fit together.
         """
         if not 1 <= dwdp_size <= num_experts:
             raise PlacementError(
@@ -78,7 +79,7 @@ class Placement:
         return range(*self.ranges[rank])
 
     def segments(self) -> tuple[Segment, ...]:
-        """The expert axis cut wherever the owners change, or the memory that experts lie in."""
+        """The expert axis, cut wherever the experts' owners or their kind of memory change."""
         edges = {edge for bounds in self.ranges for edge in bounds}
         cuts = sorted(edges | {end - self.host_experts for _, end in self.ranges})
         return tuple(
@@ -86,10 +87,11 @@ class Placement:
         )
 
     def source(self, segment: Segment, rank: int, turn: int) -> int:
-        """The rank out of whose memory `rank` reads a segment: itself, else one of its owners.
+        """The rank out of whose memory `rank` reads a segment: `rank` if it owns it, else an owner.
 
-        Reads are balanced over the owners of redundant experts; `turn` (any number that differs
-        from tensor to tensor) shares out what can't be balanced within one.
+        Reads of redundant experts are balanced over their owners. Where the balance within one
+        tensor is uneven, `turn`, a number that differs from tensor to tensor, decides which owner
+        gets more.
         """
         return _sources(self, rank, turn % self.dwdp_size)[segment]
 
@@ -102,7 +104,10 @@ class Placement:
 
 @functools.cache
 def _sources(placement: Placement, rank: int, turn: int) -> dict[Segment, int]:
-    """Assigns segments in turn, fewest owners first, then largest, to the least loaded owner."""
+    """Assigns each segment to its least loaded owner.
+
+    Segments with the fewest owners are assigned first; among equals, the largest ones.
+    """
     size = placement.dwdp_size
     load = [0] * size
     found: dict[Segment, int] = {}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""All layers of a model as one rank sees them: what it owns, what it lacks, and from whom.
+"""All layers of a model as one rank sees them: what it owns, and what it lacks from whom.
 
 Ranks hand each other their memory in parcels. Parcel l holds the blocks of layer l, and the last
 parcel holds the fringe.
@@ -18,10 +18,10 @@ from vllm_dwdp.layout.tensors import FringeLayout, LayerLayout, SourcedBlock
 
 @dataclass(frozen=True)
 class RankLayout:
-    """The layouts of all layers, and the rank of the group that looks at them.
+    """The layouts of all layers, as one rank of the group sees them.
 
-    num_slots: layer l uses slot l % num_slots; 0 where the rank has no slots. only_layer: the one
-    layer that has a slot; None where all layers have one.
+    num_slots: layer l uses slot l % num_slots; 0 for a rank without slots. only_layer: the one
+    layer that has a slot; None if all layers have one.
     """
 
     layouts: tuple[LayerLayout, ...]
@@ -31,12 +31,12 @@ class RankLayout:
 
     @property
     def placement(self) -> Placement:
-        """The same for all layers of a model."""
+        """The placement, which all layers of a model share."""
         return self.layouts[0][0].placement
 
     @property
     def granularity(self) -> int:
-        """Bytes of a page."""
+        """Bytes of a page, the unit in which memory is mapped."""
         return self.layouts[0][0].granularity
 
     @property
@@ -45,7 +45,7 @@ class RankLayout:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks of the group."""
+        """The number of ranks in the group."""
         return self.placement.dwdp_size
 
     @property
@@ -63,7 +63,7 @@ class RankLayout:
         return self.num_layers + 1
 
     def block_sizes(self, owner: int, parcel: int) -> list[int]:
-        """Bytes of each block in a parcel of one rank. Its peers compute them as it does."""
+        """Bytes of each block in a parcel of `owner`; every rank computes the same."""
         if parcel == self.fringe_parcel:
             fringe = self.fringe(owner).num_bytes
             return [fringe] if fringe else []
@@ -84,13 +84,13 @@ class RankLayout:
         return (b for b in self.sourced_blocks(layer_idx) if b.is_missing(self.rank))
 
     def missing_bytes(self, layer_idx: int) -> int:
-        """What copies bring for a layer: its missing blocks, without boundary pages."""
+        """Bytes of a layer's missing blocks, which copies bring; boundary pages don't count."""
         return sum(block.extent.num_bytes for block in self.missing_blocks(layer_idx))
 
     def bytes_by_peer(self) -> list[int]:
-        """What this rank lacks, by the rank whose blocks have it, over all layers.
+        """Bytes of the missing blocks of all layers, by the rank that they are read from.
 
-        Its own number stands for its host.
+        The entry of this rank itself counts the blocks in its host's memory.
         """
         found = [0] * self.num_ranks
         for layer_idx in range(self.num_layers):
@@ -99,11 +99,11 @@ class RankLayout:
         return found
 
     def with_slots(self, num_slots: int) -> "RankLayout":
-        """The same with another number of slots."""
+        """This layout with another number of slots."""
         return dataclasses.replace(self, num_slots=num_slots)
 
     def with_slot_for(self, layer_idx: int) -> "RankLayout":
-        """The same with one slot, for one layer."""
+        """This layout with one slot, which one layer uses."""
         return dataclasses.replace(self, num_slots=1, only_layer=layer_idx)
 
     def slot_of(self, layer_idx: int) -> int:

@@ -4,7 +4,8 @@
 
 * A slot is a pool of pages of 1, 2, 4, ... times the granularity; a page is mapped whole.
 * Every block that a layer reads from a peer or from the host is cut into such pages, largest first.
-* Layers that share a slot take its pages in turn: it is as large as the largest of them needs.
+* Layers that share a slot use the same pages, one layer after the other. The slot has as many pages
+  of each size as any one of these layers needs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from vllm_dwdp.layout.tensors import SourcedBlock
 class SlotPiece(NamedTuple):
     """A page of the slot as one layer uses it; all its bytes come from one peer.
 
-    peer: the rank that has them; this rank itself where they lie in its host's memory.
+    peer: the rank that the bytes are read from; this rank itself if they lie in its host's memory.
     """
 
     peer: int
@@ -28,7 +29,7 @@ class SlotPiece(NamedTuple):
 
 
 class PageSpec(NamedTuple):
-    """A page to allocate; `view_offset` is where its first user maps it."""
+    """A page to allocate; `view_offset` is where the first layer that uses it maps it."""
 
     num_bytes: int
     view_offset: int
@@ -36,7 +37,7 @@ class PageSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """The pages of one slot, and how each of its layers uses them."""
+    """The pages of one slot, and by layer index the pieces: how that layer uses the pages."""
 
     pages: tuple[PageSpec, ...]
     pieces: dict[int, tuple[SlotPiece, ...]]
@@ -45,7 +46,7 @@ class SlotLayout:
     def make(
         cls, missing: Mapping[int, Iterable[SourcedBlock]], *, granularity: int
     ) -> "SlotLayout":
-        """A slot for layers, given what each of them lacks, by its index."""
+        """Lay out one slot; missing: by layer index, the blocks that the layer lacks."""
         pages: list[PageSpec] = []
         pieces = {
             layer_idx: tuple(_lay_out(blocks, granularity, pages))
@@ -85,7 +86,7 @@ def _take(num_bytes: int, at: int, free: dict[int, list[int]], pages: list[PageS
 
 
 def _powers(num_bytes: int, granularity: int) -> Iterator[int]:
-    """Powers of two of the granularity that add up, largest first."""
+    """Sizes that add up to `num_bytes`: powers of two times the granularity, largest first."""
     units = num_bytes // granularity
     for bit in reversed(range(units.bit_length())):
         if units >> bit & 1:

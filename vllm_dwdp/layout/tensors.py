@@ -10,8 +10,8 @@ A view shows one expert tensor `[num_experts, ...]`, cut at ownership boundaries
 
 * A block is the page-aligned interior of one segment; it is exported and mapped whole.
 * Fragments (heads and tails) of one rank are packed, in order, into its fringe.
-* A boundary page is private; it is filled from fringes and belongs to no one's block.
-* All ranks compute all layouts; nothing about them is exchanged.
+* A boundary page is private; it is filled from fringes and is part of no block.
+* Every rank computes the layouts of all ranks, so that they exchange none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class TensorLayout:
 
     @property
     def is_kept_whole(self) -> bool:
-        """Too small to share: every rank holds the whole tensor in private pages."""
+        """Whether the tensor is so small that every rank holds all of it, in private pages."""
         largest = max(end - start for start, end in self.placement.ranges)
         return largest * self.tensor.expert_bytes < MIN_PAGES_PER_RANK * self.granularity
 
@@ -78,7 +78,7 @@ class TensorLayout:
 
     @cached_property
     def fragments(self) -> tuple[Extent, ...]:
-        """What the blocks leave of each segment, in order."""
+        """The parts of each segment that no block covers, in order."""
         interiors = {extent.segment: extent for extent in self.blocks}
         return tuple(
             extent
@@ -130,7 +130,7 @@ class TensorLayout:
 
 
 LayerLayout = tuple[TensorLayout, ...]
-"""Of the expert tensors of one layer, in the order in which all ranks have them."""
+"""The layouts of one layer's expert tensors, in the same order on every rank."""
 
 
 class SourcedBlock(NamedTuple):

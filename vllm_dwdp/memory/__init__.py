@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Owners over the compiled core: this rank's experts, views over everyone's, kernel limits."""
+"""A rank's memory, on top of the compiled core: own experts, views of all experts, slots."""

@@ -13,11 +13,14 @@ from vllm_dwdp.layout.tensors import LayerLayout
 class MemoryEstimate:
     """Bytes of one rank's model, by what they hold.
 
-    own: blocks and fringe, without those in host memory. private: boundary pages, and tensors that
-    every rank keeps whole. slots: with the private pages of their views; 0 where there are none.
-    layer: the largest layer as it is loaded, for which there must be room during the start. other:
-    weights that are not of experts. on_host: blocks in host memory, part of no sum. loads_on_host:
-    the rank loads its experts to host memory.
+    own: the fringe, and the blocks that are not in host memory.
+    private: boundary pages, and tensors that every rank keeps whole.
+    slots: the slots and the private pages of the views on them; 0 for a rank without slots.
+    layer: the rank's own experts of the largest layer, as they are loaded. The start needs room for
+        them.
+    other: all weights but the experts.
+    on_host: blocks in host memory; no sum contains them.
+    loads_on_host: whether the rank loads its experts to host memory first.
     """
 
     own: int
@@ -32,7 +35,7 @@ class MemoryEstimate:
     def make(
         cls, layout: RankLayout, *, other_bytes: int, loads_on_host: bool = False
     ) -> "MemoryEstimate":
-        """For a rank with this layout and other weights of so many bytes."""
+        """Estimate for a rank with this layout; other_bytes: of all its weights but the experts."""
         rank, layouts = layout.rank, layout.layouts
         private = sum(
             span.num_bytes for layer in layouts for t in layer for span in t.private_spans
@@ -50,7 +53,7 @@ class MemoryEstimate:
 
     @property
     def without_slots(self) -> int:
-        """Bytes of a rank that has no slots, once it has started."""
+        """Bytes of the rank once it has started, if it makes no slots."""
         return self.own + self.private + self.other
 
     @property
@@ -60,7 +63,7 @@ class MemoryEstimate:
 
     @property
     def most(self) -> int:
-        """The most that is in use at any time of the start.
+        """The most bytes that are in use at any time of the start.
 
         A layer that was loaded to host memory comes to the GPU while vLLM prepares it, before any
         layer has blocks there.
@@ -70,11 +73,11 @@ class MemoryEstimate:
 
     @property
     def why_a_layer(self) -> str:
-        """Why the largest layer takes memory of its own during the start, for a sentence."""
+        """When the largest layer takes memory of its own, as the end of a sentence."""
         return "while vLLM prepares it" if self.loads_on_host else "twice while it is adopted"
 
     def describe(self) -> str:
-        """The parts, for a sentence."""
+        """The parts of `in_all`, as text for a sentence."""
         parts = {
             "own experts": self.own,
             "private pages": self.private,
@@ -90,7 +93,7 @@ def exported_bytes(layout: RankLayout) -> int:
 
 
 def slot_bytes(layout: RankLayout) -> int:
-    """Bytes of a rank's slots."""
+    """Bytes of all slots of a rank, without the private pages of the views on them."""
     return sum(layout.slot_layout(slot).num_bytes for slot in range(layout.num_slots))
 
 
@@ -106,7 +109,7 @@ def host_bytes(layouts: Sequence[LayerLayout], rank: int) -> int:
 
 
 def gib(num_bytes: int) -> str:
-    """A number of bytes, for people."""
+    """A number of bytes as text, in GiB."""
     return f"{num_bytes / 2**30:.2f} GiB"
 
 

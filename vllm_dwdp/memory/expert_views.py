@@ -17,7 +17,7 @@ from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 
 TakeHandles = Callable[[int, int, Sequence[int]], Sequence[Handle]]
-"""(peer rank, parcel, expected bytes of each) -> handles, owned by the caller."""
+"""(peer, parcel, expected bytes of each block) -> the blocks' handles, owned by the caller."""
 
 
 class ExpertViews:
@@ -40,7 +40,7 @@ class ExpertViews:
         self.num_private_bytes = 0
 
     def build(self, layer_idx: int) -> list[View]:
-        """Views of peers' memory where it lies: those of one layer, one per expert tensor."""
+        """The direct views of a layer, one per expert tensor: they show peers' memory in place."""
         blocks = self._blocks_by_extent(layer_idx)
         views = [self._driver.reserve_view(t.view_bytes) for t in self._layout.layouts[layer_idx]]
         for tensor_idx, extent, source in self._layout.sourced_blocks(layer_idx):
@@ -49,7 +49,7 @@ class ExpertViews:
         return self._finish(views, layer_idx)
 
     def build_on_slot(self, layer_idx: int, slots: Slots) -> list[View]:
-        """Views of the layer's slot where `build` shows peers' memory."""
+        """Views of a layer, one per expert tensor, with its slot in the place of peers' memory."""
         rank = self._layout.rank
         own = dict(zip(self._keys(layer_idx, rank), self._shard.blocks(layer_idx), strict=True))
         views = []
@@ -63,13 +63,13 @@ class ExpertViews:
         return self._finish(views, layer_idx)
 
     def forget(self, layer_idx: int, views: Sequence[View]) -> None:
-        """These views of a layer go again, and don't count any more."""
+        """Stop counting these views of a layer, because the caller drops them."""
         for view, layout in zip(views, self._layout.layouts[layer_idx], strict=True):
             self.num_maps -= view.num_maps
             self.num_private_bytes -= sum(span.num_bytes for span in layout.private_spans)
 
     def _finish(self, views: list[View], layer_idx: int) -> list[View]:
-        """Add the boundary pages to all views of a layer, whose blocks are mapped."""
+        """Add the boundary pages to a layer's views, whose blocks are mapped, and finish them."""
         for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx]):
             view = views[tensor_idx]
             for span in layout.private_spans:

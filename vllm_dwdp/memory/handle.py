@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What one rank gives another to map its memory: a file descriptor or a fabric handle."""
+"""Handles, by which one rank maps another's memory: a file descriptor or a fabric handle."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from vllm_dwdp._core import Block, HandleType, MemoryDriver
 
 Handle = int | bytes
-"""A descriptor, which has an owner who closes it; the bytes of a fabric handle."""
+"""A file descriptor, which its owner must close, or the bytes of a fabric handle."""
 
 TYPE_NAMES = {HandleType.FILE_DESCRIPTOR: "file descriptors", HandleType.FABRIC: "fabric handles"}
 
@@ -20,7 +20,10 @@ def close_handles(handles: Iterable[Handle]) -> None:
 
 
 def export_all(blocks: Iterable[Block], handle_type: HandleType) -> list[tuple[Handle, int]]:
-    """(handle, bytes) of each block, owned by the caller; none is left open where one fails."""
+    """(handle, bytes) of each block; the caller owns the handles.
+
+    If one export fails, the handles exported before it are closed, and the error is raised.
+    """
     found: list[tuple[Handle, int]] = []
     try:
         for block in blocks:
@@ -34,7 +37,7 @@ def export_all(blocks: Iterable[Block], handle_type: HandleType) -> list[tuple[H
 def import_all(
     driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
 ) -> list[Block]:
-    """Import handles, all of which are owned by the core or closed on return."""
+    """Import a block by each handle. Then, also after an error, no handle is left to the caller."""
     blocks: list[Block] = []
     left = list(handles)
     try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Limits of the kernel that views and descriptors must fit: maps per process, open files."""
+"""Limits of the Linux kernel that a rank must fit: mappings per process and open files."""
 
 import os
 import resource
@@ -18,12 +18,19 @@ class LimitError(RuntimeError):
 
 
 def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:
-    """Most mappings that one rank's views take: a block per segment, boundary pages between."""
+    """The most mappings that one view per expert tensor takes.
+
+    A view has one mapping for the block of each segment, and boundary pages before, between and
+    after the blocks.
+    """
     return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
 
 
 def num_descriptors_needed(layout: RankLayout) -> int:
-    """Most descriptors that a rank holds at once: its blocks, all peers' of a layer, fringes."""
+    """The most descriptors that a rank holds at once.
+
+    They are those of its own blocks, of all peers' blocks of one layer, and of all fringes.
+    """
     own = sum(len(t.blocks_of(layout.rank)) for tensors in layout.layouts for t in tensors)
     of_peers = max(
         sum(len(t.blocks_of(peer)) for t in tensors for peer in layout.peers)
@@ -45,7 +52,7 @@ def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:
 
 
 def ensure_descriptors(needed: int) -> None:
-    """Raise the soft descriptor limit to fit `needed` more, or raise LimitError."""
+    """Make room for `needed` more descriptors; raises LimitError if the hard limit forbids it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed + DESCRIPTOR_RESERVE + _num_open_descriptors()
     if wanted <= soft or soft == resource.RLIM_INFINITY:

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """This rank's own experts, moved out of torch's memory into blocks and a fringe.
 
-* Everything is sealed before a peer sees it; nothing can write to it afterwards.
+* A block or fringe is sealed before a peer sees it; nothing can write to it afterwards.
 * Layers are adopted in order, one at a time: peak memory is the shard plus one layer.
 * Handles are given out by parcels, see layout/rank_layout.py.
 """
@@ -16,6 +16,8 @@ from vllm_dwdp.memory.handle import Handle, export_all
 
 
 class LocalShard:
+    """Adopts a rank's own experts, layer by layer, and hands out handles of their memory."""
+
     def __init__(self, driver: MemoryDriver, layout: RankLayout) -> None:
         self._driver = driver
         self._layout = layout
@@ -37,9 +39,10 @@ class LocalShard:
         return self._blocks[layer_idx]
 
     def adopt_layer(self, addresses: Sequence[int]) -> None:
-        """Copy the next layer's local rows out of memory at `addresses`, one per tensor.
+        """Copy this rank's rows of the next layer into blocks and the fringe.
 
-        An address is that of the first local expert's row; rows are dense, in expert order.
+        addresses: for each expert tensor, where the row of this rank's first expert is; the rows of
+        its other experts follow densely, in expert order.
         """
         layer_idx = len(self._blocks)
         blocks: list[Block] = []
@@ -56,7 +59,7 @@ class LocalShard:
             self._fringe.seal()
 
     def handles(self, handle_type: HandleType, parcel: int) -> list[tuple[Handle, int]]:
-        """(handle, bytes) of each block of a parcel; the caller owns them."""
+        """(handle, bytes) of each block of a parcel; the caller owns the handles."""
         blocks: tuple[Block, ...]
         if parcel == self._layout.fringe_parcel:
             blocks = () if self._fringe is None else (self._fringe,)

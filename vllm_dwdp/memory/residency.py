@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What processes really hold of the experts, read from their own maps in /proc.
+"""How much expert memory processes really hold, read from their mappings in /proc.
 
-The core names memory files after their owner (`dwdp-rank0`), so a map tells whose bytes it shows.
+The core names memory files after their owner (`dwdp-rank0`), so that a mapping tells its owner.
 """
 
 import re
@@ -16,9 +16,13 @@ _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 
 @dataclass(frozen=True)
 class ExpertMap:
-    """One mapping of expert memory: whose it is, and how much of it is in memory."""
+    """One mapping of expert memory.
 
-    owner: int  # the dwdp_rank in its group
+    owner: the rank, counted in its group. proportional_bytes: PSS, the resident bytes, each page
+    divided by the number of processes that map it.
+    """
+
+    owner: int
     mapped_bytes: int
     proportional_bytes: int
 
@@ -29,12 +33,12 @@ def expert_maps(pid: int | str = "self") -> list[ExpertMap]:
 
 
 def group_resident_bytes(pids: Iterable[int]) -> int:
-    """Bytes of expert memory resident over all processes, shared pages counted once."""
+    """Resident bytes of expert memory; pages that only these processes share count once."""
     return sum(m.proportional_bytes for pid in pids for m in expert_maps(pid))
 
 
 def process_proportional_bytes(pid: int | str = "self") -> int:
-    """PSS of a process: its memory, pages shared with others divided among them."""
+    """PSS of a process: its resident bytes, each shared page divided among its processes."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
     assert match is not None, "smaps_rollup has no Pss line"

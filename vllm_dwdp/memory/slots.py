@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The slots of one rank: pages that copies write, and the copies that fill them, layer by layer.
 
-* Copies read blocks of peers and of the host where the direct views show them, and write pages
-  through their own alias; nothing is ever written through a view.
+Copies read the blocks of peers and of the host through the direct views, and write a page through
+another mapping of it. Nothing is ever written through a view.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,15 +24,16 @@ PeerCopy = tuple[int, int, int, int]
 """(peer, destination address, source address, bytes)."""
 
 MakeChosen = Callable[[list[list[PeerCopy]]], Chosen]
-"""By expert, its copies -> what brings the experts that the router chose."""
+"""(by expert index, the expert's copies) -> an object that copies the experts the router chose."""
 
 
 @dataclass(frozen=True)
 class LayerCopies(Generic[Chosen]):
-    """What the scheduler moves for one layer: all that it misses, or the experts chosen.
+    """The copies of one layer: of `everything` that it lacks, or of the experts that are `chosen`.
 
-    chosen: None where no step fetches by choice; its tables take long to make. slices: the copies
-    of `everything` in order, (rank that is read, bytes).
+    chosen: None where no step is `selective`, because its tables take long to make.
+    bytes_by_peer: bytes of `everything`, by the rank that is read.
+    slices: (rank that is read, bytes) of each copy of `everything`, in order.
     """
 
     everything: CopyList
@@ -46,7 +47,7 @@ class LayerCopies(Generic[Chosen]):
 
 
 class Slots:
-    """Allocates the pages; views and copies are asked for by layer."""
+    """Allocates the pages of all slots, and gives each layer its pages and copies."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Slots:
 
     @property
     def num_maps(self) -> int:
-        """Mappings that the views of slots take, beside those of peers' memory."""
+        """Mappings that the views on slots take, in addition to those of the direct views."""
         rank = self._layout.rank
         return sum(
             len(self._pieces(layer_idx))
@@ -79,7 +80,7 @@ class Slots:
         )
 
     def pages(self, layer_idx: int, tensor_idx: int) -> list[tuple[int, SlotPage]]:
-        """(offset in the view, page) of what a tensor of a layer shows of its slot."""
+        """(offset in the view, page) of each page of the slot that a layer's tensor shows."""
         pages = self._pages[self._layout.slot_of(layer_idx)]
         return [
             (piece.view_offset, pages[piece.page_idx])
@@ -93,7 +94,7 @@ class Slots:
         direct: Sequence[View],
         make_chosen: MakeChosen[Chosen] | None = None,
     ) -> LayerCopies[Chosen]:
-        """What brings a layer's missing experts; `direct` are its views of peers' blocks."""
+        """The copies of the experts that a layer lacks; `direct` are the layer's direct views."""
         num_ranks = self._layout.num_ranks
         plan = CopyPlan.make(
             self._pieces(layer_idx),
@@ -117,7 +118,7 @@ class Slots:
         )
 
     def _expert_copies(self, layer_idx: int, direct: Sequence[View]) -> list[list[PeerCopy]]:
-        """By expert: what brings it; nothing where it is resident."""
+        """By expert index, the copies that bring the expert; none if it is resident."""
         tensors, pieces = self._layout.layouts[layer_idx], self._pieces(layer_idx)
         return [
             [
