@@ -181,8 +181,8 @@ class Fetching:
             report(config, self.policy, model, sizes)
         elif config.fetch == AUTO and self.bandwidths is not None:
             logger.info(
-                "fetch=auto: every step reads the experts it lacks where they are, at %.1f GB/s; it "
-                "reads own memory at %.1f GB/s",
+                "fetch=auto: every step reads the experts it lacks where they are, at %.1f GB/s; "
+                "it reads own memory at %.1f GB/s",
                 self.bandwidths.peers / 1e9,
                 self.bandwidths.own / 1e9,
             )
