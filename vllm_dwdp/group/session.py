@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank's part in the start-up of its group: compare manifests, exchange handles, leave.
+"""One rank's part in the start-up of its group: it compares manifests and exchanges handles.
 
     open -> try_peers -> (load weights) -> meet -> hand_over -> take_handles, ... -> finish
 

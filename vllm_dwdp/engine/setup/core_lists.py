@@ -25,8 +25,9 @@ def parse_core_lists(text: str, allowed: Set[int]) -> list[list[int]]:
 
 
 def divide(cores: Sequence[int], num_ranks: int, num_reserved: int = 0) -> list[list[int]]:
-    """Divide cores into a contiguous share for each rank, or one shared core each if too few.
+    """Divide cores into a contiguous share for each rank.
 
+    If there are fewer cores than ranks, each rank gets one core, and some ranks share a core.
     num_reserved: how many cores at the end of each share to leave to other processes, if the share
     has more than these.
     """

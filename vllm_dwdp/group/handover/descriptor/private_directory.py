@@ -99,7 +99,7 @@ def _remove_orphans(place: str) -> None:
 
 
 def _is_orphan(path: Path) -> bool:
-    """Whether this user made the socket and nobody listens to it any more."""
+    """Whether this user made the socket and no process listens to it any more."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.setblocking(False)
         try:
