@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What can go wrong while a group meets. Every message names the rank and the cause."""
+"""Errors of a group's start-up. Every message names the rank and the cause."""
 
 
 class GroupError(RuntimeError):
@@ -8,11 +8,11 @@ class GroupError(RuntimeError):
 
 
 class RankFailed(GroupError):
-    """A rank failed, died or did not arrive; every rank raises this with the same sentence."""
+    """A rank failed, died, hung or did not arrive. Every rank raises the same sentence."""
 
 
 class RendezvousRefused(GroupError):
-    """The rendezvous address is taken, or belongs to something else than this job."""
+    """The rendezvous address is taken, or a program other than this job listens there."""
 
 
 class StoreLost(GroupError):
@@ -24,12 +24,12 @@ class ManifestMismatch(GroupError):
 
 
 class PeersUnreachable(GroupError):
-    """A rank can't map the memory of another; every rank raises this with the same sentence."""
+    """A rank can't map the memory of another. Every rank raises the same sentence."""
 
 
 class ExchangeRefused(GroupError):
-    """A peer refused to hand over memory, or sent something else than expected."""
+    """A peer refused to hand over memory, or sent something unexpected."""
 
 
 class PeerBusy(GroupError):
-    """A peer can't send descriptors just now: too many are in flight. Ask again."""
+    """A peer can't send descriptors now: too many are in flight. A later request may succeed."""

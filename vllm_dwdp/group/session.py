@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A group's start-up, seen from one rank: agree, exchange, be done.
+"""One rank's part in the start-up of its group: it compares manifests and exchanges handles.
 
     open -> try_peers -> (load weights) -> meet -> hand_over -> take_handles, ... -> finish
 
-After `finish` nothing is left open and nothing ever waits for a peer again. Any failure, of this
-rank or another, ends in `abort`, whose sentence is the same everywhere.
+After `finish` nothing is left open, and this rank never waits for a peer again. After any failure,
+of this rank or of another, the caller calls `abort`, which ends every rank with the same sentence.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,10 @@ Gather = Callable[[str, bytes], Sequence[bytes]]
 
 
 class GroupSession:
-    """`timeout_s` bounds each answer of a peer; the rendezvous watches the progress of all."""
+    """timeout_s: the longest wait for one answer of a peer.
+
+    The rendezvous watches how far all ranks have come.
+    """
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
         self._rendezvous = rendezvous
@@ -35,16 +38,16 @@ class GroupSession:
         self._fringe_parcel = -1
 
     def open(self) -> None:
-        """Meet the others.
+        """Join the rendezvous.
 
         Raises RendezvousRefused or RankFailed.
         """
         self._rendezvous.open()
 
     def try_peers(self, probe: PeerProbe) -> HandleType | None:
-        """Have every pair share a page, before anything is loaded.
+        """Have every pair of ranks share a page, before anything is loaded.
 
-        Returns the type of handle that works between all pairs, or None for a rank alone.
+        Returns the type of handle that works between all pairs, or None for a rank that is alone.
 
         Raises PeersUnreachable or RankFailed, the same on every rank, or GroupError.
         """
@@ -54,11 +57,11 @@ class GroupSession:
         return handle_type
 
     def enter(self, phase: Phase) -> None:
-        """This rank begins another phase of its start-up."""
+        """Note that this rank begins another phase of its start-up."""
         self._progress.enter(phase)
 
     def step(self, detail: str) -> None:
-        """This rank got further; `detail` says where it is now.
+        """Note that this rank got further; `detail` says where it is now.
 
         Raises RankFailed if the job has failed in the meantime.
         """
@@ -66,7 +69,7 @@ class GroupSession:
         self._rendezvous.check()
 
     def meet(self, manifest: Manifest) -> None:
-        """Compare manifests.
+        """Compare this rank's manifest with those of its peers.
 
         Raises ManifestMismatch or RankFailed, the same on every rank.
         """
@@ -87,17 +90,20 @@ class GroupSession:
 
     @property
     def job_ranks(self) -> range:
-        """The group's ranks, as the job numbers them."""
+        """The group's ranks by their numbers in the job."""
         return self._rendezvous.job_ranks
 
     def gather(self, name: str, payload: bytes) -> list[bytes]:
-        """What every rank of the group sends under a name, in rank order; each name once."""
+        """Send a payload, and return those of all ranks of the group, in rank order.
+
+        Every rank calls this with the same name, and each name serves once. Raises RankFailed.
+        """
         return self._rendezvous.gather(name, payload)
 
     def take_handles(
         self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """A peer's handles for a parcel; the caller owns them. Ranks count in the group."""
+        """See HandleExchange.take_handles; also raises RankFailed, as `step` does."""
         what = "fringe" if parcel == self._fringe_parcel else f"layer {parcel}"
         self.step(f"{what} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
         return self._handover.take_handles(peer_rank, parcel, expected_sizes)
@@ -109,7 +115,10 @@ class GroupSession:
         self._close()
 
     def abort(self, error: BaseException) -> str:
-        """Tell the others; returns the sentence that ends every rank. Never raises."""
+        """Tell the peers of an error, and return the sentence that ends every rank. Never raises.
+
+        The sentence is about another error if that one was posted first.
+        """
         sentence = self._rendezvous.post_failure(self._sentence_of(error))
         self._close()
         return sentence

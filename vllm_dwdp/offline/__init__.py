@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Batch jobs in one program: the LLM class, and the processes of its ranks."""
+"""Offline inference in one program: the LLM class, and the processes of its ranks."""

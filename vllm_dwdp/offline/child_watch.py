@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A rank process ends with its engine: vllm.LLM waits forever for one that was killed."""
+"""Ends a rank's process when its engine is killed: vllm.LLM would wait for the engine forever."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ from vllm_dwdp.engine.request_path import EngineDeadError
 
 @contextlib.contextmanager
 def ending_with_its_children() -> Iterator[None]:
-    """Raise EngineDeadError here when a child process ends: vLLM waits for one that was killed."""
+    """Within this context, raise EngineDeadError in the main thread when a child process ends."""
     is_over = threading.Event()
     children = multiprocessing.active_children()
     main_thread = threading.get_ident()

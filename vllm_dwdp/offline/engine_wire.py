@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Whether a request survives vLLM's way to its engine, which is another process.
+"""Checks that a request can be sent to vLLM's engine, which is another process.
 
-vLLM finds out only when it sends a request: what it can't write raises TypeError there, and what
-the engine can't read ends the thread that reads, so that every call waits forever.
+vLLM finds out only as it sends a request. If it can't encode the request, it raises TypeError. If
+the engine can't decode the request, the engine's reading thread ends, and every call waits forever.
 """
 
 import re
@@ -15,14 +15,18 @@ from vllm_dwdp.engine.request_path import EngineCoreRequest, MsgpackDecoder, Msg
 
 
 class EngineWire:
-    """Writes and reads requests as vLLM's client and engine do. Used by one thread."""
+    """Encodes and decodes requests as vLLM's client and engine do. Used by one thread."""
 
     def __init__(self) -> None:
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreRequest)
 
     def check(self, request: EngineCoreRequest) -> None:
-        """Raises vLLM's TypeError for what it can't send, VLLMValidationError for the rest."""
+        """Raise if the request can't be sent.
+
+        Raises vLLM's TypeError if vLLM can't encode it, and VLLMValidationError if the engine
+        can't decode it.
+        """
         try:
             self._decoder.decode(self._encoder.encode(request))
         except msgspec.ValidationError as error:
@@ -31,5 +35,5 @@ class EngineWire:
 
 
 def _field(position: re.Match[str]) -> str:
-    """The name of a request's field: on the wire fields have positions."""
+    """The name of a request's field; msgspec's errors have only its position."""
     return EngineCoreRequest.__struct_fields__[int(position[1])]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What vllm_dwdp.LLM raises beyond vLLM's own errors. Imports nothing, so that asking is free."""
+"""Errors that vllm_dwdp.LLM raises besides vLLM's own. Importing them doesn't import vLLM."""
 
 from typing import Any
 
 
 class RankDied(RuntimeError):
-    """A rank could not start, or the last rank ended and nothing is left to do the work."""
+    """A rank could not start, or the last rank ended and none is left to run prompts."""
 
 
 class PromptsFailed(RuntimeError):

@@ -2,10 +2,11 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Offline inference over all ranks: vllm.LLM with `data_parallel_size=N`.
 
-* One process per rank (vLLM's `VLLM_DP_*` variables); prompts go to whichever rank is free.
+* Each rank is a process that builds a vllm.LLM, with its place in vLLM's `VLLM_DP_*` variables.
+* A prompt goes to whichever rank is free.
 * The ranks render and check all prompts of a call before the first one runs.
-* A rank that dies costs its prompts in flight one retry on the others, and is reported.
-* Calls of several threads take turns. All ranks end with the object, or with the program.
+* When a rank dies, this is logged, and its prompts in flight are tried once more on other ranks.
+* Calls of several threads take turns. All ranks end with the LLM object, or with the program.
 """
 
 import contextlib
@@ -33,14 +34,15 @@ __all__ = ["LLM", "PromptsFailed", "RankDied"]
 
 DEFAULT_MAX_IN_FLIGHT = 64
 RENDER_BATCH = 32
-"""Prompts that a rank renders for one message: few enough that all ranks end at about one time."""
+"""Prompts in one message to render: few enough that all ranks finish at about the same time."""
 
 
 class LLM:
     """The constructor, `generate` and `chat` of vllm.LLM, over `data_parallel_size` ranks.
 
     max_in_flight: prompts that one rank holds at a time; the rest wait for whichever rank is free.
-    Raises RankDied when a rank can't start; TypeError or ValueError for options that can't work.
+    Raises RankDied when a rank can't start, and TypeError or ValueError for options that can't
+    work.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class LLM:
         self._turn = threading.Lock()
         self._pool = RankPool(data_parallel_size, pickled)
         self._finalizer = weakref.finalize(self, self._pool.end)
-        # Before a process ends, even one that multiprocessing started, multiprocessing waits for
-        # its children, the ranks. It runs this first.
+        # At exit multiprocessing waits for this process's children, the ranks. It runs this first,
+        # also in a process that multiprocessing itself started.
         self._at_exit = Finalize(None, self._finalizer, exitpriority=0)
         try:
             self._pool.start()
@@ -75,11 +77,11 @@ class LLM:
         use_tqdm: bool | Callable[..., tqdm] = True,
         **options: Any,
     ) -> "list[RequestOutput]":
-        """As vllm.LLM.generate: one RequestOutput per prompt, in their order.
+        """As vllm.LLM.generate: one RequestOutput per prompt, in the order of the prompts.
 
         Raises what vllm.LLM.generate raises for a prompt that it refuses, before any prompt runs;
-        PromptsFailed with the outputs of all others when prompts end their ranks; RankDied when no
-        rank is left.
+        PromptsFailed, with the outputs of all others, when prompts end their ranks; RankDied when
+        no rank is left.
         """
         arguments = bound_options(
             vllm.LLM.generate, prompts, sampling_params, use_tqdm=use_tqdm, **options
@@ -101,15 +103,18 @@ class LLM:
         return self._call("chat", arguments.pop("messages"), arguments)
 
     def dwdp_stats(self) -> list[dict[str, Any]]:
-        """What each living rank owns, maps and has run; sizes in bytes. Also during a call."""
+        """What each living rank owns, maps and has run; sizes in bytes.
+
+        May be called while another thread's call runs.
+        """
         with contextlib.suppress(RankDied):
             self._pool.check_usable()
         return self._pool.stats()
 
     def shutdown(self) -> None:
-        """End all ranks; also happens when the object goes or the program ends.
+        """End all ranks. This also happens when the object is deleted or the program ends.
 
-        A call of another thread that is running raises RuntimeError, as do later calls.
+        A call that runs in another thread raises RuntimeError, as do later calls.
         """
         self._finalizer()
         self._at_exit.cancel()
@@ -132,7 +137,7 @@ class LLM:
                 return self._run(raw, rendered, report)
 
     def _render(self, raw: list[RawPrompt]) -> PromptQueue:
-        """Have all prompts rendered; raises the exception of the first one that vLLM refuses."""
+        """Have the ranks render all prompts. Raises vLLM's exception for the first one refused."""
         queue = self._queue(raw, limit=2 * RENDER_BATCH, batch=RENDER_BATCH, stops_at_error=True)
         self._pool.run("render", queue, lambda num_done: None)
         refused = {i: e for i, e in queue.errors.items() if not isinstance(e, RankDied)}
@@ -145,7 +150,10 @@ class LLM:
     def _run(
         self, raw: list[RawPrompt], rendered: PromptQueue, report: Callable[[int], Any]
     ) -> list[Any]:
-        """Run what was rendered; returns all outputs, or raises with those that there are."""
+        """Run the rendered prompts; returns their outputs, in the order of the prompts.
+
+        Raises PromptsFailed, with the outputs of the others, if a prompt has no output.
+        """
         indices = [i for i in range(len(raw)) if i not in rendered.errors]
         items = [rendered.results[i] or raw[i] for i in indices]
         queue = self._queue(items, limit=self._max_in_flight)
@@ -166,14 +174,14 @@ class LLM:
         return outputs
 
     def _queue(self, items: list[Any], **options: Any) -> PromptQueue:
-        """Its ids are used once: an answer to a call that was broken off is none to the next."""
+        """A queue with new ids, so that late answers to an aborted call match no later item."""
         queue = PromptQueue(self._next_id, items, **options)
         self._next_id += len(items)
         return queue
 
     @contextlib.contextmanager
     def _abandoning(self) -> Iterator[None]:
-        """A call that is broken off leaves no work to the ranks."""
+        """Have the ranks drop a call's work if the call raises, as on Ctrl-C."""
         try:
             yield
         except BaseException:
@@ -191,7 +199,7 @@ def _num_failed(outputs: list[Any]) -> str:
 
 @contextlib.contextmanager
 def _bar(num_prompts: int, use_tqdm: bool | Callable[..., tqdm]) -> Iterator[Callable[[int], Any]]:
-    """A progress bar as vLLM makes it, as the function that moves it on."""
+    """A progress bar like vLLM's; yields the function that advances it by a number of prompts."""
     if not use_tqdm:
         yield lambda num_done: None
         return

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The options of vllm_dwdp.LLM, looked at in the caller: a rank would find a mistake much later."""
+"""Checks the options of vllm_dwdp.LLM in the caller; a rank would find mistakes much later."""
 
 import dataclasses
 import inspect
@@ -13,14 +13,14 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm_dwdp.plugin import BACKEND_NAME, is_dwdp
 
 SET_PER_RANK = "data_parallel_"
-"""Options of vLLM that begin with this say which rank an engine is; each rank sets its own."""
+"""How vLLM's options begin that say which rank an engine is; each rank sets them itself."""
 
 
 def rank_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options for the vllm.LLM of every rank.
 
-    Raises TypeError for an option that vLLM doesn't know, as vllm.LLM does, and ValueError for one
-    that only a single engine can have, or where vLLM may not load dwdp.
+    Raises TypeError for an option that vLLM doesn't know, as vllm.LLM does. Raises ValueError for
+    an option that only a single engine can have, or if VLLM_PLUGINS doesn't name dwdp.
     """
     _check_plugin()
     _check_known(options)
@@ -36,7 +36,7 @@ def rank_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_at_least_one(**values: Any) -> None:
-    """Raises TypeError for what is no plain integer, such as True, and ValueError below 1."""
+    """Raise TypeError for a value that isn't an int, such as True, and ValueError below 1."""
     for name, value in values.items():
         if type(value) is not int:
             raise TypeError(f"{name} must be an integer of at least 1, got {value!r}.")

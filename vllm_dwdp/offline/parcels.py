@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How prompts and outputs travel between the caller and a rank: each is pickled by itself.
+"""Parcels: prompts and outputs on their way between the caller and a rank, each pickled by itself.
 
-A message with parcels can always be read. A parcel that can't be read costs the call its own prompt
-and nothing else, whatever its class raises.
+A message with parcels can always be unpickled. If a parcel can't be unpickled, only its own prompt
+fails, whatever exception its class raises.
 """
 
 import pickle
@@ -16,7 +16,7 @@ WHERE_TO_DEFINE = (
 
 
 class Answer(NamedTuple):
-    """What became of one item; the content is an exception if `is_error`."""
+    """The outcome of one item: a result, or an exception if `is_error`."""
 
     item_id: int
     is_error: bool
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def packed(content: Any) -> bytes:
-    """Raises TypeError for what doesn't pickle, or what its class raises."""
+    """Pickle the content. Raises TypeError if it doesn't pickle, or what its class raises."""
     try:
         return pickle.dumps(content)
     except (pickle.PicklingError, AttributeError) as error:
@@ -32,7 +32,7 @@ def packed(content: Any) -> bytes:
 
 
 def unpacked(parcel: bytes, *, what: str) -> Any:
-    """The content; raises TypeError with what can't be read, and why."""
+    """Unpickle a parcel. Raises TypeError that says what can't be read (`what`), and why."""
     try:
         return pickle.loads(parcel)
     except Exception as error:
@@ -41,7 +41,7 @@ def unpacked(parcel: bytes, *, what: str) -> Any:
 
 
 def result(item_id: int, content: Any) -> Answer:
-    """The parcel of an item's result, or of the error if that doesn't pickle."""
+    """An answer with the parcel of a result, or of the error if the result doesn't pickle."""
     try:
         return Answer(item_id, False, packed(content))
     except Exception as error:
@@ -53,7 +53,7 @@ def refusal(item_id: int, error: Exception) -> Answer:
 
 
 def opened(answer: Answer) -> Answer:
-    """With the content of its parcel, or with the error if that can't be read."""
+    """The answer with its parcel unpickled, or with the error if the parcel can't be read."""
     try:
         return answer._replace(content=unpacked(answer.content, what="the answer of a rank"))
     except TypeError as error:
@@ -61,7 +61,7 @@ def opened(answer: Answer) -> Answer:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The exception itself, where it survives a pipe; else one of a built-in class that it has."""
+    """The exception itself if it survives pickling, else one of its built-in base class."""
     try:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:

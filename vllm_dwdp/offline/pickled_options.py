@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The options of an LLM on their way to its ranks, with classes and functions of the user's script.
+"""Pickles the options of an LLM for its ranks, with classes and functions of the user's script.
 
-A rank imports the script, as multiprocessing makes its processes do, and has a copy of what the
-script defines. vLLM pickles the options again for the rank's engine, which works only with that
-copy. A notebook can't be imported: ranks then get its definitions by value.
+* A rank's process imports the script, as multiprocessing does for every process that it spawns. So
+  the rank has its own copies of the script's definitions, and the options name them.
+* vLLM pickles the options again for the rank's engine, which works only with those copies.
+* A notebook can't be imported. Its definitions are therefore pickled by value, too.
 """
 
 import contextlib
@@ -20,21 +21,27 @@ from vllm_dwdp.offline.parcels import unpacked
 
 
 class PickledOptions(NamedTuple):
-    """Definitions of the script as their names, and as copies; None if those don't pickle."""
+    """The same options, pickled twice: with the script's definitions by name, and by value.
+
+    by_value: None if the definitions don't pickle by value.
+    """
 
     by_name: bytes
     by_value: bytes | None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "PickledOptions":
-        """Raises what pickle raises for options that can't be sent to a process."""
+        """Pickle options; raises what pickle raises if they can't be sent to a process."""
         by_value = None
         with contextlib.suppress(Exception):
             by_value = cloudpickle.dumps(options)
         return cls(_dumps_by_name(options), by_value)
 
     def load(self) -> dict[str, Any]:
-        """In a rank: with its own definitions, if it has all of them. Raises TypeError."""
+        """Unpickle in a rank: by name if the rank has all definitions, else by value.
+
+        Raises TypeError.
+        """
         try:
             found = unpacked(self.by_name, what="an option of the LLM")
         except TypeError:
@@ -45,7 +52,7 @@ class PickledOptions(NamedTuple):
 
 
 class _PicklerByName(cloudpickle.Pickler):
-    """Cloudpickle, except that definitions of the script are named, as pickle does it."""
+    """Cloudpickle, except that it pickles definitions of the script by name, as pickle does."""
 
     def reducer_override(self, thing: Any) -> Any:
         return NotImplemented if _is_defined_by_script(thing) else super().reducer_override(thing)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The prompts of one offline call, as the caller gave them and as a rank has rendered them."""
+"""Prompts of an offline call, as the caller gave them and as a rank rendered them."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ PER_PROMPT_OPTIONS = ("lora_request", "priority")
 class RawPrompt(NamedTuple):
     """One prompt as the caller gave it, with what LLM.enqueue or LLM.enqueue_chat needs for it.
 
-    kind: "generate" or "chat". params: a tuple of one, or None where the caller gave none at all.
+    kind: "generate" or "chat". params: a tuple of one element; None if the caller gave none.
     """
 
     kind: str
@@ -39,8 +39,8 @@ class RenderedPrompt(NamedTuple):
 def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -> list[RawPrompt]:
     """One RawPrompt for each prompt, in the order in which vLLM iterates over them.
 
-    Raises what vLLM raises for prompts without a length, for as many values as prompts are not, and
-    for what are no parameters.
+    Raises what vLLM raises for prompts without a length, for an option with more or fewer values
+    than there are prompts, and for parameters of another class.
     """
     as_sequence = conversation_to_seq if kind == "chat" else prompt_to_seq
     found = [_picklable(prompt) for prompt in as_sequence(prompts)]
@@ -66,7 +66,7 @@ def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -
 
 
 def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
-    """Arguments of vllm.LLM.generate or chat by their names; raises its TypeError for others."""
+    """Arguments of vllm.LLM.generate or chat by name; raises TypeError if they don't fit it."""
     try:
         bound = inspect.signature(method).bind(None, *args, **options)
     except TypeError as error:
@@ -75,12 +75,12 @@ def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dic
 
 
 def _picklable(prompt: Any) -> Any:
-    """A conversation may be given as an iterator over its messages, which can't be sent."""
+    """The prompt, as a list if it is an iterator over messages: iterators don't pickle."""
     return list(prompt) if isinstance(prompt, Iterator) else prompt
 
 
 def _check_params(each_params: Sequence[Any]) -> None:
-    """As vLLM checks them. A rank would do it too, but generators and views can't be sent to it."""
+    """Raise vLLM's TypeError here, not in a rank: wrong parameters might not pickle."""
     for params in each_params:
         if not isinstance(params, SamplingParams | PoolingParams):
             raise TypeError(

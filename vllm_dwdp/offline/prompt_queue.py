@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One pass of prompts over the ranks: which wait, which are tried again, what came of each.
+"""One pass of prompts over the ranks: which wait, which are tried again, and their results.
 
-* Prompts are handed out in their order, so that the first refused one is known as soon as those
-  in flight have ended.
-* A rank that dies makes all its prompts suspects. They are tried once more, after all others and
-  one at a time on a rank, so that a prompt that ends its rank takes no other with it.
+* Prompts are handed out in order. So once a prompt is refused and those in flight have ended, it is
+  known which prompt is the first refused one.
+* When a rank dies, all its prompts become suspects. They are tried once more, after all others and
+  one at a time on a rank, so that a prompt that ends its rank fails no other prompt.
 """
 
 from collections import deque
@@ -16,10 +16,10 @@ from vllm_dwdp.offline.errors import RankDied
 
 
 class PromptQueue:
-    """The items of one pass. An item is known by a number that no other pass of the LLM uses.
+    """The items of one pass. An item has an id that no other pass of the LLM uses.
 
-    limit: items that a rank holds at a time; batch: items in one message to a rank.
-    stops_at_error: hand out no more once an item is refused.
+    limit: items that a rank holds at a time. batch: items in one message to a rank.
+    stops_at_error: hand out no more items once one is refused.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PromptQueue:
         return len(self._retried)
 
     def take(self, num_in_flight: int) -> list[tuple[int, Any]]:
-        """What a rank that holds so many items gets next: ids and items, or nothing."""
+        """The ids and items to send next, if any, to a rank that holds `num_in_flight` items."""
         if self._waiting:
             num = min(self._batch, self.limit - num_in_flight, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(num)]
@@ -63,7 +63,7 @@ class PromptQueue:
         return [(self._first_id + index, self._items[index]) for index in taken]
 
     def finish(self, item_id: int, result: Any, *, is_error: bool) -> bool:
-        """Keep an item's result or exception; False for one of a call that was broken off."""
+        """Keep an item's result or exception; returns False if it belongs to an aborted call."""
         index = item_id - self._first_id
         if index not in self._open:
             return False
@@ -76,7 +76,10 @@ class PromptQueue:
         return True
 
     def rank_died(self, rank: int, item_ids: Collection[int]) -> int:
-        """Its items become suspects; those that were before fail. Returns how many failed."""
+        """Make a dead rank's items suspects, and fail those that were tried again already.
+
+        Returns how many failed.
+        """
         num_failed = 0
         for item_id in sorted(item_ids):
             index = item_id - self._first_id

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Makes of a prompt what an engine takes, by vLLM's own code, without giving it to the engine.
+"""Renders prompts for an engine by vLLM's own code, without adding them to the engine.
 
-vllm.LLM renders a prompt and adds it to its engine in one call. Here the engine that vllm.LLM sees
-checks what it is given and keeps it, so that all prompts of a call are known to be good before the
-first one runs.
+vllm.LLM renders a prompt and adds it to its engine in one call. Here vllm.LLM sees a stand-in for
+its engine, which only checks and keeps what is added. So all prompts of a call are checked before
+the first one runs.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from vllm_dwdp.offline.prompt import RawPrompt, RenderedPrompt
 
 
 class PromptRenderer:
-    """Takes over an LLM's `enqueue` and `enqueue_chat`; its engine stays as it was."""
+    """Renders with an LLM's `enqueue` and `enqueue_chat`. Replaces the LLM's `llm_engine`."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -23,23 +23,26 @@ class PromptRenderer:
         llm.llm_engine = self._engine
 
     def render(self, raw: RawPrompt) -> RenderedPrompt:
-        """Raises what vllm.LLM raises for a prompt that it refuses."""
+        """Render and check one prompt. Raises what vllm.LLM raises for a prompt it refuses."""
         enqueue = self._llm.enqueue_chat if raw.kind == "chat" else self._llm.enqueue
-        # A tuple is never taken for one prompt, as a list of token ids is.
+        # vLLM takes a list of numbers for one prompt of token ids, but a tuple for several prompts.
         enqueue((raw.prompt,), raw.params, use_tqdm=False, **raw.options)
         rendered = self._engine.take()
         self._has_cached_media |= not can_be_sent(rendered)
         return rendered
 
     def forget_what_was_not_sent(self) -> None:
-        """vLLM sends images once and then their names; none of those rendered here was sent."""
+        """Clear vLLM's cache of images, which it takes for sent once they are rendered."""
         if self._has_cached_media:
             self._llm.reset_mm_cache()
             self._has_cached_media = False
 
 
 def can_be_sent(rendered: RenderedPrompt) -> bool:
-    """Token ids are as good on any rank; images and embeddings are smaller as they were given."""
+    """Whether to send a prompt to ranks as rendered, as token ids.
+
+    Prompts with images or embeddings are smaller as the caller gave them.
+    """
     return bool(rendered.prompt["type"] == "token")
 
 

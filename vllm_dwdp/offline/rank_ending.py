@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A rank ends when its parent does or asks for it, whatever it is doing at that time.
+"""Ends a rank when its parent ends or asks for it, whatever the rank is doing at that time.
 
-The main thread may be loading a model or waiting for an engine: it gets a SystemExit there, and
-some time to end its engine. What is left after that is killed.
+The main thread may be loading a model or waiting for an engine. A SystemExit is raised there, and
+the thread gets some time to end its engine. Processes that are left after that are killed.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ GRACE_S = 8.0
 
 
 class RankEnding:
-    """Made in the main thread of a rank, before anything that takes long.
+    """A thread that ends this process. Made in the rank's main thread, before long work begins.
 
-    The parent is watched by its process id: a pipe stays open while a fork of the parent lives.
+    It watches the parent by its process id, because a fork of the parent may keep the pipe open.
     """
 
     def __init__(self, parent_pid: int) -> None:
@@ -34,11 +34,11 @@ class RankEnding:
         threading.Thread(target=self._watch, name="dwdp-ending", daemon=True).start()
 
     def ask(self) -> None:
-        """End soon. From any thread."""
+        """Have the process end soon. Any thread may call this."""
         self._is_asked.set()
 
     def begin(self) -> None:
-        """The main thread is ending: nothing may interrupt that any more."""
+        """Note that the main thread is ending, so that a signal no longer interrupts it."""
         self._has_begun = True
 
     def _interrupt(self, *_: object) -> None:
@@ -56,9 +56,9 @@ class RankEnding:
 
 
 def end_at_once(exit_code: int) -> NoReturn:
-    """Kill what is left of the engine and its worker, then leave without the interpreter's own end.
+    """Kill what is left of the engine and its worker, and exit without finalising Python.
 
-    That would wait for child processes, and takes seconds with so much loaded.
+    Finalising would wait for child processes, and takes seconds with so many modules loaded.
     """
     _kill_children()
     with contextlib.suppress(OSError):

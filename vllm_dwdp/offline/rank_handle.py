@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The parent's end of one rank of an offline job: its process, its pipe, its orphans."""
+"""The parent's handle of one rank of an offline job: its process, its pipe, its descendants."""
 
 import contextlib
 import multiprocessing
@@ -27,10 +27,10 @@ NOT_BEGUN = (
 
 
 class RankHandle:
-    """One rank. Two threads do its reading and writing.
+    """One rank, with two threads that read and write its pipe.
 
-    Neither end is then blocked by a full pipe, and a KeyboardInterrupt can't cut a message in two.
-    What it says arrives in `news` as (handle, message).
+    The threads keep a full pipe from blocking either end, and a KeyboardInterrupt from cutting a
+    message in two. The rank's messages arrive in `news`, as (handle, message).
     """
 
     def __init__(self, index: int, process: Any, pipe: Any, news: queue.SimpleQueue[Any]) -> None:
@@ -57,7 +57,7 @@ class RankHandle:
         options: PickledOptions,
         news: queue.SimpleQueue[Any],
     ) -> "RankHandle":
-        """A new process that builds a vllm.LLM of the options; ranks meet at `port`."""
+        """Start a process that builds a vllm.LLM from the options; ranks meet at `port`."""
         environment = {
             "VLLM_DP_RANK": str(index),
             "VLLM_DP_RANK_LOCAL": str(index),
@@ -74,32 +74,35 @@ class RankHandle:
         return cls(index, process, ours, news)
 
     def send_items(self, kind: str, items: list[tuple[int, Any]]) -> None:
-        """Send items to render or to run soon. Raises TypeError if one of them doesn't pickle."""
+        """Send items to render or to run (`kind`). Raises TypeError if one doesn't pickle."""
         parcels = [(item_id, packed(item)) for item_id, item in items]
         self.in_flight.update(item_id for item_id, _ in items)
         self.send((kind, parcels))
 
     def send(self, message: tuple[Any, ...] | None) -> None:
-        """Send it soon; that a rank is dead is told in `news`."""
+        """Have the writing thread send a message. `news`, not this, tells of a rank that died."""
         self._outbox.put(pickle.dumps(message))
 
     def stats(self) -> dict[str, Any]:
-        """What its worker says of itself; raises RankDied."""
+        """Ask the rank's worker for its statistics, see LLM.dwdp_stats. Raises RankDied."""
         with self._stats_turn:
             self.send(("stats",))
             if (found := self._stats.get()) is None:
-                self._stats.put(None)  # for whoever asks next
+                self._stats.put(None)  # for the next call
                 raise RankDied(f"dwdp rank {self.index} ended; see the log above.")
             return dict(found)
 
     def ask_to_end(self) -> None:
-        """It ends its engine and itself; before it has any, the process just ends."""
+        """Ask the rank to end its engine and itself; terminate it if it has sent no message yet."""
         self.send(None)
         if not self._has_begun:
             self.process.terminate()
 
     def join(self, deadline: float) -> None:
-        """Wait for its end, then kill it; its engine and worker, which may be left, end here."""
+        """Wait until the rank has ended, and kill it at the deadline (of `time.monotonic`).
+
+        Its engine and worker are killed, too, if they outlive it.
+        """
         with self._join_turn:
             self.process.join(max(0.0, deadline - time.monotonic()))
             if self.process.is_alive():
@@ -110,7 +113,7 @@ class RankHandle:
                 process.kill()
 
     def note_family(self) -> None:
-        """Its engine and worker, noted while it lives: it may be killed at any time."""
+        """Note the rank's engine and worker while it lives, to end them if it is killed."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._family = psutil.Process(self.process.pid).children(recursive=True) or self._family
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Reads a rank's pipe at once, whatever the rank does: both ends may write more than it holds."""
+"""Reads a rank's pipe in a thread, so that the parent never blocks on a full pipe."""
 
 import queue
 import threading
@@ -10,7 +10,10 @@ from typing import Any
 
 
 class RankInbox:
-    """Messages of the parent, from construction on; `on_end` is called when it wants the end."""
+    """The parent's messages, read from construction on.
+
+    on_end: called when the parent ends or asks this rank to end.
+    """
 
     def __init__(self, pipe: Connection, *, on_end: Callable[[], None]) -> None:
         self._pipe = pipe
@@ -22,7 +25,7 @@ class RankInbox:
         return self._messages.empty()
 
     def take(self) -> tuple[Any, ...]:
-        """The next message; waits for it."""
+        """Wait for the next message, and return it."""
         return self._messages.get()
 
     def _read(self) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank does with the prompts it is sent: render them, or run them."""
+"""The main loop of a rank: it renders or runs the prompts that it is sent."""
 
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,7 +17,7 @@ ITEM = "this prompt or its parameters"
 
 
 class RankLoop:
-    """Feeds the engine between steps, so that its batch is refilled as requests finish."""
+    """Adds prompts to the engine between steps, so that its batch refills as requests finish."""
 
     def __init__(self, llm: Any, pipe: Connection, inbox: RankInbox) -> None:
         self._engine = llm.llm_engine
@@ -27,13 +27,13 @@ class RankLoop:
         self._running: set[int] = set()
 
     def run(self) -> None:
-        """Until the process is ended."""
+        """Loop until the process is ended."""
         while True:
             self._take_messages()
             self._step()
 
     def _take_messages(self) -> None:
-        """Take what came; wait for something to run when idle."""
+        """Handle all messages that have come; while no prompt runs, wait for more."""
         while not self._running or not self._inbox.is_empty():
             kind, *body = self._inbox.take()
             if kind == "render":
@@ -52,7 +52,7 @@ class RankLoop:
         self._pipe.send(("answers", answers))
 
     def _rendered(self, item_id: int, parcel: bytes) -> Answer:
-        """A prompt that is better sent as it was given is only checked; its result is None."""
+        """The rendered prompt; None if it is valid, but better sent as the caller gave it."""
         try:
             rendered = self._renderer.render(unpacked(parcel, what=ITEM))
         except EngineDeadError:

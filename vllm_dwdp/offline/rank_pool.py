@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The living ranks of one vllm_dwdp.LLM: hands them items, collects results, survives deaths."""
+"""The living ranks of one vllm_dwdp.LLM: gives them prompts and collects their results."""
 
 import contextlib
 import os
@@ -28,7 +28,10 @@ SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
 
 
 class RankPool:
-    """Used by one call at a time; `end` and `stats` may come from any thread."""
+    """The ranks that haven't ended. An item is a prompt, to render or to run.
+
+    One call at a time uses the pool; any thread may call `end` and `stats`.
+    """
 
     def __init__(self, job_size: int, options: PickledOptions) -> None:
         self._job_size = job_size
@@ -39,7 +42,7 @@ class RankPool:
         self._is_ended = False
 
     def start(self) -> None:
-        """Start all ranks and wait until they serve; raises RankDied when one can't start."""
+        """Start all ranks, and wait until they serve. Raises RankDied when a rank can't start."""
         try:
             with reserved_port() as port:
                 for index in range(self._job_size):
@@ -52,7 +55,7 @@ class RankPool:
             raise
 
     def check_usable(self) -> None:
-        """Raise what a call on this pool could only end in."""
+        """Raise RuntimeError or RankDied if no call on this pool can succeed."""
         if os.getpid() != self._owner_pid:
             raise RuntimeError("a vllm_dwdp.LLM works only in the process that built it.")
         if self._is_ended:
@@ -61,22 +64,26 @@ class RankPool:
             raise RankDied(NONE_LEFT)
 
     def run(self, kind: str, items: PromptQueue, report: Callable[[int], Any]) -> None:
-        """Work through the items; tells `report` how many ended. Raises RankDied without ranks."""
-        while not self._news.empty():  # of ranks that died since the last call
+        """Have the ranks work through the items.
+
+        kind: "render" or "run". report: called with how many items ended since the last time.
+        Raises RankDied when no rank is left, and RuntimeError when the pool ends meanwhile.
+        """
+        while not self._news.empty():  # ranks may have died since the last call
             self._collect(items)
         while items.num_open:
             self._dispatch(kind, items)
             report(self._collect(items))
 
     def abandon(self) -> None:
-        """Stop all work in flight; results that still come are known by their old ids."""
+        """Stop all work in flight. A later call ignores its results, whose ids are older."""
         for rank in self._ranks:
             if rank.in_flight:
                 rank.send(("abort",))
                 rank.in_flight.clear()
 
     def stats(self) -> list[dict[str, Any]]:
-        """Of each living rank."""
+        """The statistics of each living rank, see LLM.dwdp_stats; logs ranks that died."""
         found = []
         for rank in list(self._ranks):
             try:
@@ -86,14 +93,14 @@ class RankPool:
         return found
 
     def end(self) -> None:
-        """End all ranks and what they started, within half a minute."""
+        """End all ranks and the processes they started, within half a minute."""
         if os.getpid() != self._owner_pid:  # a fork of the process that owns them
             return
         self._is_ended = True
         self._end_ranks()
 
     def _dispatch(self, kind: str, items: PromptQueue) -> None:
-        """Hand items to the least busy rank, until none takes more."""
+        """Give items to the least busy rank, again and again, until it takes no more."""
         while True:
             if not self._ranks:
                 raise RankDied(NONE_LEFT)
@@ -114,9 +121,9 @@ class RankPool:
         return self._bury(rank, str(body), items) if rank in self._ranks else 0
 
     def _wait_for_news(self) -> Any:
-        """The next message of any rank. Waits in short turns, so that Ctrl-C is always noticed.
+        """Wait for the next message of any rank, in short turns, so that Ctrl-C is always noticed.
 
-        The kernel may give the signal to another thread, which leaves a longer wait undisturbed.
+        The kernel may deliver the signal to another thread, which wouldn't interrupt a long wait.
         """
         while True:
             with contextlib.suppress(queue.Empty):
@@ -134,8 +141,11 @@ class RankPool:
         )
         num_failed = items.rank_died(rank.index, rank.in_flight)
         if num_failed and items.num_open and not self._ranks:
-            # It was alone on its rank: the other prompts are not to blame, new ranks can run them.
-            logger.error("A prompt ended the last dwdp rank; all are started again for the others.")
+            # The prompt was alone on its rank, so the other prompts didn't end it: new ranks can
+            # run them.
+            logger.error(
+                "A prompt ended the last dwdp rank; all ranks are started again for the others."
+            )
             self.start()
         return num_failed
 
@@ -154,7 +164,10 @@ class RankPool:
                 raise RankDied(self._why_not_started(rank, kind, body))
 
     def _why_not_started(self, rank: RankHandle, kind: str, body: str) -> str:
-        """The group's sentence, if one of the ranks says it: all end at once, one by one."""
+        """The group's own sentence if a rank still reports it, else this rank's reason.
+
+        When a group fails, all its ranks end, and their reports arrive one after the other.
+        """
         reason = f"dwdp rank {rank.index} could not start: {body}"
         deadline = time.monotonic() + ECHO_S
         failed = {rank}

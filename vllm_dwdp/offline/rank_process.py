@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank of an offline job: a process with a vllm.LLM, fed by the process that holds the job.
+"""One rank of an offline job: a process with a vllm.LLM that runs the prompts its parent sends.
 
 Messages from the parent: ("render", items), ("run", items), ("abort",), ("stats",), and None, which
-ends the rank; items are (id, parcel). Messages back: ("begun", None), ("ready", None),
+ends the rank; an item is (id, parcel). Messages back: ("begun", None), ("ready", None),
 ("answers", answers with parcels), ("stats", stats), ("group failed", sentence), ("failed", text).
 """
 
@@ -27,8 +27,8 @@ logger = init_logger("vllm.dwdp")
 def serve_rank(
     pipe: Connection, parent_pid: int, environment: dict[str, str], options: PickledOptions
 ) -> None:
-    """Main function of the rank's process. Exit code 0 only when the parent ended it."""
-    os.setpgrp()  # Ctrl-C is the parent's, which then ends its ranks or goes on with them
+    """Main function of the rank's process. The exit code is 0 only when the parent ended it."""
+    os.setpgrp()  # only the parent gets Ctrl-C: it may end its ranks, or go on using them
     os.environ.update(environment)
     ending = RankEnding(parent_pid)
     exit_code: Any = 1
@@ -63,13 +63,13 @@ def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> Non
 
 
 def error_text(error: Exception) -> str:
-    """An error of pydantic without all other arguments, and without a link to its manual."""
+    """An error as text; an error of pydantic without all its arguments and its links."""
     if isinstance(error, pydantic.ValidationError):
         return "; ".join(_option_and_reason(part) for part in error.errors())
     return f"{type(error).__name__}: {error}"
 
 
 def _option_and_reason(part: Any) -> str:
-    """Errors of a whole configuration name their options themselves."""
+    """One error of pydantic as "option: reason", or as "reason" if it names no option."""
     option = ".".join(map(str, part["loc"]))
     return f"{option}: {part['msg']}" if option else str(part["msg"])

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A whole rank, without vLLM: its experts, the views of all experts, and how it fetches."""
+"""The parts of a rank that need no vLLM: its experts, its views of all experts, its fetching."""

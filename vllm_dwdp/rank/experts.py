@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One rank's own experts, and its views of all experts of its group.
 
-Life: each layer is adopted, all are sealed, peers' handles are taken, and slots are made if a step
-will use them.
+In this order: each layer is adopted, the fringe is sealed, the peers' handles are taken, and slots
+are made if a step will use them.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ from vllm_dwdp.memory.slots import Chosen, LayerCopies, MakeChosen, Slots
 
 
 class RankExperts:
-    """slot_driver: the driver that makes slots; None: the same.
+    """A rank's memory for experts. `direct` has, by layer, the views that show blocks in place.
 
-    direct: by layer, views of own memory and of peers' memory where it lies. slots: None until they
-    are made.
+    slot_driver: the driver that makes slots; None for `driver`.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class RankExperts:
 
     @property
     def views(self) -> ExpertViews:
-        """What builds views, and counts what they map."""
+        """The object that builds views and counts their mappings."""
         assert self._views is not None, "views come with the peers' handles"
         return self._views
 
@@ -45,7 +44,7 @@ class RankExperts:
         self.shard.adopt_layer(addresses)
 
     def seal(self) -> None:
-        """After the last layer: nothing is written to own experts any more."""
+        """See LocalShard.seal; called after the last layer."""
         self.shard.seal()
 
     def handles(self, handle_type: HandleType, parcel: int) -> list[tuple[Handle, int]]:
@@ -64,17 +63,20 @@ class RankExperts:
         return self.slots
 
     def make_slot_for(self, layer_idx: int, slice_bytes: int) -> Slots:
-        """A slot of its own for one layer, which the caller keeps."""
+        """Make a slot for one layer alone; the caller owns it. slice_bytes: see make_slots."""
         layout = self.layout.with_slot_for(layer_idx)
         return Slots(self._slot_driver, layout, slice_bytes=slice_bytes)
 
     def build_on_slot(self, layer_idx: int, slots: Slots | None = None) -> list[View]:
-        """Views of a layer that show its slot in the place of peers' memory. slots: default own."""
+        """Build the views of a layer that show its slot in the place of peers' memory.
+
+        slots: the slots to show; None for those of `make_slots`.
+        """
         slots = slots or self.slots
         assert slots is not None, "slots are made before views of them"
         return self.views.build_on_slot(layer_idx, slots)
 
     def copies(self, make_chosen: MakeChosen[Chosen] | None = None) -> list[LayerCopies[Chosen]]:
-        """By layer, what brings its missing experts to its slot."""
+        """For each layer, the copies that bring the experts it lacks to its slot."""
         assert self.slots is not None, "slots are made before copies to them"
         return [self.slots.copies(i, views, make_chosen) for i, views in enumerate(self.direct)]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What fetching costs a group: each rank measures its links and one layer; the slowest counts.
+"""Measures what fetching costs: each rank times its links and one layer, and the slowest counts.
 
-* All of it happens before slots are made, because it decides whether a step will use them.
-* Every rank of the group takes part in every gathering, also one that measures nothing: so nobody
-  waits for a rank that has other options.
-* vLLM's profiling run would not do: it lets all tokens choose the same experts.
+* This happens before slots are made, because the costs decide whether a step will use slots.
+* Every rank of the group takes part in every `gather`, even if it measured nothing. So no rank
+  waits for a peer that has other options.
+* vLLM's profiling run can't serve as the timed step: in it all tokens choose the same experts.
 """
 
 import contextlib
@@ -27,15 +27,17 @@ from vllm_dwdp.rank.experts import RankExperts
 from vllm_dwdp.rank.model_layers import ModelLayers
 
 RunStep = Callable[[], Any]
-"""Runs the model's largest step, on made-up tokens, without attention."""
+"""Runs a step of the largest size on made-up tokens, without attention."""
 
 NUM_STEPS = 3
-"""Steps that are timed in each way."""
+"""How many steps are timed in place, and how many on a slot."""
 
 
 class LayerCost(NamedTuple):
-    """One layer: the bytes that it lacks, the seconds that it computes for a token on a slot, and
-    how many seconds longer it takes where it reads those bytes in place.
+    """The cost of one layer.
+
+    missing_bytes: bytes of the experts it lacks. compute_s_per_token: seconds that it computes for
+    a token on a slot. direct_extra_s_per_token: seconds more if it reads those experts in place.
     """
 
     missing_bytes: int
@@ -44,7 +46,10 @@ class LayerCost(NamedTuple):
 
 
 class FetchCosts:
-    """Figures for the cost model; what the user gives is not measured."""
+    """Measures the figures of the cost model, except those that the user's options give.
+
+    gather: see GroupSession.gather. on_step: called with a description of each step that is timed.
+    """
 
     def __init__(
         self,
@@ -75,11 +80,14 @@ class FetchCosts:
 
     @property
     def missing_bytes(self) -> int:
-        """Of the layer that lacks most."""
+        """Bytes of the missing experts of the layer that lacks most."""
         return max(self._missing)
 
     def measure_links(self) -> Bandwidths | None:
-        """The slowest of the group's; None where no rank lacks anything."""
+        """Measure this rank's links; returns the slowest figures of the group.
+
+        None if no rank lacks an expert.
+        """
         probe = self._memory.link_probe(self._copier)
         places = places_of(
             self._layout,
@@ -95,9 +103,9 @@ class FetchCosts:
         return Bandwidths.slowest(Bandwidths(*one) for one in found) if found else None
 
     def measure_layer(self, run_step: RunStep, *, is_needed: bool) -> LayerCost | None:
-        """The largest figures of the group; None where no rank needs any.
+        """Measure one layer if this rank needs it; returns the largest figures of the group.
 
-        is_needed: whether this rank does.
+        None if no rank needs it. is_needed: whether this rank needs it.
         """
         own = None
         if is_needed and (given := self._config.compute_us_per_token) is not None:
@@ -118,7 +126,7 @@ class FetchCosts:
         )
 
     def _agree(self, name: str, own: tuple[float, ...] | None) -> list[list[Any]]:
-        """The figures of all ranks of the group that have any."""
+        """Exchange figures with the group; returns those of each rank that has any."""
         found = self._gather(name, json.dumps(own).encode())
         return [figures for payload in found if (figures := json.loads(payload)) is not None]
 
@@ -131,9 +139,9 @@ class FetchCosts:
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
 
     def _measured(self, run_step: RunStep) -> tuple[float, float]:
-        """Times the first layer that lacks something, in place and on a slot made for it alone.
+        """Time the first layer that lacks experts, in place and on a slot made for it alone.
 
-        Returns the seconds that it computes for a token, and how many more it takes in place.
+        Returns the seconds that it computes for a token on the slot, and how many more in place.
         """
         layer_idx = next(i for i, num_bytes in enumerate(self._missing) if num_bytes)
         in_place = self._seconds_per_token(run_step, layer_idx, FetchMode.DIRECT)
@@ -151,7 +159,10 @@ class FetchCosts:
 
     @contextlib.contextmanager
     def _on_slot(self, layer_idx: int) -> Iterator[None]:
-        """The layer can run on a slot inside, which holds its experts; the slot goes again."""
+        """Within this context the layer can run on a slot that holds its experts.
+
+        The slot is freed at the end.
+        """
         slots = self._experts.make_slot_for(layer_idx, self._missing[layer_idx])
         self._fill(slots, layer_idx)
         on_slot = self._experts.build_on_slot(layer_idx, slots)
@@ -166,7 +177,7 @@ class FetchCosts:
             self._memory.give_back()
 
     def _fill(self, slots: Slots, layer_idx: int) -> None:
-        """Copy the layer's experts to the slot. Kernels may be faster on an empty one, on zeros."""
+        """Copy the layer's experts to the slot: kernels might be faster on zeros."""
         copies = slots.copies(layer_idx, self._experts.direct[layer_idx]).everything
         self._copier.submit(copies, self._memory.current_stream())
         self._copier.drain()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How a rank fetches: its copier, its policy, and its slots, if the policy has a use for them.
+"""How a rank fetches: its copier, its policy, and its slots if the policy uses any.
 
-* The policy is decided before slots are made and before vLLM profiles memory. It never changes, so
-  that slots are made for steps that will use them, or not at all.
-* It rests on figures of the whole group, the slowest of each kind: all ranks decide alike.
+* The policy is chosen before slots are made and before vLLM profiles memory, and never changes. So
+  slots are made only if some step will use them.
+* The policy rests on the slowest figures of the whole group, so all ranks choose alike.
 """
 
 import logging
@@ -32,7 +32,7 @@ logger = logging.getLogger("vllm.dwdp")
 
 
 class Fetching:
-    """The fetch side of one rank. Life: constructed, decided, slots made, started, settled."""
+    """The fetch side of one rank: `decide`, then `make_slots`, `start`, `settle`, and `stop`."""
 
     def __init__(
         self,
@@ -48,10 +48,11 @@ class Fetching:
         has_room: bool = True,
         end_rank: Callable[[], None],
     ) -> None:
-        """job_ranks: the group's ranks, as the job numbers them.
+        """job_ranks: the group's ranks by their numbers in the job.
 
-        on_step: called with what is measured next. has_room: whether all ranks of the group have
-        memory for slots. end_rank: ends the process at once, for a copy that doesn't end.
+        on_step: called with a description of each step that is timed. has_room: whether all ranks
+        of the group have memory for slots. end_rank: ends this process at once; called when a copy
+        doesn't end.
         """
         self._config = config
         self._layers = layers
@@ -79,7 +80,11 @@ class Fetching:
         self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
 
     def decide(self, run_step: RunStep) -> None:
-        """Choose the policy, together with all ranks of the group; layers are bound in place."""
+        """Choose the policy, together with all ranks of the group.
+
+        Called when layers are bound to the direct views. Raises ConfigError if a layer's kernel
+        keeps the router's choice from a policy that needs it.
+        """
         self.bandwidths = self._costs.measure_links()
         if self._costs.links is not None:
             logger.info("%s", self._costs.links.describe())
@@ -94,7 +99,7 @@ class Fetching:
             self._layers.check_router_is_heard()
 
     def make_slots(self) -> Slots | None:
-        """Slots if a step will use them."""
+        """Make the slots, if a step will use them; None otherwise."""
         if not self.policy.is_direct:
             peer_bytes = self._costs.missing_bytes // max(1, self._layout.num_ranks - 1)
             slice_bytes = self._config.slice_bytes or self._memory.slice_bytes(peer_bytes)
@@ -102,7 +107,7 @@ class Fetching:
         return self._experts.slots
 
     def start(self) -> None:
-        """Layers can run, in place, until `settle`; no request is served before."""
+        """Let layers run in place, until `settle` is called. No request is served before that."""
         if (slots := self._experts.slots) is not None:
             chosen = None
             if FetchMode.SELECTIVE in self.policy.modes_up_to(self._sizes.max_tokens):
@@ -120,7 +125,7 @@ class Fetching:
         self._layers.install(InPlace())
 
     def settle(self) -> None:
-        """Run by the policy from now on."""
+        """Let layers fetch by the policy from now on."""
         assert self._scheduler is not None, "settled after it was started"
         if FetchMode.PREFETCH in self.policy.modes:
             self._scheduler.start()
@@ -131,12 +136,12 @@ class Fetching:
             self._watch_copies()
 
     def stop(self) -> None:
-        """No copy is under way when it returns."""
+        """Stop the copies; none is under way when this returns."""
         if self._scheduler is not None:
             self._scheduler.stop()
 
     def counts(self) -> dict[str, Any]:
-        """What was counted, here and by kernels that choose on a GPU, and what was measured."""
+        """All counters of this rank, with those that a GPU's kernels keep, and link speeds."""
         counts = self.counters.snapshot()
         if gathered := self._memory.gathered():
             num_copies, num_hits, *by_peer = gathered
@@ -158,7 +163,7 @@ class Fetching:
         ).start()
 
     def _needs_compute(self, bandwidths: Bandwidths | None) -> bool:
-        """Whether the policy, or what is said about it, depends on how long layers compute."""
+        """Whether the policy, or the report on it, depends on how long layers compute."""
         if bandwidths is None or self._costs.lacks_nothing:
             return False
         if self._config.fetch == AUTO:
@@ -176,8 +181,8 @@ class Fetching:
             report(config, self.policy, model, sizes)
         elif config.fetch == AUTO and self.bandwidths is not None:
             logger.info(
-                "fetch=auto: every step reads the experts that it lacks where they lie, at %.1f "
-                "GB/s, own memory at %.1f GB/s",
+                "fetch=auto: every step reads the experts it lacks where they are, at %.1f GB/s; "
+                "it reads own memory at %.1f GB/s",
                 self.bandwidths.peers / 1e9,
                 self.bandwidths.own / 1e9,
             )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank needs of the MoE layers of its model, whoever runs them."""
+"""The calls that a rank makes on the MoE layers of its model."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from vllm_dwdp.fetch.scheduler import FetchScheduler
 
 
 class ModelLayers(Protocol):
-    """The layers are counted as in the rank's layout."""
+    """The MoE layers of a model. `layer_idx` counts them as the rank's layout does."""
 
     @property
     def num_experts(self) -> int:
@@ -24,7 +24,7 @@ class ModelLayers(Protocol):
         ...
 
     def install(self, fetcher: Fetcher) -> None:
-        """Have all layers ask this fetcher from now on."""
+        """Have all layers get their experts through this fetcher from now on."""
         ...
 
     def bind_slot(self, layer_idx: int, views: Sequence[View]) -> None:
@@ -32,13 +32,13 @@ class ModelLayers(Protocol):
         ...
 
     def unbind_slot(self, layer_idx: int) -> None:
-        """Let a layer run in place only."""
+        """Undo `bind_slot`: the layer runs in place only."""
         ...
 
     def check_router_is_heard(self) -> None:
-        """Raise ConfigError if a kernel keeps the router's choice to itself."""
+        """Raise ConfigError if a layer's kernel doesn't tell which experts the router chose."""
         ...
 
     def fence_graphs(self, scheduler: FetchScheduler) -> None:
-        """Have the scheduler told of every capture and every replay of a graph."""
+        """Tell the scheduler of every capture and every replay of a CUDA graph."""
         ...

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""From vLLM's options to a job of independent ranks: what is completed, and what is refused."""
+"""Turns vLLM's options into a job of independent ranks, and refuses options that can't work."""

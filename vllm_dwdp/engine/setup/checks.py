@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Everything that can't work, refused before a process is spawned or a weight is read.
+"""Refuses a configuration that can't work, before a process is spawned or a weight is read.
 
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
@@ -35,7 +35,7 @@ CHECKS: tuple[Check, ...] = (
     job_checks.environment,
     model_checks.map_budget,
 )
-"""In the order in which they are asked: the first reason counts."""
+"""All checks, in the order in which they run: the first reason counts."""
 
 
 def check_config(vllm_config: Any, config: DwdpConfig) -> None:

@@ -3,8 +3,8 @@
 """Turns a vLLM config that selects dwdp into one of independent ranks. Acts once.
 
 Runs inside `Executor.get_class`: in `VllmConfig.__post_init__`, again in the front-end, and
-again in every engine process after load. What it resolved is kept in `additional_config`, which
-is how later calls know that there is nothing left to do.
+again in every engine process after load. It keeps its results in `additional_config`, where later
+calls find them and do nothing.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ from vllm_dwdp.group.meet import job_board
 logger = init_logger("vllm.dwdp")
 
 GPU_MOE_BACKEND = "triton"
-"""Of vLLM's kernels on GPUs the one that takes weights as loaded, a row for each expert."""
+"""The backend of vLLM's GPU kernels that reads weights as loaded, one row for each expert."""
 
 
 def configure(vllm_config: Any) -> None:
@@ -72,9 +72,10 @@ def configure(vllm_config: Any) -> None:
 
 
 def choose_kernel(vllm_config: Any) -> None:
-    """What `--moe-backend auto` means here: many of its choices on GPUs repack weights.
+    """Replace `--moe-backend auto` on GPUs, where vLLM often chooses kernels that repack weights.
 
-    One that the user names is kept, and refused when layers are built if it repacks weights.
+    A backend that the user names is kept. If it repacks weights, it is refused when layers are
+    built.
     """
     kernels = vllm_config.kernel_config
     if vllm_config.device_config.device_type == "cuda" and kernels.moe_backend == "auto":

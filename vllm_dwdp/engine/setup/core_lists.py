@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Works out the cores of each rank and its part of a memory node, from what was read before.
+"""Works out the cores of each rank and its part of a memory node.
 
 * A rank's cores are a list of logical CPUs, in ascending order.
-* Nothing here reads the machine or the environment.
+* This module reads neither the machine nor the environment: callers pass in what they read.
 """
 
 import re
@@ -16,17 +16,20 @@ _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
 def parse_core_lists(text: str, allowed: Set[int]) -> list[list[int]]:
-    """The lists of '0-3|4,6': between bars, what vLLM takes for the cores of one worker.
+    """The core lists in a text such as '0-3|4,6', where bars separate the lists of workers.
 
-    allowed: the CPUs that the process may run on. Raises ConfigError on anything else.
+    allowed: the CPUs that the process may run on. Raises ConfigError for other CPUs, and for text
+    that isn't such a list.
     """
     return [_parse_list(part, text, allowed) for part in text.split("|")]
 
 
 def divide(cores: Sequence[int], num_ranks: int, num_reserved: int = 0) -> list[list[int]]:
-    """A contiguous share of the cores for each rank; with too few, ranks share them in rotation.
+    """Divide cores into a contiguous share for each rank.
 
-    num_reserved: the last cores of each share, left to other processes where any core remains.
+    If there are fewer cores than ranks, each rank gets one core, and some ranks share a core.
+    num_reserved: how many cores at the end of each share to leave to other processes, if the share
+    has more than these.
     """
     if len(cores) < num_ranks:
         return [[cores[rank % len(cores)]] for rank in range(num_ranks)]
@@ -41,8 +44,9 @@ def spread_lists(
 ) -> list[list[int] | None]:
     """The cores of each rank of the job; None for one that another command starts and binds.
 
-    command: the ranks that the command with these lists starts. One list is divided between them,
-    a list for each of them is theirs, and a list for each rank of the job is every rank's.
+    command: the ranks that the command with these lists starts. One list is divided between them.
+    If there are as many lists as ranks of the command, each of these ranks has one. If there are as
+    many as ranks of the job, each rank of the job has one. Raises ConfigError for other numbers.
     """
     if not command:
         return [None] * job_size
@@ -67,9 +71,9 @@ def memory_share(
 ) -> float:
     """The part of its memory node that one rank may fill, between 0 and 1.
 
-    nodes: the memory node of each rank on this host; None where it isn't known, which counts as
-    every rank's neighbour. node_bytes: the size of this rank's node. limit_bytes: what the ranks
-    may have together on all nodes; None without such a limit.
+    nodes: the memory node of each rank on this host; None if it isn't known. A rank with an unknown
+    node is counted on every node. node_bytes: the size of this rank's node. limit_bytes: the most
+    that all ranks together may use on all nodes; None without such a limit.
     """
     share = 1 / sum(node in (nodes[rank], None) for node in nodes)
     if limit_bytes is None:
@@ -99,7 +103,7 @@ def _parse_list(part: str, text: str, allowed: Set[int]) -> list[int]:
 
 
 def ranges_text(cores: Collection[int]) -> str:
-    """'0-3,6' for 0, 1, 2, 3 and 6."""
+    """Cores as a text of ranges: '0-3,6' for 0, 1, 2, 3 and 6."""
     runs: list[list[int]] = []
     for core in sorted(cores):
         if runs and core == runs[-1][-1] + 1:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Refuses CPU settings in the environment that make vLLM fail later, without naming the variable.
+"""Refuses CPU settings in the environment on which vLLM would fail later, without naming them.
 
 Each check looks at one thing and returns the sentence that refuses it, or None.
 """
@@ -24,7 +24,7 @@ NUMBERS = {
     "VLLM_CPU_INT4_W4A8": (0, "0 or 1"),
     "VLLM_ZENTORCH_WEIGHT_PREPACK": (0, "0 or 1"),
 }
-"""vLLM's variables that are whole numbers: the smallest that works, and what it means."""
+"""vLLM's variables that hold whole numbers; of each, the smallest valid number and its meaning."""
 
 
 def check_cpu(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -76,7 +76,7 @@ def _placement(parallel: Any) -> str | None:
         if given and not (name == "OMP_PROC_BIND" and given.strip().lower() == "false"):
             return (
                 f"expected dwdp to give each of {parallel.data_parallel_size} ranks its cores, "
-                f"{name}='{given}' binds all of them to one; unset it, and name the cores of "
+                f"{name}='{given}' binds all of them to one core; unset it, and name the cores of "
                 f"every rank in {BIND_VARIABLE} if need be."
             )
     return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One host for all CPU ranks: disjoint cores, and memory divided between their KV caches.
+"""Divides one host between its CPU ranks: disjoint cores, and a part of the memory for each.
 
 vLLM's own default (`VLLM_CPU_OMP_THREADS_BIND=auto`) binds every rank to the cores of NUMA node
-0, and lets each take 90 % of its memory.
+0, and lets each rank take 90 % of that node's memory.
 """
 
 import os
@@ -42,9 +42,9 @@ AUTO, NO_BIND = "auto", "nobind"
 def own_cores(
     parallel_config: Any, rank: int, num_ranks: int, command: range | None = None
 ) -> Iterator[None]:
-    """While workers are spawned, let vLLM bind them to this rank's cores.
+    """Within this context, in which workers are spawned, let vLLM bind them to this rank's cores.
 
-    command: the ranks that this command starts; default: all. Raises ConfigError.
+    command: the ranks that this command starts; None for all. Raises ConfigError.
     """
     changes = _binding(parallel_config, rank, num_ranks, command or range(num_ranks))
     before = {name: os.environ.get(name) for name in changes}
@@ -56,9 +56,9 @@ def own_cores(
 
 
 def cores_of_ranks(num_ranks: int, command: range) -> list[list[int] | None]:
-    """The cores of each rank of the job; None where another command binds a rank.
+    """The cores of each rank of the job; None for a rank that another command binds.
 
-    With 'nobind' these are all that this process may run on. Raises ConfigError.
+    With 'nobind' each rank has all cores that this process may run on. Raises ConfigError.
     """
     given = bind_mode()
     allowed = {cpu.id for cpu in get_allowed_cpu_list()}
@@ -73,7 +73,10 @@ def cores_of_ranks(num_ranks: int, command: range) -> list[list[int] | None]:
 def share_memory(
     vllm_config: Any, num_ranks: int, rank: int = 0, command: range | None = None
 ) -> None:
-    """Give a rank its part of its node's memory fraction, unless the KV cache size was given."""
+    """Reduce a rank's memory fraction to its part of its memory node.
+
+    Does nothing if the user gave the size of the KV cache.
+    """
     cache = vllm_config.cache_config
     if cache.kv_cache_memory_bytes is not None:
         return
@@ -85,8 +88,8 @@ def share_memory(
 def number_engines(parallel_config: Any) -> None:
     """Number a command's engines, as `--device-ids` would, until the executor drops the numbers.
 
-    Otherwise vLLM takes each engine's number from CPU_VISIBLE_MEMORY_NODES, of which there may be
-    fewer than engines.
+    Otherwise vLLM takes each engine's number from the nodes in CPU_VISIBLE_MEMORY_NODES, which may
+    be fewer than the engines.
     """
     parallel_config.assigned_physical_gpu_ids = list(
         range(parallel_config.data_parallel_size_local)
@@ -94,13 +97,13 @@ def number_engines(parallel_config: Any) -> None:
 
 
 def bind_mode() -> str:
-    """What VLLM_CPU_OMP_THREADS_BIND says: 'auto' if nothing, 'nobind', or lists of cores."""
+    """The value of VLLM_CPU_OMP_THREADS_BIND: 'auto' (also if unset), 'nobind' or core lists."""
     given = os.environ.get(BIND_VARIABLE, "").strip()
     return given.lower() if given.lower() in (AUTO, NO_BIND) else given or AUTO
 
 
 def check_visible_nodes() -> str | None:
-    """Why CPU_VISIBLE_MEMORY_NODES can't be followed, if it can't; vLLM would fail late."""
+    """Why vLLM can't use CPU_VISIBLE_MEMORY_NODES, where it would fail late; None if it can."""
     given = os.environ.get(NODES_VARIABLE, "")
     if not given or SIMULATION_VARIABLE in os.environ:
         return None
@@ -120,21 +123,22 @@ def check_visible_nodes() -> str | None:
 def _binding(
     parallel_config: Any, rank: int, num_ranks: int, command: range
 ) -> dict[str, str | None]:
-    """The variables that make vLLM bind a rank's worker to its cores; None removes one.
+    """The variables that make vLLM bind a rank's worker to its cores. None stands for no variable.
 
-    The simulation of NUMA nodes divides cores between ranks, too; vLLM has it with 'auto' only.
+    vLLM's simulation of NUMA nodes would divide the cores once more, and works with 'auto' only.
+    So its variable is removed.
     """
     given = bind_mode()
     changes: dict[str, str | None] = {BIND_VARIABLE: given, SIMULATION_VARIABLE: None}
     if SIMULATION_VARIABLE in os.environ:
-        changes[NODES_VARIABLE] = None  # the simulation takes no heed of it
+        changes[NODES_VARIABLE] = None  # the simulation ignores it
     if given == NO_BIND or (given == AUTO and num_ranks == 1):
         return changes
     cores = cores_of_ranks(num_ranks, command)
     own = cores[rank]
     assert own is not None, "a rank's own command binds it"
     _warn_of_shared_cores(own, [of_rank for of_rank in cores if of_rank is not None])
-    # vLLM picks its entry by the local rank, where it knows one.
+    # vLLM binds a worker to the list at the position of its local rank, if it knows that rank.
     text = ",".join(map(str, own))
     changes |= dict.fromkeys(PLACEMENT_VARIABLES)
     local_rank = parallel_config.data_parallel_rank_local or 0
@@ -151,7 +155,7 @@ def _warn_of_shared_cores(own: list[int], cores: list[list[int]]) -> None:
 
 
 def _physical_cores() -> list[int]:
-    """One logical CPU per physical core on visible nodes, those of a NUMA node together."""
+    """One logical CPU per physical core on visible nodes, ordered by NUMA node."""
     visible = set(get_visible_memory_node()) if os.environ.get(NODES_VARIABLE) else None
     cpus = sorted(get_allowed_cpu_list(), key=lambda cpu: (cpu.numa_node, cpu.id))
     chosen = {
@@ -168,7 +172,10 @@ def _physical_cores() -> list[int]:
 
 
 def _memory_nodes(cores: list[list[int] | None]) -> list[int | None]:
-    """Where the workers of vLLM take memory from: the node of a rank's first core, if visible."""
+    """The memory node of each rank's worker: that of the rank's first core, if it is visible.
+
+    Else the first visible node, as in vLLM; None if the rank's cores aren't known.
+    """
     node_of = {cpu.id: cpu.numa_node for cpu in get_allowed_cpu_list()}
     visible = get_visible_memory_node()
     nodes = [None if of_rank is None else node_of[of_rank[0]] for of_rank in cores]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Speculative decoding: each rank drafts for itself, with a draft model that is whole on each.
+"""Refuses draft models with experts. In speculative decoding every rank has the whole draft model.
 
-Layers with experts are shared only where they are the model's own: a draft runs them in steps of
-other sizes, several times for one step of the model.
+Ranks share only the MoE layers of the model itself. A draft model would run its MoE layers several
+times for one step of the model, in steps of other sizes.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ import torch
 from vllm_dwdp.config import ConfigError
 
 WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix", "extract_hidden_states", "custom_class")
-"""Methods that have no draft model; vLLM notes the target's config for some of them."""
+"""Methods without a draft model; for some, vLLM puts the target's config in its place."""
 
 DENSE_DRAFTS = (
     *("MiMoV2MTPModel", "MiMoV2OmniMTPModel", "ErnieMTPModel", "LongCatFlashMTPModel"),
@@ -22,7 +22,7 @@ DENSE_DRAFTS = (
     *("Eagle3MiniMaxM2ForCausalLM", "Eagle3Qwen3ForCausalLM"),
     *("Eagle3DeepseekV2ForCausalLM", "Eagle3DeepseekV3ForCausalLM"),
 )
-"""Architectures of drafts without experts, whose configs may name those of the target."""
+"""Draft models without experts, whose configs may give the number of the target's experts."""
 
 
 def draft_refusal(speculative: Any) -> str | None:
@@ -40,7 +40,7 @@ def draft_refusal(speculative: Any) -> str | None:
 
 
 def check_no_drafts(model: torch.nn.Module, layers: Iterable[torch.nn.Module]) -> None:
-    """Raise ConfigError if MoE layers were built outside of the model, for drafts."""
+    """Raise ConfigError if MoE layers were built that are no part of the model: a draft's."""
     own = set(model.modules())
     for layer in layers:
         if layer not in own:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's variables in the environment: those that it can't read are refused by name.
+"""Refuses values of vLLM's environment variables that vLLM can't read, and names the variable.
 
-vLLM reads each of them when it needs it, some only in a worker that has loaded the model, and then
-says what it found there, but not where.
+vLLM reads a variable only when it needs it, which may be in a worker that has loaded the model. Its
+own error then shows the value, but not the variable's name.
 """
 
 import os
@@ -14,19 +14,19 @@ from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.setup import last_words
 
 DATA_PARALLEL = "VLLM_DP_"
-"""How the variables begin that vLLM reads before it looks for an executor."""
+"""Prefix of the variables that vLLM reads before it looks for an executor."""
 OF_KUBERNETES = ", or set enableServiceLinks to false if Kubernetes made it of a service's name"
 
 
 def check_data_parallel() -> None:
-    """Raise ConfigError if vLLM can't read a variable that says which rank this is."""
+    """Raise ConfigError if vLLM can't read one of the variables `VLLM_DP_*`."""
     if reason := reason_unreadable(DATA_PARALLEL):
         with last_words.of_refused_options():
             raise ConfigError(reason)
 
 
 def reason_unreadable(prefix: str = "") -> str | None:
-    """What to do about the first variable with this prefix that vLLM can't read; None: all fine."""
+    """A sentence about the first variable with this prefix that vLLM can't read; None if none."""
     for name in sorted(os.environ.keys() & envs.environment_variables.keys()):
         if not name.startswith(prefix):
             continue

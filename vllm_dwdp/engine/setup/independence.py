@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Engines without lock-step: no waves, no dummy batches, no collective over ranks.
+"""Makes engines independent of each other: no waves, no dummy batches, no collective over ranks.
 
 vLLM runs data-parallel engines in lock-step when the model is MoE. The front-end's model config
-therefore says `is_moe == False` until the executor starts: vLLM then treats the ranks as it treats
-those of a dense model, each engine independent of the others.
+therefore says `is_moe == False` until the executor starts, so that vLLM treats the ranks like those
+of a dense model: each engine is independent of the others.
 
-* Several engines under one front-end (internal, hybrid load balancing) need nothing more.
-* One engine per front-end (external load balancing, `VLLM_DP_*`): vLLM refuses this for dense
-  models. The front-end becomes a job of one engine that keeps its number in the job.
+* With several engines under one front-end (internal or hybrid load balancing), this suffices.
+* With one engine per front-end (external load balancing, `VLLM_DP_*`), vLLM refuses dense models.
+  The front-end then becomes a job of one engine, which keeps its number in the dwdp job.
 
-Which values the data-parallel fields have in each process, and why, stands in
-docs/data-parallel-fields.md.
+docs/data-parallel-fields.md says which values the data-parallel fields have in each process, and
+why.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from vllm_dwdp.engine.setup.settings import Settings, job_rank
 
 
 class IndependentModelConfig(ModelConfig):
-    """A ModelConfig whose engines vLLM leaves independent. Pickles by reference."""
+    """A ModelConfig whose engines vLLM leaves independent. Its class pickles by reference."""
 
     @property
     def is_moe(self) -> bool:
@@ -30,12 +30,12 @@ class IndependentModelConfig(ModelConfig):
 
 
 def hide_moe(vllm_config: Any) -> None:
-    """Called in the front-end process, before any engine is spawned."""
+    """Make vLLM treat the model as dense, in the front-end, before any engine is spawned."""
     vllm_config.model_config.__class__ = IndependentModelConfig
 
 
 def show_moe(vllm_config: Any) -> None:
-    """Undo `hide_moe`, in the engine process, before the model is built."""
+    """Undo `hide_moe`, in the engine's process, before the model is built."""
     if isinstance(vllm_config.model_config, IndependentModelConfig):
         vllm_config.model_config.__class__ = ModelConfig
     vllm_config.parallel_config.is_moe_model = vllm_config.model_config.is_moe
@@ -44,10 +44,10 @@ def show_moe(vllm_config: Any) -> None:
 def collapse_data_parallel(parallel_config: Any) -> None:
     """Make this front-end a job of one engine, which is numbered by its rank in the dwdp job.
 
-    vLLM launches and addresses the one engine of a front-end by `data_parallel_rank`, if
-    `data_parallel_rank_local` is set. Where API servers are processes of their own, it launches
-    the engine in another way, which accepts only the number 0; the engine then takes its rank in
-    `restore_rank` alone, and this front-end's metrics call it engine 0.
+    If `data_parallel_rank_local` is set, vLLM launches and addresses a front-end's only engine by
+    `data_parallel_rank`. Where API servers are processes of their own, vLLM launches the engine in
+    another way, which accepts only the number 0. The engine then learns its rank in `restore_rank`,
+    and this front-end's metrics call it engine 0.
     """
     rank, local_rank = parallel_config.data_parallel_rank, parallel_config.data_parallel_rank_local
     parallel_config.reconfigure_for_independent_dp_rank()
@@ -75,7 +75,7 @@ def restore_rank(vllm_config: Any, settings: Settings) -> None:
     transfer = vllm_config.kv_transfer_config
     suffix = f"_dp{rank}"
     if transfer is not None and not transfer.engine_id.endswith(suffix):
-        transfer.engine_id += suffix  # as vLLM does for the ranks of a job of several
+        transfer.engine_id += suffix  # as vLLM does for a job of several ranks
 
 
 def _has_api_servers_beside(parallel_config: Any) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Shapes of a job that can't work: its ranks, its hosts, and where they meet.
+"""Checks of a job's shape: its ranks, its hosts, and the address where the ranks meet.
 
 Each check returns the sentence that refuses a configuration, or None.
 """
@@ -53,7 +53,7 @@ def group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """vLLM doesn't compare the ranks that a command starts with the size of the job."""
+    """Refuse a command whose ranks lie outside of the job; vLLM doesn't check that."""
     parallel = vllm_config.parallel_config
     size = parallel.data_parallel_size
     by_environment = is_offline(parallel)
@@ -76,7 +76,10 @@ def ranks(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def headless(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """Its engine would wait for a front-end that listens for its own rank alone."""
+    """Refuse --headless with --data-parallel-rank.
+
+    The engine would wait forever for a front-end, since each front-end serves only its own rank.
+    """
     parallel = vllm_config.parallel_config
     if parallel.data_parallel_external_lb and is_headless():
         return (

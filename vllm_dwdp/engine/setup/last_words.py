@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Why a job could not start, carried from the process that knows to the one that the user sees.
+"""Brings the reason why a job could not start from the rank that knows it to the user's terminal.
 
-vLLM's front-end learns only that an engine ended. A rank that can't start leaves a sentence on the
-job's board; the front-end prints it when an error has ended it, below the traceback and below all
-that vLLM says while it ends the other processes.
+vLLM's front-end learns only that an engine ended. So a rank that can't start leaves a sentence on
+the job's board. When the front-end ends with an error, it prints that sentence as its last line,
+below the traceback and vLLM's messages about ending the other processes.
 """
 
 import contextlib
@@ -26,23 +26,23 @@ KEY = "last words"
 ENGINE_ENDED = ("Engine core initialization failed", "Engine core process")
 """How vLLM's errors begin when an engine could not start."""
 WORKER_ENDED = "WorkerProc initialization failed"
-"""How vLLM begins to say that a worker ended, whatever the reason; a killed one left no words."""
+"""Part of vLLM's error when a worker ended for any reason, even if it was killed."""
 
 
 def left() -> str | None:
-    """The sentence with which this front-end's newest job could not start, if one was left."""
+    """The sentence that says why this front-end's newest job could not start, if there is one."""
     return job_board.newest_note(KEY)
 
 
 def leave(parallel_config: Any, error: BaseException, *, job_rank: int) -> None:
-    """Leave the sentence of a rank that can't start; the job's first stands. Never raises."""
+    """Leave the sentence of a rank that can't start; the job's first one counts. Never raises."""
     with contextlib.suppress(OSError):
         job_board.board_of(parallel_config).post(KEY, _sentence(error, job_rank))
 
 
 @contextlib.contextmanager
 def of_refused_options() -> Iterator[None]:
-    """Around the check of a configuration: what it raises is said again at the end."""
+    """Around the check of a configuration: print its error again as the process's last line."""
     try:
         yield
     except Exception as error:
@@ -53,13 +53,14 @@ def of_refused_options() -> Iterator[None]:
 
 @functools.cache
 def print_at_exit() -> None:
-    """Have this process print the sentence as its last line, if an error ends it, or vLLM does.
+    """Have this process print the sentence as its last line.
 
-    vLLM's command ends without an error when an engine of a headless server can't start; a script
-    of the user's may have dealt with it.
+    The `vllm` command prints it in any case: for a headless server whose engine can't start, the
+    command ends without an error. A user's script prints it only if it ends with an error about it,
+    because the script may have handled the failure.
 
-    Finalizers run in the reverse order of their making, so that this one comes after those of
-    vLLM's process managers.
+    Finalizers run in the reverse order of their creation, so this one runs after those of vLLM's
+    process managers.
     """
     weakref.finalize(print_at_exit, _print)
 
@@ -67,7 +68,7 @@ def print_at_exit() -> None:
 class EngineFailure(logging.Handler):
     """Reads from vLLM's log why an engine could not start: vLLM reports it nowhere else.
 
-    An engine that was told to end has nothing to report: its worker ended for the same reason.
+    An engine that was told to end leaves no sentence: its error only follows from that.
     """
 
     LOGGER = "vllm.v1.engine.core"
@@ -81,7 +82,7 @@ class EngineFailure(logging.Handler):
 
     @classmethod
     def hear(cls, parallel_config: Any, job_rank: int) -> None:
-        """Listen in this process from now on."""
+        """Add this handler to vLLM's logger, for the engine in this process."""
         made = cls(parallel_config, job_rank)
         logging.getLogger(cls.LOGGER).addHandler(made)
         is_main_thread = threading.current_thread() is threading.main_thread()
@@ -89,7 +90,7 @@ class EngineFailure(logging.Handler):
             made._note_signals()
 
     def _note_signals(self) -> None:
-        """Before vLLM's handlers act on a signal: they leave nothing that one could ask for."""
+        """Note signals before vLLM's handlers act on them, which leave no trace to look for."""
         for number in (signal.SIGINT, signal.SIGTERM):
             act = signal.getsignal(number)
             if callable(act):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Addresses of this host: which belong to it, and a port that stays free for one process."""
+"""Tells which addresses belong to this host, and reserves a port for one process."""
 
 import contextlib
 import socket
@@ -9,16 +9,16 @@ from typing import Any
 
 
 def is_local(address: str) -> bool:
-    """Whether an address belongs to this host: only then can a socket be bound to it."""
+    """Whether an address belongs to this host, so that a socket can be bound to it."""
     return any(_can_bind(family, sockaddr) for family, sockaddr in _resolve(address))
 
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of loopback that the kernel gives to no other program, while one process may listen.
+    """Reserve a loopback port for one listener: the kernel gives it to no other program.
 
-    The kernel lets a listener share the port of a socket that doesn't listen, if both set
-    SO_REUSEADDR, as the rendezvous of ranks and vLLM's servers do.
+    This context holds the port with a socket that doesn't listen. The kernel lets another socket
+    listen on the same port if both set SO_REUSEADDR, as the rendezvous and vLLM's servers do.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Models, kernels and options of vLLM that can't work with shared experts.
+"""Checks that refuse models, kernels and options of vLLM that can't work with shared experts.
 
 Each check returns the sentence that refuses a configuration, or None.
 """
@@ -130,7 +130,7 @@ def drafts(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """Any layer may have experts, as far as is known; the layers themselves are counted later."""
+    """Count every hidden layer as a MoE layer: MoE layers are known only once they are built."""
     num_layers = vllm_config.model_config.get_total_num_hidden_layers()
     try:
         usable_slots(config.num_slots, num_layers or config.num_slots, of="layers")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What `configure` resolved, carried to every process inside `additional_config`.
+"""The settings that `configure` resolved; `additional_config` carries them to every process.
 
-`additional_config` is part of vLLM's compile-cache key: nothing random and no port goes in here.
-Ports are read from the parallel config, where vLLM keeps them.
+`additional_config` is part of vLLM's compile-cache key, so settings contain no port and nothing
+random. Ports are read from the parallel config, where vLLM keeps them.
 """
 
 import dataclasses
@@ -25,12 +25,13 @@ HEADLESS = "run_headless"
 
 @dataclass(frozen=True)
 class Settings:
-    """The job as this process sees it. job_rank is None where vLLM numbers the engines itself.
+    """The job as this process sees it.
 
-    is_spread: several `vllm serve` commands start the ranks; local_rank: among the job's ranks on
-    this host, as `VLLM_DP_*` told its front-end; else None. is_external: the user balances the
-    load between servers of one rank each. command_ranks: the first rank and the number of ranks
-    that share this command's environment; None: all of the job.
+    job_rank: this rank's number in the job; None where vLLM numbers the engines itself. is_spread:
+    several `vllm serve` commands start the ranks. local_rank: this rank's number among the job's
+    ranks on this host, if `VLLM_DP_*` gave it; else None. is_external: the user balances the load
+    between servers of one rank each. command_ranks: the first rank and the number of ranks that
+    share this command's environment; None for all ranks of the job.
     """
 
     job_size: int
@@ -57,7 +58,7 @@ class Settings:
 
     @classmethod
     def load(cls, vllm_config: Any) -> "Settings | None":
-        """None where `configure` has not run yet."""
+        """The settings in a config; None if `configure` has not run yet."""
         stored = (vllm_config.additional_config or {}).get(RESOLVED_KEY)
         return cls(**stored) if stored else None
 
@@ -74,7 +75,7 @@ def job_rank(vllm_config: Any, settings: Settings) -> int:
 
 
 def is_offline(parallel_config: Any) -> bool:
-    """Whether `VLLM_DP_*` made this rank, one `vllm.LLM` per process."""
+    """Whether `VLLM_DP_*` variables describe this rank: one `vllm.LLM` per process."""
     return parallel_config.data_parallel_rank_local is not None
 
 
@@ -96,9 +97,9 @@ def has_peers_of_other_commands(parallel_config: Any) -> bool:
 
 
 def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
-    """Settings.command_ranks, as vLLM's options tell before data parallelism is collapsed.
+    """Settings.command_ranks, from vLLM's options, before `collapse_data_parallel` changes them.
 
-    Servers that vLLM's supervisor started have one environment, which speaks of all ranks.
+    Servers that vLLM's supervisor started share one environment, which is about all ranks.
     """
     is_supervised = multiprocessing.current_process().name.startswith(SUPERVISED)
     if is_offline(parallel_config) or is_supervised:
@@ -107,12 +108,12 @@ def command_ranks(parallel_config: Any) -> tuple[int, int] | None:
 
 
 def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoint:
-    """Where the group's store listens: on loopback, unless ranks may be on several hosts.
+    """The address of the group's store: on loopback, unless ranks may be on several hosts.
 
-    Ranks that one command started agree on a port as they start (see meeting.py), except under Ray,
-    where they take its `data_parallel_master_port`. Others share only what the user gave them all:
-    `--data-parallel-address` and the port after `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP`
-    and `VLLM_DP_MASTER_PORT`.
+    Ranks that one command started agree on a port as they start (see engine/worker/meeting.py).
+    Under Ray they take the config's `data_parallel_master_port` instead. Ranks of several commands
+    use what the user gave all of them: `--data-parallel-address` and the port after
+    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`.
     """
     if given := user_config(vllm_config).rendezvous:
         return Endpoint(*parse_endpoint(given))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How long vLLM's front-end waits for engines that get further all the time.
+"""Raises vLLM's time limit for a start, so that engines that get further aren't ended.
 
-While the ranks of a group load and share their experts, dwdp ends a start in which one of them
-gets no further for `timeout_s`. vLLM's limit counts the whole start instead, and would end one that
-only has much to load. A rank that is alone in its group is watched by nobody: its limit stays.
+While the ranks of a group load and share their experts, dwdp ends a start in which a rank gets no
+further for `timeout_s`. vLLM limits the whole start instead, and would end one that only has much
+to load. A rank that is alone in its group has no peers that watch it, so vLLM's limit stays.
 """
 
 import math
@@ -19,7 +19,7 @@ logger = init_logger("vllm.dwdp")
 
 
 def outlast_progress(vllm_config: Any, config: DwdpConfig) -> None:
-    """Raise vLLM's limit to the longest start that gets further; a user's own limit stays.
+    """Raise vLLM's limit to the longest start that dwdp allows; a limit set by the user stays.
 
     Called in the front-end's process, before engines start, for groups of several ranks.
     """
@@ -37,7 +37,7 @@ def outlast_progress(vllm_config: Any, config: DwdpConfig) -> None:
 
 
 def _longest_start_s(vllm_config: Any, config: DwdpConfig) -> int:
-    """`timeout_s` for each layer, and once more for all the rest."""
+    """The seconds of the longest start: `timeout_s` for each layer, and once more for the rest."""
     num_layers = vllm_config.model_config.get_total_num_hidden_layers()
     return math.ceil(config.timeout_s * (num_layers + 1))
 

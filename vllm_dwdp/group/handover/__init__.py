@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How ranks give each other their memory: by file descriptors on a host, else by fabric handles."""
+"""How ranks share memory with each other: by file descriptors, or by fabric handles."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Fabric handles are bytes, good on every host of the NVLink domain: the store carries them.
+"""Hands over memory as fabric handles: bytes that are valid on every host of an NVLink domain.
 
-Who may use them is the domain's business (nvidia-imex checks the user), not the store's.
+The rendezvous store carries them and protects nothing: the domain decides who may use a handle
+(nvidia-imex checks the user).
 """
 
 import json
@@ -16,9 +17,9 @@ from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 class FabricExchange(HandleExchange):
-    """Each rank posts the handles of all its parcels at once, or why it can't.
+    """Each rank posts the handles of all its parcels at once, or the reason why it can't.
 
-    subject: what is handed over; each exchange of a group has another.
+    subject: a name for the memory that is handed over, unique among the exchanges of a group.
     """
 
     def __init__(

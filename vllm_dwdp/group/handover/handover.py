@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Finds the type of handle by which every rank of a group reads every other's memory, and uses it.
+"""Finds a type of handle by which every rank of a group can map every other's memory, and uses it.
 
-* File descriptors first, then fabric handles. What a rank says of itself rules out types that
-  can't work; the others are tried on a page, by every pair, before anything is loaded.
-* All ranks see all votes, and choose alike.
-* The experts are handed over later, by the type that was chosen.
+* File descriptors are tried first, then fabric handles. Each rank says which types can't work for
+  it; every pair of ranks tries each remaining type on one page, before anything is loaded.
+* All ranks see the results of all pairs, and so choose the same type.
+* The ranks hand over their experts later, by the type that was chosen.
 """
 
 import json
@@ -28,7 +28,7 @@ logger = logging.getLogger("vllm.dwdp")
 
 
 class Handover:
-    """One rank's part in it. Life: types are tried, then it is opened, then closed."""
+    """One rank's part in handing over memory: `try_types`, then `open`, then `close`."""
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
         self._rendezvous = rendezvous
@@ -37,10 +37,10 @@ class Handover:
         self._exchange: HandleExchange | None = None
 
     def try_types(self, probe: PeerProbe) -> HandleType | None:
-        """Choose the first type that works between all pairs. Alone: None.
+        """Choose the first type that works between all pairs; None for a rank that is alone.
 
-        Raises PeersUnreachable, the same on every rank, when none does, and what
-        HandleExchange.open raises.
+        Raises PeersUnreachable, with the same sentence on every rank, when no type works, and
+        whatever HandleExchange.open raises.
         """
         if self._rendezvous.dwdp_size == 1:
             return None
@@ -54,14 +54,16 @@ class Handover:
             if reason is None:
                 self._handle_type = handle_type
                 return handle_type
-            logger.info("Not every pair can share by %s: %s.", TYPE_NAMES[handle_type], reason)
+            logger.info(
+                "Not every pair can share memory by %s: %s.", TYPE_NAMES[handle_type], reason
+            )
             reasons.append(reason)
         raise PeersUnreachable("; ".join(reasons))
 
     def open(self, source: HandleSource, *, num_parcels: int) -> None:
-        """Hand over this rank's memory to the peers, and get ready to take theirs.
+        """Offer this rank's memory to the peers, and get ready to take theirs.
 
-        Raises what HandleExchange.open raises.
+        Raises whatever HandleExchange.open raises.
         """
         if self._handle_type is not None:
             self._exchange = self._make_exchange("experts", self._handle_type, source, num_parcels)
@@ -70,12 +72,12 @@ class Handover:
     def take_handles(
         self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """See HandleExchange.take_handles; ranks count in the group."""
+        """See HandleExchange.take_handles. `peer_rank` counts within the group."""
         assert self._exchange is not None, "open() comes before take_handles()"
         return self._exchange.take_handles(peer_rank, parcel, expected_sizes)
 
     def close(self) -> None:
-        """Let go of the peers; it keeps no handle of this rank's memory alive."""
+        """Close the connections to the peers; peers can't take handles after that."""
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
@@ -97,7 +99,7 @@ class Handover:
         )
 
     def _try(self, handle_type: HandleType, probe: PeerProbe) -> list[Vote]:
-        """Hand pages over by this type; what each rank read."""
+        """Hand over pages by this type of handle; returns the vote of each rank, in rank order."""
         exchange = self._make_exchange(
             "page", handle_type, lambda handle_type, _: probe.handles(handle_type), 1
         )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank says of its memory before any is shared: types that can't work aren't tried."""
+"""What a rank tells its peers about its memory, so that no type of handle is tried in vain."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 
 @dataclass(frozen=True)
 class Offer:
-    """obstacles: see MemoryDriver.obstacles."""
+    """A rank's process, and why its memory can't be shared by each type of handle.
+
+    obstacles: see MemoryDriver.obstacles.
+    """
 
     identity: ProcessIdentity
     obstacles: Mapping[HandleType, str | None]
@@ -29,7 +32,7 @@ class Offer:
         return cls(ProcessIdentity.from_bytes(fields["identity"].encode()), obstacles)
 
     def obstacle(self, peer: "Offer", handle_type: HandleType) -> str | None:
-        """Why this rank can't read a peer's memory by this type of handle; None: try."""
+        """Why this rank can't map a peer's memory by this type of handle; None if it may work."""
         for offer in (self, peer):
             if obstacle := offer.obstacles[handle_type]:
                 return f"{obstacle} (host {offer.identity.host})"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Whether memory can be shared, found out by sharing a page: exported, imported, mapped, read back.
+"""Finds out whether two ranks can share memory, by sharing a page and reading it back.
 
-What drivers say of themselves doesn't tell: containers, hidden GPUs and missing services do. The
-page is shown as experts will be, in one read-only view. The page on the peer's host is shared and
-shown only where experts will lie in host memory::
+A driver's own report isn't enough: containers, hidden GPUs and missing services can prevent
+sharing. The page is mapped as experts will be, in one read-only view. The peer's block on its host
+is part of the view only where experts will lie in host memory::
 
     | own block | the peer's block | the peer's block on its host | private page |
 """
@@ -23,9 +23,10 @@ REACH = (
 
 
 class PeerProbe:
-    """Pages of this rank, marked with its number, and the same pages of each peer.
+    """The pages that this rank shares, marked with its number, and a check of its peers' pages.
 
-    uses_host: ranks will share host memory too. Raises DriverError if this one can't.
+    uses_host: ranks will share host memory, too. Raises DriverError if this rank can't create the
+    pages.
     """
 
     def __init__(self, driver: MemoryDriver, *, job_rank: int, uses_host: bool = False) -> None:
@@ -52,9 +53,9 @@ class PeerProbe:
         return [self._page_bytes] * len(self._shared_by(handle_type))
 
     def reason(self, pages: Sequence[Handle], *, peer_job_rank: int) -> str | None:
-        """Why a peer's pages can't be read; None if they can. Takes the handles.
+        """Why this rank can't read a peer's pages; None if it can. Takes over the handles.
 
-        Raises OutOfResources: a full GPU says nothing about the peer.
+        Raises OutOfResources when memory is exhausted, which isn't the peer's fault.
         """
         try:
             view = self._stitch(pages)
@@ -76,7 +77,7 @@ class PeerProbe:
         return None
 
     def _shared_by(self, handle_type: HandleType) -> Sequence[Block]:
-        """Host memory is handed over as file descriptors only."""
+        """The pages to share by this type: host memory travels as file descriptors only."""
         return self._shared if handle_type is HandleType.FILE_DESCRIPTOR else self._shared[:1]
 
     def _make_block(self, *, view_offset: int, on_host: bool = False) -> Block:
@@ -86,7 +87,7 @@ class PeerProbe:
         return block
 
     def _stitch(self, pages: Sequence[Handle]) -> View:
-        """The view of own and peer's pages, still to be finished."""
+        """A view of this rank's and a peer's pages; `finish` must be called before it is read."""
         sizes = [self._page_bytes] * len(pages)
         starts = [self._page_bytes * (1 + i) for i in range(len(pages))]
         blocks = [self._own, *import_all(self._driver, pages, sizes, starts)]
@@ -99,7 +100,7 @@ class PeerProbe:
         return view
 
     def _read_marks(self, view: View) -> list[bytes]:
-        """What stands at the start of each page of the view."""
+        """The first bytes of each page of the view, as many as a mark has."""
         found = ctypes.create_string_buffer(len(self._mark))
         marks = []
         for address in range(view.address, view.address + view.num_bytes, self._page_bytes):

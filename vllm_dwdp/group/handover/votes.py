@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What ranks found out about their pairs, put together the same way on every rank."""
+"""The votes of all ranks on whether each pair can share memory, made into one sentence."""
 
 from collections.abc import Sequence
 
 MAX_NAMED_PAIRS = 16
 Vote = dict[int, str | None]
-"""By a peer's number in the job: why this rank can't read the peer's memory, or None."""
+"""By a peer's rank in the job: why the voting rank can't read its memory, None if it can."""
 
 
 def reason_against(votes: Sequence[Vote], job_ranks: Sequence[int], *, by: str) -> str | None:
-    """One sentence that names the pairs that can't; None if all can. votes: by rank."""
+    """One sentence, the same on every rank, that names the pairs that can't share memory.
+
+    None if all pairs can. votes: the vote of each rank of `job_ranks`. by: the type of handle.
+    """
     failed = [
         (rank, peer, reason)
         for rank, vote in zip(job_ranks, votes, strict=True)

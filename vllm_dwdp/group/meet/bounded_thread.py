@@ -10,7 +10,7 @@ from typing import Any
 
 
 class BoundedThread:
-    """Runs calls one after the other; a call that never returns costs its caller a time-out.
+    """Runs calls one after the other, each with a time limit for its caller.
 
     torch's TCPStore client needs this: it waits without limit for a host that is stopped, and
     for a service that accepts connections but isn't a store.
@@ -29,7 +29,7 @@ class BoundedThread:
         return future.result(timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """End the thread, and with it what its calls own. A stuck call is left to itself."""
+        """End the thread, and free what its calls own; a call that hangs stays as it is."""
         self._calls.put(None)
         self._thread.join(timeout_s)
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Looks out for failures while its rank is busy: loading weights takes minutes.
+"""A thread that looks out for failures of a rank's peers while the rank itself loads weights.
 
-* The first cause of failure that is posted wins: every rank ends with the same sentence.
-* A rank that dies is noticed at once, by its process; on another host, at the time-out.
-* A rank that hangs is noticed at the time-out, by its peers and, if it can, by itself.
-* Ranks of other jobs that came here by mistake are named in the log; they end nobody.
-* A rank that has posted the last phase needs nobody and is needed by nobody: it may end.
+* Every rank ends with the same sentence: the first one that any rank posts in the store.
+* A rank that dies is noticed at once on its own host, by its process, and on other hosts after
+  `timeout_s`.
+* A rank that hangs is noticed after `timeout_s`, by its peers or by its own watch.
+* A rank of another job that comes here by mistake is named in the log, and ends no rank.
+* A rank that has posted the last phase may end: no rank needs it any more.
 """
 
 import atexit
@@ -30,7 +31,7 @@ ECHO_S = 1.0
 POST_S = 5.0
 MAX_LOOK_S = 1.0
 LOOKS_PER_TIMEOUT = 20
-"""Ranks tell where they are so often within the time-out, or once in MAX_LOOK_S."""
+"""How often a rank posts its place within `timeout_s`; at least once in MAX_LOOK_S."""
 
 
 def rank_key(phase: str, job_rank: int) -> str:
@@ -75,13 +76,14 @@ class FailureWatch:
 
     @property
     def sentence(self) -> str | None:
-        """Why the job ends, once it does."""
+        """Why the job ends; None while it doesn't."""
         return self._sentence
 
     def post_failure(self, sentence: str) -> str:
-        """Make this the end of every rank, unless another cause was first; never raises.
+        """Post a failure, and return the sentence that ends every rank. Never raises.
 
-        A failure is often the echo of a peer's death: the watch gets a moment to see that.
+        The sentence is another one if that was posted first. A failure often follows from a peer's
+        death, so this waits a moment in which the watch may notice that death.
         """
         self._is_over.wait(ECHO_S)
         return self._sentence or self._publish(sentence)
@@ -114,7 +116,7 @@ class FailureWatch:
             self._look_for_hangs()
 
     def _look_for_hangs(self) -> None:
-        """Tell the others where this rank is, and end the start if one of the group hangs."""
+        """Post where this rank is, and end the start if a rank or the whole group hangs."""
         self._store.set(place_key(self._job_rank), self._progress.place.to_bytes())
         for rank in self._group.job_ranks:
             posted = self._store.get(place_key(rank))
@@ -134,7 +136,7 @@ class FailureWatch:
                 self._unknown_ranks.remove(rank)
 
     def _name_strangers(self) -> None:
-        """Log a rank that was turned away: this job waits in vain if that rank belongs to it."""
+        """Log a rank that was turned away: if it belongs to this job, the job waits in vain."""
         stranger = self._store.get(TURNED_AWAY_KEY)
         if stranger is not None and stranger != self._turned_away:
             self._turned_away = stranger
@@ -156,7 +158,7 @@ class FailureWatch:
         return f"(process {peer.pid}){host} ended during start-up"
 
     def _has_left(self, rank: int) -> bool:
-        """Whether a peer has reached the last phase, after which nobody needs it."""
+        """Whether a peer has reached the last phase, after which no rank needs it."""
         return self._store.get(rank_key(LAST_PHASE, rank)) is not None
 
     def _publish(self, sentence: str) -> str:

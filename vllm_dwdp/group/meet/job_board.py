@@ -2,11 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A board on which the processes that one command started leave notes for each other.
 
-The command's front-end holds a memory file. Its configuration carries the file's path to engines
-and workers, who open it below `/proc` and add lines to it.
+The command's front-end holds a memory file. Its configuration carries the file's path, which lies
+below `/proc`, to engines and workers. They open the file and add lines to it.
 
 * Only processes of the same user, in the same process namespace, can open the board.
-* The first note under a key stands; only the port is posted anew when a job starts again.
+* The first note under a key counts. The rendezvous port is the exception: a job that starts again
+  posts a new one, and the newest counts.
 * The board needs no clean-up: it is gone when the front-end is.
 """
 
@@ -23,9 +24,9 @@ from vllm_dwdp.group.errors import GroupError
 FILE_NAME = "vllm-dwdp-board"
 PORT_KEY = "rendezvous port"
 _held: dict[int, "JobBoard"] = {}
-"""The boards that this process holds for others, by descriptor, the newest last."""
+"""The boards that this process holds, by descriptor, the newest last."""
 _past_notes: dict[str, str] = {}
-"""What stood on boards of this process whose configurations are gone."""
+"""The notes of boards that this process held for configurations that no longer exist."""
 
 
 class JobBoard:
@@ -35,7 +36,7 @@ class JobBoard:
         self._path = path
 
     def post(self, key: str, value: str) -> None:
-        """Add a note; of no effect if there is one under this key. Raises OSError."""
+        """Add a note. `notes` ignores it if the key has a note already. Raises OSError."""
         fd = self._open(os.O_WRONLY | os.O_APPEND)
         try:
             os.write(fd, (json.dumps([key, value]) + "\n").encode())
@@ -55,7 +56,7 @@ class JobBoard:
             return [tuple(json.loads(line)) for line in lines if line.endswith("\n")]
 
     def _open(self, flags: int) -> int:
-        """The path may belong to another process by now, whose file must stay as it is."""
+        """Open the board. The path may lead to another process's file by now: that is an error."""
         fd = os.open(self._path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
         if FILE_NAME in os.readlink(f"/proc/self/fd/{fd}"):
             return fd
@@ -64,7 +65,10 @@ class JobBoard:
 
 
 class BoardNotice:
-    """Rank 0 posts its port on the board of the command that started all ranks."""
+    """Rank 0's port on the board of the command that started all ranks.
+
+    `post` and `read` raise GroupError where the board can't be opened.
+    """
 
     def __init__(self, board: JobBoard) -> None:
         self._board = board
@@ -91,8 +95,8 @@ class BoardNotice:
 def put_up(parallel_config: Any) -> None:
     """Make a board for the job of this configuration, and give the job an id of its own.
 
-    Both are attributes that vLLM doesn't know: they travel with the configuration, and neither
-    its compile-cache key nor its comparison of ranks sees them.
+    Both are attributes that vLLM doesn't know. They travel with the configuration, but enter
+    neither vLLM's compile-cache key nor its comparison of ranks.
     """
     fd = os.memfd_create(FILE_NAME)
     parallel_config.dwdp_board = f"/proc/{os.getpid()}/fd/{fd}"
@@ -106,12 +110,12 @@ def board_of(parallel_config: Any) -> JobBoard:
 
 
 def job_id_of(parallel_config: Any) -> str:
-    """The same for all processes that one command started, and for no others."""
+    """An id that all processes that one command started share, and no others; "" without one."""
     return str(getattr(parallel_config, "dwdp_job_id", ""))
 
 
 def newest_note(key: str) -> str | None:
-    """The note of the newest job of this process that has one, even if its engine is gone."""
+    """The note under this key of the newest job that left one, even if that job has ended."""
     for board in reversed(_held.values()):
         if (note := board.notes().get(key)) is not None:
             return note
@@ -124,7 +128,7 @@ def remember(key: str, value: str) -> None:
 
 
 def _take_down(fd: int) -> None:
-    """Let go of a board whose configuration is gone."""
+    """Keep the notes of a board whose configuration no longer exists, and close the board."""
     with contextlib.suppress(OSError):
         _past_notes.update(_held.pop(fd).notes())
     os.close(fd)

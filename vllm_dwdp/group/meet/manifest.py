@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What ranks must agree on before one maps the other's memory."""
+"""Manifests: the facts that ranks must agree on before they map each other's memory."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from vllm_dwdp.group.errors import ManifestMismatch
 
 
 class TensorSchema(NamedTuple):
-    """One expert tensor: `[num_experts, ...]`."""
+    """Name, shape `[num_experts, ...]` and dtype of one expert tensor."""
 
     layer: str
     name: str
@@ -26,10 +26,10 @@ class TensorSchema(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One rank's account of itself; all of it must be the same on every rank.
+    """Facts about one rank's model and memory; all of them must be the same on every rank.
 
-    placement holds the experts `[start, stop)` of each rank, host_experts how many of them lie in
-    host memory.
+    placement: the experts `[start, stop)` of each rank. host_experts: how many of them lie in host
+    memory.
     """
 
     dwdp_version: str
@@ -47,7 +47,7 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
-        """Raises ManifestMismatch for the manifest of a version with other fields."""
+        """Read a manifest; raises ManifestMismatch if its dwdp version has other fields."""
         fields = json.loads(data)
         expected = {field.name for field in dataclasses.fields(cls)}
         if set(fields) != expected:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Who a rank is, so that peers on the same host can check that it lives and may be trusted."""
+"""The identity of a rank's process, by which peers on its host check that it lives."""
 
 import dataclasses
 import json
@@ -12,7 +12,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process of one boot of one host; start_ticks tells a reused pid from the original."""
+    """A process on one host, between two boots of that host.
+
+    start_ticks: when it started, see `start_ticks`; tells it from a later one with the same pid.
+    """
 
     pid: int
     start_ticks: int
@@ -41,7 +44,7 @@ class ProcessIdentity:
         return cls(**json.loads(data))
 
     def reason_not_reachable(self, peer: "ProcessIdentity") -> str | None:
-        """Why a peer's descriptors can't be had, or None."""
+        """Why this process can't get file descriptors from a peer; None if it can."""
         if peer.boot_id != self.boot_id:
             return (
                 f"it is on host {peer.host}, this rank on {self.host}, and file descriptors reach "
@@ -57,7 +60,10 @@ class ProcessIdentity:
         return None
 
     def has_ended(self, seen_by: "ProcessIdentity") -> bool:
-        """False where the seer can't know: on another host or in another namespace."""
+        """Whether the process has ended, as far as the process `seen_by` can know.
+
+        False if `seen_by` is on another host or in another namespace.
+        """
         if (self.boot_id, self.namespaces) != (seen_by.boot_id, seen_by.namespaces):
             return False
         try:

@@ -2,11 +2,11 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """How far the ranks of a group have come in their start-up, and which of them hangs.
 
-* A rank takes a step at each phase, at each tensor that it loads, and at each layer that it adopts
-  or binds. While it waits for a peer it shows signs of life instead.
-* Its failure watch posts both. Its peers time them by their own clocks.
-* A rank hangs if it neither gets further nor shows a sign of life for `timeout_s`. The group hangs
-  if no rank gets further for `timeout_s`, as when two wait for each other.
+* A rank counts a step at each phase, at each tensor that it loads, and at each layer that it adopts
+  or binds. While it waits for a peer, it counts signs of life instead.
+* Each rank's failure watch posts both counts. Its peers time them by their own clocks.
+* A rank hangs if neither of its counts changes for `timeout_s`. The group hangs if no rank takes a
+  step for `timeout_s`, as when two ranks wait for each other.
 """
 
 import time
@@ -18,7 +18,7 @@ ADVICE = "look at its log, or raise dwdp.timeout_s."
 
 
 class Phase(StrEnum):
-    """What a rank is doing as it starts, in words that follow "while", in this order."""
+    """The phases of a rank's start-up, in order. Each reads well after the word "while"."""
 
     JOINING = "joining"
     TRYING_PEERS = "trying its peers' memory"
@@ -30,7 +30,7 @@ class Phase(StrEnum):
 
 
 class Place(NamedTuple):
-    """Where a rank is: its steps and signs of life so far, and what it is doing."""
+    """Where a rank is: how many steps and signs of life it has counted, and what it is doing."""
 
     num_steps: int
     num_signs: int
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 class Progress:
-    """One rank's own place. One thread changes it, others read it."""
+    """This rank's own place. One thread changes it, other threads read it."""
 
     def __init__(self) -> None:
         self._phase = Phase.JOINING
@@ -71,13 +71,13 @@ class Progress:
         self._place = Place(self._place.num_steps + 1, self._place.num_signs, doing)
 
     def wait(self, detail: str) -> None:
-        """The rank is alive and waits for a peer; called all the time while it does."""
+        """The rank is alive and waits for a peer; called again and again while it waits."""
         doing = f"{self._phase}: waiting for {detail}"
         self._place = Place(self._place.num_steps, self._place.num_signs + 1, doing)
 
 
 class GroupProgress:
-    """Where some ranks are, and since when, as this process sees it."""
+    """The places of the ranks of a group, and since when each rank is at its place."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class GroupProgress:
 
     @property
     def job_ranks(self) -> list[int]:
-        """The ranks that are still starting."""
+        """The ranks that haven't been forgotten: those that are still starting."""
         return list(self._places)
 
     @property
@@ -103,7 +103,7 @@ class GroupProgress:
         return self._is_over(self._last_step_s)
 
     def hear(self, job_rank: int, place: Place | None) -> None:
-        """Note where a rank is now; None: it has not come yet."""
+        """Note where a rank is now; None for a rank that hasn't come yet."""
         before = self._places[job_rank]
         if place == before:
             return
@@ -113,7 +113,7 @@ class GroupProgress:
             self._last_step_s = self._clock()
 
     def forget(self, job_rank: int) -> None:
-        """A rank has left start-up behind, or has ended."""
+        """Stop timing a rank, because it has finished its start-up or has ended."""
         self._places.pop(job_rank, None)
         self._since_s.pop(job_rank, None)
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where the ranks of a group meet at start-up.
+"""The rendezvous: a key-value store through which the ranks of a group meet at start-up.
 
-* The first rank of the job hosts a store; it is used during start-up only.
-* A rank that finds the store of another job there leaves that job alone, and says so.
-* Each rank says who it is, and watches the others from then on, also while it loads.
-* Whatever fails, on whichever rank, every rank ends with the same sentence.
+* Rank 0 of the job hosts the store, which is used during start-up only.
+* A rank that finds the store of another job at the address leaves that job alone, and says so.
+* Each rank posts its identity, and from then on watches its peers, also while it loads.
+* After any failure on any rank, every rank ends with the same sentence.
 """
 
 import contextlib
@@ -27,10 +27,11 @@ LEAVE_S = 1.0
 class Rendezvous:
     """One rank's place at the rendezvous.
 
-    `timeout_s` is the longest time in which a rank may get no further, see `progress.py`.
-    With `dwdp_size` 1 there is nobody to meet: no store, no socket, no thread. `one_host`: ranks
-    on other hosts, or of other users, are refused as soon as they come. `job_id`: what only the
-    ranks of this job know; empty when several commands start them.
+    timeout_s: the longest time in which a rank may get no further, see `progress.py`. dwdp_size:
+    the ranks of a group; a group of one rank needs no store, no socket and no thread. one_host:
+    refuse ranks on other hosts, or of other users, as soon as they come. job_id: an id that only
+    the ranks of this job know; empty when several commands start them. notice: tells the port of
+    the store to ranks that weren't told it. Raises ValueError for numbers that don't fit.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class Rendezvous:
 
     @property
     def job_ranks(self) -> range:
-        """The group's ranks, as the job numbers them."""
+        """The group's ranks by their numbers in the job."""
         first = self._job_rank - self.dwdp_rank
         return range(first, first + self._dwdp_size)
 
     def open(self) -> None:
-        """Host or reach the store and say who this rank is.
+        """Host or reach the store, and post this rank's identity.
 
-        Raises RendezvousRefused when the address belongs to something or someone else, and
+        Raises RendezvousRefused when another program or another job has the address, and
         RankFailed when rank 0 can't be reached in time.
         """
         if self._dwdp_size == 1:
@@ -114,9 +115,9 @@ class Rendezvous:
         )
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
-        """Post this rank's payload and wait for everyone's, in rank order.
+        """Post this rank's payload, and wait for those of all ranks; returns them in rank order.
 
-        Raises RankFailed, with the same sentence on every rank, when one fails, dies, can't be
+        Raises RankFailed, with the same sentence on every rank, when a rank fails, dies, can't be
         reached, or gets no further.
         """
         if self._store is None:
@@ -130,7 +131,7 @@ class Rendezvous:
         return found
 
     def check(self) -> None:
-        """Raise RankFailed if the job is known to have failed; asks nobody."""
+        """Raise RankFailed if this rank's watch has seen a failure. Doesn't ask the store."""
         if self._watch is not None and self._watch.sentence is not None:
             raise RankFailed(self._watch.sentence)
 
@@ -139,7 +140,7 @@ class Rendezvous:
         return sentence if self._watch is None else self._watch.post_failure(sentence)
 
     def close(self) -> None:
-        """Let go of the store; its host keeps it for those who need it. May be called twice."""
+        """Leave the store; its host keeps it open while peers need it. May be called twice."""
         store, watch = self._store, self._watch
         if store is None or watch is None:
             return

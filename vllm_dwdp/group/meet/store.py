@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The keys that ranks share at start-up: torch's TCPStore on one address, bounded in time.
+"""The key-value store of a start-up: torch's TCPStore on one address, with a limit on each call.
 
-* Rank 0 of the job hosts; the store listens on the endpoint's address alone.
-* No call outlasts its patience: a lost, stopped or foreign host raises, and names itself.
-* Ranks that can tell each other a number beforehand need no port that all of them know: rank 0
-  takes any free one and posts it.
+* Rank 0 of the job hosts the store, which listens on the endpoint's address alone.
+* Every call ends within its time limit. If the host is gone, stopped or another program, the call
+  raises an error that names the host.
+* If ranks can read a note that rank 0 leaves for them, they need no fixed port: rank 0 takes any
+  free port and posts it.
 """
 
 import contextlib
@@ -34,17 +35,17 @@ class Endpoint(NamedTuple):
 
 
 class PortNotice(Protocol):
-    """Where rank 0 says which port it took."""
+    """A place where rank 0 posts the port that it took."""
 
     def post(self, port: int) -> None: ...
 
     def read(self) -> int:
-        """The port, 0 while none was posted."""
+        """The port; 0 until one is posted."""
         ...
 
 
 class NoNotice:
-    """Every rank was told the port: nothing is posted, and nothing looked for."""
+    """The notice for ranks that were all told the port: it posts nothing, and never has a port."""
 
     def post(self, port: int) -> None:
         pass
@@ -54,9 +55,10 @@ class NoNotice:
 
 
 class RendezvousStore:
-    """One process's end of the store. `timeout_s` bounds each answer of its host.
+    """One process's end of the store.
 
-    With port 0 rank 0 takes a free port, and `notice` tells it to the others.
+    timeout_s: the longest wait for one answer of the host. notice: if the endpoint's port is 0,
+    rank 0 takes a free port, and this tells it to the others. Calls raise StoreLost.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class RendezvousStore:
         self._loss: StoreLost | None = None
 
     def host(self, description: bytes) -> None:
-        """Listen; the description tells those who come that this is a dwdp rendezvous, and whose.
+        """Listen. The description tells ranks that come which dwdp job this rendezvous belongs to.
 
         Raises RendezvousRefused when the address is taken.
         """
@@ -82,7 +84,10 @@ class RendezvousStore:
         self._notice.post(self.endpoint.port)
 
     def reach(self) -> bytes:
-        """The host's description. Raises RendezvousRefused for anything but a dwdp rendezvous."""
+        """Connect to the host; returns its description.
+
+        Raises RendezvousRefused if something other than a dwdp rendezvous listens there.
+        """
         self._wait_for_listener()
         patience_s = max(MIN_PATIENCE_S, min(MAX_REACH_S, self._timeout_s))
         try:
@@ -107,12 +112,12 @@ class RendezvousStore:
         return self._call(lambda: _get(self._store, key))  # type: ignore[no-any-return]
 
     def set_once(self, key: str, value: str, *, patience_s: float | None = None) -> str:
-        """Set the key unless it is set; its value then. The same for every rank."""
+        """Set the key unless it has a value; returns its value, the same for every rank."""
         posted = self._call(lambda: self._store.compare_set(key, "", value), patience_s)
         return str(posted.decode())
 
     def close(self) -> None:
-        """Let go of the store; its host stops listening."""
+        """Leave the store. If this process hosts it, it stops listening."""
         self._store = None
         self._thread.close(CLOSE_S)
 
@@ -145,7 +150,7 @@ class RendezvousStore:
         return listener
 
     def _wait_for_listener(self) -> None:
-        """Wait for rank 0 to listen; torch's own retry is silent about what it waits for."""
+        """Wait until rank 0 listens. torch would wait, too, but its error wouldn't name rank 0."""
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
             if port := self._notice.read():
@@ -169,13 +174,13 @@ def is_listened_to(endpoint: Endpoint) -> bool:
     with _socket(endpoint) as probe, contextlib.suppress(OSError):
         probe.settimeout(1)
         probe.connect(endpoint)
-        # On a free local port a connection may meet itself.
+        # TCP can connect a socket to itself when nothing listens on a local port.
         return bool(probe.getsockname() != probe.getpeername())
     return False
 
 
 def _socket(endpoint: Endpoint) -> socket.socket:
-    """It leaves the address to whoever comes next, also for the minute after it closed."""
+    """A socket whose address can be bound again at once after it has closed."""
     made = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made

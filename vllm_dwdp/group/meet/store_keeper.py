@@ -17,7 +17,7 @@ LINGER_S = 5.0
 
 
 class StoreKeeper:
-    """Closes the store when every rank has left it or ended, or none gets further any more."""
+    """Closes the store when every other rank has left it or ended, or when no rank gets further."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class StoreKeeper:
         self._thread = threading.Thread(target=self._keep, name="dwdp-keeper", daemon=True)
 
     def keep_while_others_read(self) -> None:
-        """After a failure: block until those who came have read it, for 5 seconds at most."""
+        """After a failure, wait until every rank that came has read it, but at most 5 seconds."""
         end = time.monotonic() + LINGER_S
         with contextlib.suppress(StoreLost):
             while self._someone_stays(counts_absent=False) and time.monotonic() < end:
@@ -43,7 +43,10 @@ class StoreKeeper:
         self._store.close()
 
     def keep_in_background(self) -> None:
-        """After success: this rank goes on at once. Leaving the process waits 5 s at most."""
+        """After success, keep the store open in a thread.
+
+        When the process exits, it waits for the other ranks 5 seconds at most.
+        """
         self._thread.start()
         atexit.register(self._leave)
 
@@ -62,7 +65,7 @@ class StoreKeeper:
         self._thread.join(LINGER_S)
 
     def _is_quiet(self, progress: GroupProgress) -> bool:
-        """Whether none of the ranks that stay got further for `timeout_s`."""
+        """Whether no rank that still needs the store got further for `timeout_s`."""
         for rank in progress.job_ranks:
             posted = self._store.get(place_key(rank))
             progress.hear(rank, Place.from_bytes(posted) if posted else None)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Asks one peer for its memory files, a parcel at a time."""
+"""Asks one peer for the descriptors of its memory files, one parcel at a time."""
 
 import os
 import resource
@@ -23,9 +23,9 @@ CONTROL_BYTES = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * array("i").itemsize)
 class DescriptorClient:
     """One connection to a peer's DescriptorServer. Every error names the peer and the reason.
 
-    After an error the connection is closed. subject: what is handed over, for errors. `on_wait` is
-    called all the time while the client waits: a rank that waits for a peer is not the one that
-    hangs.
+    After an error the connection is closed. subject: the name that errors give to the memory that
+    is handed over. on_wait: called again and again while the client waits, so that this rank isn't
+    mistaken for one that hangs.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class DescriptorClient:
         self._socket.close()
 
     def take_handles(self, parcel: int, expected_sizes: Sequence[int]) -> list[int]:
-        """Descriptors of a parcel's blocks, owned by the caller.
+        """Take the descriptors of a parcel's blocks; the caller owns them.
 
-        Raises ExchangeRefused when the peer refuses, sends other blocks than expected, or the
-        kernel drops descriptors; nothing that arrived stays open then.
+        expected_sizes: the bytes of each block. Raises ExchangeRefused when the peer refuses or
+        sends blocks of other sizes, or when the kernel drops descriptors; it then closes every
+        descriptor that has arrived.
         """
         request = wire.pack_request(parcel, self._token)
         deadline = time.monotonic() + self._timeout_s
@@ -126,7 +127,7 @@ class DescriptorClient:
                 return
 
     def _await_packet(self) -> None:
-        """Return when a packet has come. Raises TimeoutError when none comes in time."""
+        """Wait until a packet has come. Raises TimeoutError if none comes in time."""
         deadline = time.monotonic() + self._timeout_s
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
@@ -137,7 +138,7 @@ class DescriptorClient:
 
     def _receive(self, fds: list[int]) -> wire.Response:
         self._await_packet()
-        # Not socket.recv_fds: it drops the flags that keep descriptors from child processes.
+        # socket.recv_fds would drop the flag that keeps descriptors from child processes.
         packet, control, flags, _ = self._socket.recvmsg(
             wire.MAX_PACKET_BYTES, CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC
         )
@@ -160,7 +161,10 @@ class DescriptorClient:
 
 
 def _check_sizes(response: wire.Response, expected: list[int]) -> None:
-    """A packet shows progress and announces exactly what is still expected after it."""
+    """Check a packet's sizes, and that it announces as many more as are expected after it.
+
+    A packet without descriptors that announces more is refused: a peer could send it forever.
+    """
     sizes, num_left = list(response.sizes), response.num_left
     is_stuck = not sizes and num_left > 0
     if is_stuck or len(sizes) + num_left != len(expected) or sizes != expected[: len(sizes)]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""File descriptors travel over sockets between the processes of one host, on request."""
+"""Hands over memory as file descriptors, over Unix sockets between the processes of one host."""
 
 import functools
 import json
@@ -15,9 +15,10 @@ from vllm_dwdp.group.meet.rendezvous import Rendezvous
 
 
 class DescriptorExchange(HandleExchange):
-    """A server for the peers, a client of each. `timeout_s` bounds each answer of a peer.
+    """A server that answers the peers, and a client of each peer's server.
 
-    subject: what is handed over; each exchange of a group has another.
+    timeout_s: the longest wait for one answer of a peer. subject: a name for the memory that is
+    handed over, unique among the exchanges of a group.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A directory of this process alone, gone when the process or its owner is.
+"""A directory for one process's socket, removed with the object that owns it.
 
 It lies where vLLM puts its own sockets: in `VLLM_RPC_BASE_PATH`, else in Python's directory for
-temporary files. A socket's path may have 107 bytes; through `/proc/self/fd` longer ones work, too.
+temporary files. The kernel limits a socket's path to 107 bytes; names through `/proc/self/fd` get
+around that.
 """
 
 import contextlib
@@ -22,16 +23,16 @@ SOCKET_NAME = "descriptors"
 
 
 class PrivateDirectory:
-    """Mode 0700. Raises GroupError when there is no place for it."""
+    """A directory with mode 0700. Raises GroupError when no place for it can be written to."""
 
     def __init__(self) -> None:
         self.path = _make()
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
 
     def listen(self, *, backlog: int) -> socket.socket:
-        """A listening socket in it, at `path / SOCKET_NAME`.
+        """A listening socket in this directory, at `path / SOCKET_NAME`.
 
-        Raises GroupError where sockets can't be made.
+        Raises GroupError where the file system takes no sockets.
         """
         try:
             return self._listen(backlog)
@@ -43,7 +44,7 @@ class PrivateDirectory:
             ) from error
 
     def _listen(self, backlog: int) -> socket.socket:
-        """It gets its name once it listens: one that doesn't would be taken for an orphan's."""
+        """Give the socket its name once it listens: before that it would look like an orphan."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         unfinished = self.path / f"{SOCKET_NAME}.new"
         with short_name(unfinished) as name:
@@ -57,7 +58,7 @@ class PrivateDirectory:
 
 
 def places() -> list[str]:
-    """The directories that are tried, in this order."""
+    """The directories in which to try to make a PrivateDirectory, in this order."""
     base = os.environ.get("VLLM_RPC_BASE_PATH")
     with contextlib.suppress(FileNotFoundError):
         return [*filter(None, [base]), tempfile.gettempdir()]
@@ -66,7 +67,7 @@ def places() -> list[str]:
 
 @contextlib.contextmanager
 def short_name(path: str | Path) -> Iterator[str]:
-    """A name for a socket's path that the kernel takes whatever the path's length."""
+    """A short name for a socket's path, for paths that are too long for the kernel."""
     parent, name = os.path.split(path)
     directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -91,14 +92,14 @@ def _make() -> Path:
 
 
 def _remove_orphans(place: str) -> None:
-    """Remove what ranks of this user left that were killed in the middle of their start-up."""
+    """Remove directories of this user's ranks that were killed during start-up."""
     for path in Path(place).glob(f"{PREFIX}*/{SOCKET_NAME}"):
         if _is_orphan(path):
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _is_orphan(path: Path) -> bool:
-    """Whether this user made the socket and nobody listens to it any more."""
+    """Whether this user made the socket and no process listens to it any more."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.setblocking(False)
         try:
@@ -114,6 +115,6 @@ def _is_orphan(path: Path) -> bool:
 
 
 def _remove(path: Path, owner_pid: int) -> None:
-    """A forked child leaves its parent's directory alone."""
+    """Remove the directory, unless this process is a forked child of its owner."""
     if os.getpid() == owner_pid:
         shutil.rmtree(path, ignore_errors=True)

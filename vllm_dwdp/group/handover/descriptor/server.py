@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Hands this rank's sealed memory files to its peers, on request, one parcel at a time.
 
-One thread serves all connections; no peer, however slow or hostile, can hold it up: packets are
-whole or absent, sends don't block, and unproven connections make room for new ones.
+One thread serves all connections. A slow or hostile peer can't hold it up: packets arrive whole or
+not at all, sends don't block, and connections that have sent no valid request make room for new
+ones.
 """
 
 import errno
@@ -25,13 +26,13 @@ MAX_CONNECTIONS = 256
 BACKLOG = 1024
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 DescriptorSource = Callable[[int], list[tuple[int, int]]]
-"""Layer index -> (descriptor, bytes) of each block; the server closes the descriptors."""
+"""Parcel -> (descriptor, bytes) of each block; the server closes the descriptors."""
 
 
 class DescriptorServer:
-    """Listens from construction to `close`; `path` and `token` go to the peers.
+    """Listens from construction to `close`. Peers need its `path` and its `token` to connect.
 
-    `source` is called in the server's thread.
+    source: gives the blocks of a parcel; called in the server's thread.
     """
 
     def __init__(self, source: DescriptorSource, *, num_parcels: int) -> None:
@@ -49,13 +50,13 @@ class DescriptorServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving; removes socket and directory. May be called twice."""
+        """Stop serving, and remove the socket and its directory. May be called twice."""
         self._wake_writer.close()
         self._thread.join()
         self.remove_directory()
 
     def remove_directory(self) -> None:
-        """Once all peers are connected nobody needs the path: a rank that is killed leaves none."""
+        """Remove the socket's path once all peers are connected, so that a kill leaves no file."""
         self._directory.remove()
 
     def _serve(self) -> None:
@@ -71,7 +72,8 @@ class DescriptorServer:
         ready = [key for key, _ in self._selector.select()]
         if any(key.fileobj is self._wake_reader for key in ready):
             return False
-        # Requests before new connections: who has sent a valid one is not displaced.
+        # Requests come before new connections, which could displace a peer whose valid request
+        # hasn't been read yet.
         for key in sorted(ready, key=lambda key: key.fileobj is self._listener):
             key.data(key.fileobj)
         return True

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Messages on the descriptor socket: one SOCK_SEQPACKET packet each, so none can be half-read.
+"""Messages on the descriptor socket. Each is one SOCK_SEQPACKET packet, so it arrives whole.
 
     request:   magic | version | kind | parcel | token
     response:  magic | version | status | descriptors left after this packet | text or sizes
 
-Everything that arrives is checked: length, magic, version, ranges. Descriptors travel beside the
+The receiver checks a packet's length, magic, version and ranges. Descriptors travel beside the
 packet (SCM_RIGHTS), at most 253 at a time, which is the kernel's limit.
 """
 
@@ -36,7 +36,11 @@ MAX_PACKET_BYTES = _RESPONSE.size + MAX_BODY_BYTES
 
 
 class Response(NamedTuple):
-    """One packet of an answer; sizes are the bytes of the descriptors that came with it."""
+    """One packet of an answer.
+
+    num_left: descriptors that follow in later packets. sizes: the bytes of each memory file whose
+    descriptor came with this packet.
+    """
 
     num_left: int
     sizes: tuple[int, ...]
@@ -51,9 +55,9 @@ def pack_request(parcel: int, token: bytes) -> bytes:
 
 
 def parse_request(packet: bytes, *, token: bytes, num_parcels: int) -> int | None:
-    """The parcel asked for, None for a hello.
+    """The number of the parcel that a request asks for; None for a hello.
 
-    Raises ExchangeRefused with the reason for anything else.
+    Raises ExchangeRefused, with the reason, for any other packet.
     """
     if len(packet) != _REQUEST.size:
         raise ExchangeRefused(f"expected a request of {_REQUEST.size} bytes, got {len(packet)}")
@@ -82,9 +86,10 @@ def pack_busy(reason: str) -> bytes:
 
 
 def parse_response(packet: bytes) -> Response:
-    """Raises ExchangeRefused with the peer's reason, or with what is wrong with the packet.
+    """Read one packet of an answer.
 
-    Raises PeerBusy when asking again may help.
+    Raises ExchangeRefused with the peer's reason, or with what is wrong with the packet, and
+    PeerBusy when the peer may answer a second request.
     """
     if not packet:
         raise ExchangeRefused("expected a response, got the end of the connection")
@@ -103,7 +108,7 @@ def parse_response(packet: bytes) -> Response:
 
 
 def reason_not_trusted(peer: socket.socket, expected_uid: int) -> str | None:
-    """Why the process at the other end may not take part, or None (SO_PEERCRED)."""
+    """Why the process at the other end may not take part; None if it may (SO_PEERCRED)."""
     raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     if pid == 0 or (uid == OVERFLOW_UID and expected_uid != OVERFLOW_UID):
