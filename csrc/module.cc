@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // The Python bindings of the core. Addresses are passed as integers, descriptors as ints that the
-// receiver owns, fabric handles as bytes, tensors by DLPack. Functions that copy or wait release the
-// GIL; blocks, views and a driver's list of warnings have locks of their own.
+// receiver owns, fabric handles as bytes, tensors by DLPack. Functions that copy or wait release
+// the GIL; blocks, views and a driver's list of warnings have locks of their own.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>

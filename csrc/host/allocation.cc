@@ -19,9 +19,9 @@ namespace {
 constexpr int kMadvCollapse = 25;  // Linux 6.1
 constexpr int kMpolPreferred = 1;
 
-// Asks for the file's pages from NUMA node `node`. Returns a warning if the kernel refuses, else "".
-// The policy belongs to the file: set before the first access, it holds for every process. The node
-// is preferred, not enforced, because a full node must not get the owner killed.
+// Asks for the file's pages from NUMA node `node`. Returns a warning if the kernel refuses, else
+// "". The policy belongs to the file: set before the first access, it holds for every process. The
+// node is preferred, not enforced, because a full node must not get the owner killed.
 std::string PreferNode(void* address, std::size_t num_bytes, int node) {
   constexpr int kBits = CHAR_BIT * sizeof(unsigned long);
   std::vector<unsigned long> mask(node / kBits + 1);
@@ -90,9 +90,9 @@ void HostAllocation::Seal() {
   fd_ = std::move(read_only);
 }
 
-// Asks for huge pages before the block is filled, and ignores a refusal. A huge page costs one fault
-// and no copy if it is collapsed from a single small page that was touched. Collapsing after the
-// fill would copy every byte once more.
+// Asks for huge pages before the block is filled, and ignores a refusal. A huge page costs one
+// fault and no copy if it is collapsed from a single small page that was touched. Collapsing after
+// the fill would copy every byte once more.
 void HostAllocation::MakeHugePages() {
   const std::size_t first = (hole_ + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   const std::size_t last = (hole_ + num_bytes_) / kHugePageBytes * kHugePageBytes;

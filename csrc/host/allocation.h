@@ -20,7 +20,7 @@ inline constexpr char kNoFabric[] =
 
 struct HostOptions {
   std::string name = "dwdp";  // shown in /proc/PID/maps
-  int numa_node = -1;  // preferred for own memory; -1: none
+  int numa_node = -1;         // preferred for own memory; -1: none
   bool huge_pages = true;
   bool require_write_seal = true;  // refuse imports that aren't sealed against writes
 };

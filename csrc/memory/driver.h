@@ -3,7 +3,8 @@
 // The seam between blocks and views, which are written once, and the kinds of memory of which they
 // are made.
 //
-// * Sizes and offsets are in bytes, and multiples of the driver's granularity.
+// * Sizes and offsets are in bytes. Those of allocations and of mappings are multiples of the
+//   driver's granularity.
 // * An allocation is mapped whole or not at all. cuMemMap demands this; host memory does the same.
 // * An owner fills an allocation through its staging address, then seals it. Importers only ever
 //   see sealed allocations.

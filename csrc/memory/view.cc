@@ -90,7 +90,8 @@ void View::RequireFree(std::size_t offset, std::size_t num_bytes) const {
     is_free = is_free && start + piece.num_bytes <= offset;
   }
   Require(is_free, "expected " + std::to_string(num_bytes) + " free bytes at offset " +
-                       std::to_string(offset) + " of the view, got an overlap with another mapping");
+                       std::to_string(offset) +
+                       " of the view, got an overlap with another mapping");
 }
 
 void View::RequireWhole() const {
