@@ -17,7 +17,7 @@ struct CudaCopierOptions {
   bool use_batches = false;
   // For batches: asks for the copy engine also inside one GPU, where the driver would run a kernel.
   bool prefer_overlap = true;
-  // Gives the copy stream the highest priority, otherwise the lowest.
+  // Whether the copy stream gets the highest priority instead of the lowest.
   bool high_priority = true;
 };
 

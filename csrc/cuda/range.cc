@@ -12,8 +12,8 @@ constexpr char kWritableViews[] =
 constexpr char kNoAddresses[] =
     "addresses ran out, not memory: lift this process's limit on them (ulimit -v)";
 
-// Whether the driver doesn't give this access to these mappings in one call, or not to one of them.
-// An error of another kind would come back with every other call.
+// Whether the driver refuses this access to several mappings in one call, or to a single mapping.
+// Any other error would come back with every further call.
 bool IsRefusalOfAccess(CUresult result) {
   return result == CUDA_ERROR_INVALID_VALUE || result == CUDA_ERROR_NOT_SUPPORTED;
 }

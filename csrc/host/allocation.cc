@@ -19,9 +19,9 @@ namespace {
 constexpr int kMadvCollapse = 25;  // Linux 6.1
 constexpr int kMpolPreferred = 1;
 
-// Asks for the file's pages from NUMA node `node`. Returns a warning if the kernel refuses, else
-// "". The policy belongs to the file: set before the first access, it holds for every process. The
-// node is preferred, not enforced, because a full node must not get the owner killed.
+// Asks for the file's pages from NUMA node `node`. Returns a warning if the kernel refuses, else an
+// empty string. The policy belongs to the file: set before the first access, it holds for every
+// process. The node is preferred, not enforced, because a full node must not get the owner killed.
 std::string PreferNode(void* address, std::size_t num_bytes, int node) {
   constexpr int kBits = CHAR_BIT * sizeof(unsigned long);
   std::vector<unsigned long> mask(node / kBits + 1);
