@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// The Python face of the core. Addresses cross as integers, descriptors as ints that the receiver
-// owns, fabric handles as bytes, tensors as DLPack. What copies or waits releases the GIL; blocks,
-// views and a driver's list of warnings have locks of their own.
+// The Python bindings of the core. Addresses are passed as integers, descriptors as ints that the
+// receiver owns, fabric handles as bytes, tensors by DLPack. Functions that copy or wait release
+// the GIL; blocks, views and a driver's list of warnings have locks of their own.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -33,7 +33,7 @@ using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
 
 const void* Pointer(std::uintptr_t address) { return reinterpret_cast<const void*>(address); }
 
-// The tensor's deleter drops its share of the view, so memory outlives whoever made it.
+// The tensor shares ownership of the view, so the memory lives as long as the tensor.
 Bytes BytesTensor(const std::shared_ptr<View>& view) {
   Require(view->is_finished(), "expected a finished view, got an open one; finish it first");
   auto* share = new std::shared_ptr<View>(view);
@@ -153,7 +153,7 @@ void BindSlotPage(nb::module_& module) {
       .def_prop_ro("num_bytes", &SlotPage::num_bytes);
 }
 
-// (destination, source, bytes), as addresses.
+// (destination address, source address, number of bytes).
 using CopyTuple = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>;
 
 Copy CopyOf(std::uintptr_t destination, std::uintptr_t source, std::size_t num_bytes) {
@@ -215,7 +215,7 @@ void BindCopier(nb::module_& module) {
 }
 
 void BindChosenExperts(nb::module_& module) {
-  // (peer, destination, source, bytes).
+  // (index of the peer, destination address, source address, number of bytes).
   using PeerCopyTuple = std::tuple<std::size_t, std::uintptr_t, std::uintptr_t, std::size_t>;
   nb::class_<ChosenExperts>(module, "ChosenExperts")
       .def(

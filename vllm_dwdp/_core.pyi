@@ -2,9 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The compiled core (csrc/module.cc).
 
-Sizes, offsets and addresses are bytes. Blocks, views and their offsets are whole pages of the
-driver's granularity; nothing may be empty. `fill`, `fill_private`, `seal` and `finish` release
-the GIL. What is refused raises DriverError and leaves the object as it was.
+Sizes and offsets are in bytes. Blocks, slot pages and views consist of whole pages of the driver's
+granularity, their offsets are multiples of it, and none of them is empty. `fill`, `fill_private`,
+`seal` and `finish` release the GIL. A call that is refused raises DriverError and leaves the object
+as it was.
 """
 
 import enum
@@ -18,41 +19,45 @@ class OutOfResources(DriverError):
     """This process, its host or its GPU has no memory, addresses, mappings or descriptors left."""
 
 class HandleType(enum.Enum):
-    """How one process names memory to another."""
+    """The type of handle by which a process names its memory to another one."""
 
     FILE_DESCRIPTOR = ...
-    """An int, on one host."""
+    """An int; works between processes of one host."""
     FABRIC = ...
-    """64 bytes (CUmemFabricHandle), between the hosts of one NVLink domain."""
+    """64 bytes (CUmemFabricHandle); works between the hosts of one NVLink domain."""
 
 class MemoryDriver:
     """A kind of memory. Abstract: make one of its subclasses."""
 
     @property
     def kind(self) -> str:
-        """What the memory is, for peers to compare: "host" or "cuda"."""
+        """The kind of memory, "host" or "cuda", which must be the same on all peers."""
     @property
     def granularity(self) -> int:
-        """Bytes of a page."""
+        """The bytes of a page."""
     @property
     def obstacles(self) -> dict[HandleType, str | None]:
-        """Why memory can't be shared by each type that this kind knows; None: it can."""
+        """For each type that this memory knows, why it can't share memory; None if it can."""
     @property
     def warnings(self) -> list[str]:
-        """What went less well than asked, once each."""
+        """Sentences about requests that the driver could not fulfil and went on without."""
     def copy(self, destination_address: int, source_address: int, num_bytes: int) -> None:
-        """Done when it returns; for start-up. Releases the GIL."""
+        """Copy, and return when the copy has ended; for start-up only. Releases the GIL."""
     def create_block(self, num_bytes: int, view_offset: int = 0, *, on_host: bool = False) -> Block:
-        """An open block of zeroes, to be mapped at `view_offset` of views."""
-    def import_block(self, handle: int | bytes, num_bytes: int, view_offset: int = 0) -> Block:
-        """A peer's block, sealed; size and offset must be those it was created with.
+        """Return an open block of zeroes, which views will map at `view_offset`.
 
-        Takes the handle: a descriptor is closed when the block goes, or at once when it is refused.
+        `on_host`: on GPUs, allocate it in host memory.
+        """
+    def import_block(self, handle: int | bytes, num_bytes: int, view_offset: int = 0) -> Block:
+        """Return a peer's block, which is sealed. Size and offset must be those of its creation.
+
+        The block owns the handle: a descriptor is closed with the block at the latest, or at once
+        if the import is refused.
         """
     def create_slot_page(self, num_bytes: int, view_offset: int = 0) -> SlotPage:
-        """Local memory for copies, zeroed; `view_offset` is where most views will map it."""
+        """Return zeroed memory for copies, which most views will map at `view_offset`."""
     def reserve_view(self, num_bytes: int) -> View:
-        """A view without pages."""
+        """Return a view in which nothing is mapped yet."""
 
 class HostDriver(MemoryDriver):
     """Memory files (memfd) that the processes of one host share."""
@@ -65,39 +70,40 @@ class HostDriver(MemoryDriver):
         huge_pages: bool = True,
         require_write_seal: bool = True,
     ) -> None:
-        """`name` shows in /proc/PID/maps; `numa_node` is preferred for own blocks, -1: none.
+        """`name` is shown in /proc/PID/maps; `numa_node` is preferred for own memory, -1: none.
 
-        `require_write_seal`: refuse peers' blocks that their kernel could not seal.
+        `huge_pages`: ask for huge pages for own memory. `require_write_seal`: refuse blocks that
+        the peer's kernel could not seal against writes.
         """
 
 class CudaDriver(MemoryDriver):
     """Memory of one GPU, shared by file descriptors on one host, by fabric handles beyond it.
 
-    Needs CUDA 11.3 or later, virtual memory management, and a GPU that exports either.
+    Needs CUDA 11.3 or later, and a GPU with virtual memory management that can export one of them.
     """
 
     def __init__(self, gpu: int, library: str = "libcuda.so.1") -> None:
-        """`library`: where the driver's functions are found."""
+        """`gpu`: the GPU's ordinal. `library`: the shared library of NVIDIA's driver."""
 
 class Block:
-    """One allocation, always mapped whole. Its descriptor is closed when it goes; views stay."""
+    """One allocation, always mapped whole. Views that map it don't need the block any more."""
 
     @property
     def num_bytes(self) -> int: ...
     @property
     def is_sealed(self) -> bool:
-        """No longer fillable. Imported blocks always are."""
+        """Whether it can't be filled any more. Imported blocks are always sealed."""
     @property
     def is_write_sealed(self) -> bool:
         """Whether the kernel itself refuses every write, from any process."""
     def fill(self, offset: int, source_address: int, num_bytes: int) -> None:
-        """Copy in. Threads may fill disjoint ranges at the same time."""
+        """Copy into the block at `offset`. Threads may fill disjoint ranges at the same time."""
     def seal(self) -> None:
-        """Once, before sharing and mapping."""
+        """End the filling. To be called once, before the block is exported or mapped."""
     def export_handle(self, type: HandleType) -> int | bytes:
-        """A descriptor, read-only where memory files can be, closed on exec, the caller's to close.
+        """Return a descriptor, which the caller must close, or the bytes of a fabric handle.
 
-        Or the bytes of a fabric handle.
+        The descriptor is closed on exec; that of a memory file is read-only.
         """
 
 class SlotPage:
@@ -105,46 +111,49 @@ class SlotPage:
 
     @property
     def address(self) -> int:
-        """The writable alias."""
+        """The address at which copies write."""
     @property
     def num_bytes(self) -> int: ...
 
 class View:
-    """An address range of blocks and private pages side by side."""
+    """An address range that shows blocks, slot pages and private pages side by side."""
 
     @property
     def address(self) -> int:
-        """Fixed for life, at a 2 MiB boundary."""
+        """The first address: on a 2 MiB boundary, and the same for the view's life."""
     @property
     def num_bytes(self) -> int: ...
     @property
     def num_maps(self) -> int:
-        """Mappings made; private ranges that touch count as one."""
+        """The number of mappings. Adjacent private ranges count as one."""
     @property
     def is_finished(self) -> bool: ...
     def map_block(self, offset: int, block: Block) -> None:
-        """Show a sealed block, at the view offset that it was made for."""
+        """Map a sealed block, at the view offset for which it was made."""
     def map_slot_page(self, offset: int, page: SlotPage) -> None: ...
     def map_private(self, offset: int, num_bytes: int) -> None:
-        """Give zeroed pages of this process, to be filled before `finish`."""
+        """Map zeroed pages of this process, which may be filled until `finish`."""
     def fill_private(self, offset: int, source_address: int, num_bytes: int) -> None: ...
     def finish(self) -> None:
-        """Refuses holes; then read-only for good, page tables filled, left out of core dumps."""
-    def bytes_tensor(self) -> Any:
-        """uint8 [num_bytes] on the driver's device for `torch.from_dlpack`; needs `finish`.
+        """Make the view read-only for good, and fill its page tables.
 
-        Tensors made of it keep the mapping alive. Writing to one kills the process on the CPU
-        (SIGSEGV) and the context on a GPU.
+        A view with holes is refused. Host memory is also left out of core dumps.
+        """
+    def bytes_tensor(self) -> Any:
+        """Return a uint8 [num_bytes] array for `torch.from_dlpack`, on the driver's device.
+
+        The view must be finished. Tensors that are made of the array keep the mappings alive.
+        Writing to such a tensor kills the process on the CPU (SIGSEGV) and the context on a GPU.
         """
 
 CopyTuple = tuple[int, int, int]
-"""(destination address, source address, bytes)."""
+"""(destination address, source address, number of bytes)."""
 
 class CopyList:
-    """Copies in rounds: those of one round in any order, rounds one after the other.
+    """Copies in rounds. Rounds run one after the other, the copies of one round in any order.
 
-    `pages` and `views` are what they write and read: mapped until the list is gone and its copies
-    have ended.
+    The copies write to `pages` and read from `views`. Both stay mapped until the list is gone and
+    its copies have ended.
     """
 
     def __init__(
@@ -155,7 +164,7 @@ class CopyList:
         *,
         layer: int = -1,
     ) -> None:
-        """`layer`: whose experts they bring, for `CopyProgress`."""
+        """`layer`: the MoE layer whose experts are copied, for `CopyProgress`; -1: none."""
 
 class CopyProgress:
     """How far the copies of a list have come."""
@@ -164,47 +173,53 @@ class CopyProgress:
     def ticket(self) -> int: ...
     @property
     def layer(self) -> int:
-        """As the list says it; -1: of no layer."""
+        """The `layer` of the list."""
     @property
     def has_begun(self) -> bool: ...
     @property
     def num_ended(self) -> int:
-        """Of the list's copies, which end in order but for those of one round."""
+        """How many of the list's copies have ended. Those of one round end in any order."""
 
 class Copier:
     """Runs copy lists one after the other, in the order of their submission. Abstract.
 
-    `stream`: the handle of the CUDA stream that reads the destinations; 0 where the CPU does.
+    `stream` is the handle of the CUDA stream whose kernels read the destinations; 0 where the CPU
+    reads them.
     """
 
     def submit(self, copies: CopyList, stream: int = 0) -> int:
-        """Start after everything submitted before, and after what `stream` has to do now.
+        """Enqueue a list and return its ticket; never blocks.
 
-        Returns a ticket. Never blocks.
+        The copies start after those of all lists submitted before, and after the work enqueued in
+        `stream` so far.
         """
     def cancel(self, ticket: int) -> None:
-        """Drop the rounds that have not begun, on the host; `wait` still waits for the others."""
+        """Drop the rounds that have not begun; `wait` still waits for the others. Not on GPUs."""
     def wait(self, ticket: int, stream: int = 0) -> None:
-        """What `stream` is given from now on comes after the copies; the CPU blocks instead.
+        """Make the work that is enqueued in `stream` from now on wait for the copies.
 
-        Releases the GIL.
+        On the host it blocks until the copies have ended. Releases the GIL.
         """
     def is_done(self, ticket: int) -> bool: ...
     def drain(self) -> None:
         """Return when no copy is under way. Releases the GIL."""
     def first_under_way(self) -> CopyProgress | None:
-        """The first list whose copies haven't ended. Any thread may ask, at any time."""
+        """The progress of the first list whose copies haven't all ended, or None.
+
+        Any thread may call it at any time.
+        """
 
 class HostCopier(Copier):
-    """Threads that copy host memory."""
+    """Copies host memory in threads of its own."""
 
     def __init__(self, *, num_threads: int = 1, cores: list[int] = ...) -> None:
-        """`cores`: where its threads may run; none: where the calling thread may."""
+        """`cores`: where its threads may run; if empty, on the cores of the calling thread."""
 
 class CudaCopier(Copier):
-    """A stream of copies on one GPU, ordered with other streams by events.
+    """Copies in a stream of its own on one GPU. Events order it with other streams.
 
-    Refuses streams under graph capture. Used by one thread.
+    It refuses streams under graph capture. Only one thread may use it; others may call
+    `first_under_way`.
     """
 
     def __init__(
@@ -215,25 +230,33 @@ class CudaCopier(Copier):
         prefer_overlap: bool = True,
         high_priority: bool = True,
     ) -> None:
-        """`use_batches`: a round is one call, where the driver can (CUDA 12.8).
+        """`use_batches`: submit a round by one call, where the driver can (CUDA 12.8).
 
-        `prefer_overlap`: ask for the copy engine inside one GPU, too.
+        `prefer_overlap`: in batches, ask for the copy engine inside one GPU, too. `high_priority`:
+        give the stream the highest priority instead of the lowest.
         """
     @property
     def uses_batches(self) -> bool: ...
 
 class ChosenExperts:
-    """The missing experts of one layer, and which of them its slot holds now."""
+    """Copies the chosen experts that the rank lacks to the slot of one layer, on the host.
+
+    It remembers which experts the slot holds.
+    """
 
     def __init__(
         self, copier: Copier, experts: list[list[tuple[int, int, int, int]]], num_peers: int
     ) -> None:
-        """`experts`: by index, copies of (peer, destination, source, bytes); none: it is here."""
-    def fetch(self, ids_address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
-        """Copy what is missing of the chosen experts, and wait for it. Releases the GIL.
+        """`experts`: for each expert its copies; none if the rank has the expert.
 
-        `ids_address`: dense int32 or int64 expert indices; below 0: padding. Returns the bytes by
-        peer, the number of copies, and of chosen experts that the slot held already.
+        A copy is (index of the peer, destination address, source address, number of bytes).
+        """
+    def fetch(self, ids_address: int, num_ids: int, id_bytes: int) -> tuple[list[int], int, int]:
+        """Copy the chosen experts that the slot doesn't hold yet, and wait. Releases the GIL.
+
+        `ids_address`: the address of a dense array of expert indices, int32 or int64; negative ones
+        are padding. Returns the bytes read from each peer, the number of copies, and the number of
+        chosen experts that the slot held already.
         """
     def forget(self) -> None:
-        """The slot holds something else now."""
+        """To be called when another layer uses the slot: all experts count as missing again."""

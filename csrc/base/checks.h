@@ -9,7 +9,8 @@
 
 namespace dwdp {
 
-// More than an address space holds: sums of two sizes up to here can't wrap around.
+// The largest size that is accepted. No address space is larger, and two such sizes can be added
+// without overflow.
 inline constexpr std::size_t kMaxBytes = std::size_t{1} << 56;
 
 inline void RequirePages(const std::string& what, std::size_t num_bytes, std::size_t offset,

@@ -9,21 +9,21 @@
 
 namespace dwdp {
 
-// The driver refused, or was asked for what can't be. The message says what was expected, what
-// came, and what to do.
+// The kernel or the GPU's driver refused a call, or a caller's arguments are invalid. The message
+// says what was expected, what came instead, and what to do.
 class DriverError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// This process, its host or its GPU has nothing left of what was asked for: memory, addresses,
-// mappings or descriptors. That says nothing about the peer whose memory was being mapped.
+// This process, its host or its GPU has run out of memory, addresses, mappings or descriptors. It
+// is no fault of the peer whose memory was being mapped.
 class OutOfResources : public DriverError {
  public:
   using DriverError::DriverError;
 };
 
-// What to do about the errors of the kernel that a user can mend.
+// Returns advice for those of the kernel's errors that a user can fix, else an empty string.
 inline std::string Advice(int error) {
   if (error == EMFILE) return "; raise the process's descriptor limit (ulimit -n)";
   if (error == ENFILE) return "; raise the host's descriptor limit (sysctl fs.file-max)";

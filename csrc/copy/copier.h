@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// The seam between the fetch scheduler and what moves bytes: threads here, a copy stream on a GPU.
+// The seam between the fetch scheduler and the code that moves bytes: threads on the host, a copy
+// stream on a GPU.
 #pragma once
 
 #include <cstddef>
@@ -18,11 +19,11 @@ struct Copy {
   std::size_t num_bytes;
 };
 
-// Copies that may run in any order, or at once. Kept as the arrays that the CUDA driver takes, so
-// that submitting a list makes none.
+// Copies that may run in any order or at the same time. They are kept as the arrays that the CUDA
+// driver takes, so that no arrays have to be made when a list is submitted.
 class CopyRound {
  public:
-  using Address = unsigned long long;  // CUdeviceptr, without CUDA's headers
+  using Address = unsigned long long;  // what CUdeviceptr is in CUDA's headers
 
   CopyRound() = default;
   CopyRound(const std::vector<Copy>& copies) {
@@ -51,11 +52,11 @@ class CopyRound {
   std::vector<std::size_t> sizes_;
 };
 
-// Copies in rounds, one round after the other.
+// Copies in rounds, which run one after the other.
 //
-// Threads that don't hold Python's lock may drop it and with it the memory, so it must not be
-// Python that counts the owners of either: nanobind asks `shared_from_this` where there is such a
-// thing.
+// A thread that doesn't hold Python's lock may drop the last reference to a list, and with it the
+// memory that the list holds. So Python must not count the references to either. nanobind leaves
+// that to std::shared_ptr for classes that derive from std::enable_shared_from_this.
 struct CopyList : std::enable_shared_from_this<CopyList> {
   explicit CopyList(const std::vector<std::vector<Copy>>& all = {},
                     std::vector<std::shared_ptr<const void>> held = {})
@@ -65,14 +66,15 @@ struct CopyList : std::enable_shared_from_this<CopyList> {
 
   std::vector<CopyRound> rounds;
   std::vector<std::shared_ptr<const void>> memory;  // kept mapped until the copies have ended
-  int layer = kNoLayer;                             // whose experts they bring
+  int layer = kNoLayer;                             // the MoE layer whose experts are copied
 };
 
 // Runs copy lists one after the other, in the order of their submission.
 //
-// Whoever reads and frees the destinations works in `stream`, a CUDA stream's handle, and all that
-// it was given before a call comes before what the call orders. Where the CPU is the reader, the
-// calling thread is its own stream, and the handle is kCpu.
+// `stream` is the handle of the CUDA stream whose kernels read the destinations. Submit orders
+// copies after the work that was enqueued in this stream before; Wait orders the work that is
+// enqueued afterwards behind the copies. Where the CPU reads the destinations, the calling thread
+// takes the stream's place, and the handle is kCpu.
 class Copier {
  public:
   using Ticket = std::uint64_t;
@@ -84,22 +86,24 @@ class Copier {
     Ticket ticket = 0;
     int layer = CopyList::kNoLayer;
     bool has_begun = false;
-    std::size_t num_ended = 0;  // of its copies, which end in order but for those of one round
+    std::size_t num_ended = 0;  // number of ended copies; those of one round end in any order
   };
 
   virtual ~Copier() = default;
-  // Starts after everything submitted before, and after what `stream` has to do now.
-  // Never blocks.
+  // Enqueues a list and returns its ticket; never blocks. The copies start after those of all lists
+  // submitted before, and after the work enqueued in `stream` so far.
   virtual Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) = 0;
-  // Drops the rounds that have not begun, where there is a way back. Waiting for the ticket still
-  // waits for those that have.
+  // Drops the rounds of a list that have not begun, on the host; a GPU runs them all the same. Wait
+  // still waits for the rounds that have begun.
   virtual void Cancel(Ticket ticket) = 0;
-  // What `stream` is given from now on comes after the copies.
+  // Makes the work that is enqueued in `stream` from now on wait for the copies. On the host it
+  // blocks until they have ended.
   virtual void Wait(Ticket ticket, Stream stream) = 0;
   virtual bool IsDone(Ticket ticket) const = 0;
   // Blocks until no copy is under way.
   virtual void Drain() = 0;
-  // The first list whose copies haven't ended. Any thread may ask, at any time.
+  // The progress of the first list whose copies haven't all ended. Any thread may call this at any
+  // time.
   virtual std::optional<Progress> FirstUnderWay() = 0;
 };
 

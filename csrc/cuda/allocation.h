@@ -11,10 +11,10 @@
 
 namespace dwdp {
 
-// Memory of one GPU, own or a peer's.
+// Memory that one GPU can read: allocated by this process, or imported from a peer.
 class CudaAllocation : public Allocation {
  public:
-  // Own memory, open, zeroed.
+  // Allocates memory, zeroed and open for filling.
   static std::unique_ptr<CudaAllocation> Create(const std::shared_ptr<const CudaDevice>& device,
                                                 std::size_t num_bytes, MemoryUse use);
   static std::unique_ptr<CudaAllocation> Import(const std::shared_ptr<const CudaDevice>& device,
@@ -23,7 +23,7 @@ class CudaAllocation : public Allocation {
   std::size_t num_bytes() const override { return num_bytes_; }
   std::byte* staging() const override { return staging_ ? staging_->address() : nullptr; }
   void Seal() override { staging_.reset(); }
-  // CUDA can't forbid a peer to map it for writing; dwdp maps it read-only.
+  // CUDA can't forbid a peer to map memory for writing; dwdp maps it read-only.
   bool is_write_sealed() const override { return false; }
   ShareableHandle Export(HandleType type) const override { return handle_.Export(type); }
 
@@ -37,7 +37,7 @@ class CudaAllocation : public Allocation {
 
   CudaHandle handle_;
   std::size_t num_bytes_;
-  std::optional<CudaRange> staging_;  // writable; gone once sealed
+  std::optional<CudaRange> staging_;  // the writable mapping; gone once sealed
 };
 
 }  // namespace dwdp

@@ -9,7 +9,7 @@
 namespace dwdp {
 namespace {
 
-// Looks symbols up by version.
+// Looks up the functions of the driver's library by name and version.
 class Resolver {
  public:
   explicit Resolver(const std::string& library) : library_(library) {
@@ -25,7 +25,7 @@ class Resolver {
                 ", got an older one; update NVIDIA's driver");
   }
 
-  // Null when the driver doesn't know it.
+  // Returns null if the driver doesn't have the function at that version.
   void* Find(const char* name, int version) const {
     void* found = nullptr;
     const CUresult result = get_ != nullptr

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// The CUDA driver, opened at run time: nothing links to it, so the core imports without one.
+// The CUDA driver, opened at run time. Nothing links to it, so the core can be imported without
+// one.
 #pragma once
 
 #include <cuda.h>
@@ -11,8 +12,8 @@
 
 namespace dwdp {
 
-// Symbol and the CUDA version in which its signature appeared. A driver refuses versions above its
-// own, so each symbol is asked for at its own.
+// Each function with the CUDA version in which its signature appeared. A driver refuses requests
+// for versions above its own, so each function is requested at the version in this list.
 #define DWDP_CUDA_SYMBOLS(X)                  \
   X(cuGetErrorName, 6000)                     \
   X(cuGetErrorString, 6000)                   \
@@ -49,23 +50,26 @@ namespace dwdp {
   X(cuEventQuery, 2000)                       \
   X(cuEventDestroy, 4000)
 
-// Null where the driver is older than they are.
+// Functions that are null if the driver is older than the version in this list.
 #define DWDP_OPTIONAL_CUDA_SYMBOLS(X) X(cuMemcpyBatchAsync, 12080)
 
-// The driver's functions, under their own names. Shared by everything that calls them.
+// The driver's functions, under their own names.
 struct CudaApi {
 #define DWDP_DECLARE(name, version) PFN_##name##_v##version name = nullptr;
   DWDP_CUDA_SYMBOLS(DWDP_DECLARE)
   DWDP_OPTIONAL_CUDA_SYMBOLS(DWDP_DECLARE)
 #undef DWDP_DECLARE
 
-  // Opens the driver's library and initialises it; stays open for the process's life.
+  // Opens the driver's library, which then stays open until the process ends, and initialises it.
+  // Throws DriverError if the library or one of its functions is missing.
   static std::shared_ptr<const CudaApi> Load(const std::string& library);
 
-  // "WHAT failed: CUDA_ERROR_... (TEXT); ADVICE". Without `advice`, that which goes with the error.
+  // Returns "WHAT failed: CUDA_ERROR_... (TEXT); ADVICE". If `advice` is empty, the usual advice
+  // for this error takes its place.
   std::string Describe(CUresult result, const std::string& what,
                        const std::string& advice = "") const;
-  // Throws that as a DriverError unless the call succeeded; as OutOfResources if that's the reason.
+  // Throws a DriverError with that sentence unless the call succeeded. It is an OutOfResources if
+  // memory ran out.
   void Check(CUresult result, const std::string& what, const std::string& advice = "") const;
 };
 

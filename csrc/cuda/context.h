@@ -8,7 +8,7 @@
 
 namespace dwdp {
 
-// A GPU's primary context, which PyTorch uses too, retained.
+// Retains a GPU's primary context, which PyTorch uses, too.
 class CudaContext {
  public:
   CudaContext(std::shared_ptr<const CudaApi> api, int ordinal);
@@ -28,7 +28,7 @@ class CudaContext {
   CUcontext context_ = nullptr;
 };
 
-// The context, current on this thread while it lives.
+// Makes a context current on the calling thread for as long as the object lives.
 class CudaScope {
  public:
   explicit CudaScope(const CudaContext& context);

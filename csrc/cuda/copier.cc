@@ -36,9 +36,9 @@ CudaCopier::CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptio
   }
 }
 
-// Streams and events know their context.
+// No context is made current here, because streams and events know their own.
 CudaCopier::~CudaCopier() {
-  api_.cuStreamSynchronize(copy_stream_);  // slots go next
+  api_.cuStreamSynchronize(copy_stream_);  // the memory of the copies may be unmapped next
   Release();
 }
 
@@ -81,9 +81,9 @@ void CudaCopier::Drain() {
 }
 
 void CudaCopier::RequireSubmitted(Ticket ticket) const {
-  Require(ticket > 0 && ticket <= num_submitted_,
-          "expected the ticket of something submitted, got " + std::to_string(ticket) + " of " +
-              std::to_string(num_submitted_));
+  Require(ticket > 0 && ticket <= num_submitted_, "expected the ticket of a submitted list, got " +
+                                                      std::to_string(ticket) + " of " +
+                                                      std::to_string(num_submitted_));
 }
 
 void CudaCopier::RequireUncaptured(CUstream stream) const {
@@ -111,7 +111,7 @@ void CudaCopier::RunRound(const CopyRound& round) {
   }
 }
 
-// The driver's signature knows no const; it writes none of the arrays.
+// The driver's signature lacks const, but it writes to none of the arrays.
 void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies) {
   std::size_t failed = 0;
   api_.Check(api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
@@ -126,7 +126,7 @@ void CudaCopier::CopyOneByOne(const CopyRound& round) {
   for (std::size_t i = 0; i < round.size(); ++i) {
     const CUresult result = api_.cuMemcpyDtoDAsync(round.destinations()[i], round.sources()[i],
                                                    round.sizes()[i], copy_stream_);
-    if (result != CUDA_SUCCESS) {  // a sentence for each copy would cost the host
+    if (result != CUDA_SUCCESS) {  // making the text for each copy would cost time
       api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
     }
     progress_.Mark(1, copy_stream_);

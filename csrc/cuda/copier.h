@@ -12,19 +12,20 @@
 namespace dwdp {
 
 struct CudaCopierOptions {
-  // A whole round in one call, where the driver can; else one call per copy. Drivers have crashed
-  // and hung on the one call, and no GPU has shown it to be faster.
+  // Whether a round is submitted by one call, where the driver has one for batches, instead of by
+  // one call per copy. Drivers have crashed and hung on batches, and on no GPU were batches faster.
   bool use_batches = false;
-  // Ask for the copy engine also inside one GPU, where the driver would take a kernel.
+  // For batches: asks for the copy engine also inside one GPU, where the driver would run a kernel.
   bool prefer_overlap = true;
-  // The copy stream goes before others where both want the same engine.
+  // Whether the copy stream gets the highest priority instead of the lowest.
   bool high_priority = true;
 };
 
-// A stream of copies beside the streams that compute. Events order them; the host never waits.
+// Copies in a stream of its own, beside the streams that compute. Events order the streams; the
+// host waits in Drain and in the destructor only.
 //
-// * One thread uses it: the one that runs the model. Others may ask how far it has come.
-// * It refuses streams under capture: a batch of copies would be lost there without an error.
+// * Only the thread that runs the model uses it. Other threads may call FirstUnderWay.
+// * It refuses streams under graph capture: a batch of copies would be lost there without an error.
 class CudaCopier : public Copier {
  public:
   CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptions options);
@@ -33,7 +34,7 @@ class CudaCopier : public Copier {
   ~CudaCopier() override;
 
   Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) override;
-  // What a GPU has been given can't be taken back.
+  // Does nothing: copies that were enqueued on a GPU can't be taken back.
   void Cancel(Ticket) override {}
   void Wait(Ticket ticket, Stream stream) override;
   bool IsDone(Ticket ticket) const override;
@@ -43,14 +44,14 @@ class CudaCopier : public Copier {
   bool uses_batches() const { return use_batches_; }
 
  private:
-  // Tickets share events in turn. A later ticket's event is safe to wait for, copies being in
-  // order; the ring only keeps waits from being longer than they must be.
+  // The tickets use these events in turn. When a later ticket has taken over a ticket's event, a
+  // wait is longer than it must be, but still safe: lists run in the order of their submission.
   static constexpr std::size_t kNumEvents = 64;
-  // Submissions of tens of thousands have crashed drivers.
+  // The most copies of one batch. Batches of tens of thousands have crashed drivers.
   static constexpr std::size_t kMaxBatch = 1024;
 
   void RequireUncaptured(CUstream stream) const;
-  // Gives the copy stream all copies of a list.
+  // Enqueues all copies of a list in the copy stream.
   void Run(const CopyList& list);
   void RequireSubmitted(Ticket ticket) const;
   void RunRound(const CopyRound& round);
@@ -62,10 +63,11 @@ class CudaCopier : public Copier {
   const CudaApi& api_;
   bool use_batches_;
   CUmemcpyAttributes attributes_ = {};  // of every batch
-  // One index would do; drivers have been seen to read one for every copy.
+  // The index of each copy's attributes, always 0. One index per batch should do, but drivers have
+  // been seen to read one for every copy.
   std::vector<std::size_t> attribute_of_;
   CUstream copy_stream_ = nullptr;
-  CUevent gate_ = nullptr;  // what a computing stream had to do when copies were submitted
+  CUevent gate_ = nullptr;  // recorded in the computing stream by Submit; the copies wait for it
   std::array<CUevent, kNumEvents> done_ = {};
   Ticket num_submitted_ = 0;
   CudaProgress progress_;

@@ -14,7 +14,8 @@ namespace dwdp {
 // One GPU and what it can do.
 class CudaDevice {
  public:
-  // Refuses a GPU without virtual memory management, or whose memory no type of handle can share.
+  // Throws DriverError if the GPU lacks virtual memory management, or if no type of handle can
+  // share its memory.
   CudaDevice(std::shared_ptr<const CudaApi> api, int ordinal);
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
@@ -24,10 +25,11 @@ class CudaDevice {
   const CudaContext& context() const { return context_; }
   std::size_t granularity() const { return granularity_; }
   const HandleObstacles& obstacles() const { return obstacles_; }
-  // Memory pinned to this GPU, or near it on the host. What is exported has every type of handle
-  // without an obstacle; on the host file descriptors only.
+  // The properties of memory that is allocated for `use`: on this GPU or, for kHostBlock, on the
+  // host near it. Memory for export has every type of handle without an obstacle; on the host it
+  // has file descriptors only. Throws DriverError if the GPU can't use memory of the host.
   CUmemAllocationProp properties(MemoryUse use) const;
-  // Done when it returns.
+  // Fills memory with zeroes, and returns when that is done.
   void Zero(std::byte* address, std::size_t num_bytes) const;
 
  private:

@@ -29,7 +29,8 @@ std::unique_ptr<Reservation> CudaDriver::Reserve(std::size_t num_bytes) {
 void CudaDriver::Copy(void* destination, const void* source, std::size_t num_bytes) {
   const CudaApi& api = device_->api();
   const CudaScope scope(device_->context());
-  api.Check(api.cuCtxSynchronize(), "cuCtxSynchronize before a copy");  // the source is written
+  // Kernels may still be writing the source.
+  api.Check(api.cuCtxSynchronize(), "cuCtxSynchronize before a copy");
   api.Check(api.cuMemcpyAsync(reinterpret_cast<CUdeviceptr>(destination),
                               reinterpret_cast<CUdeviceptr>(source), num_bytes, nullptr),
             "cuMemcpyAsync of " + std::to_string(num_bytes) + " bytes");

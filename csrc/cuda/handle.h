@@ -8,13 +8,14 @@
 
 namespace dwdp {
 
-// The driver's handle of one piece of GPU memory, own or a peer's. Mappings keep the memory
-// without it.
+// The CUDA driver's handle of one piece of memory, allocated here or imported from a peer. Mappings
+// keep the memory alive after the handle is released.
 class CudaHandle {
  public:
-  // New memory of this GPU.
+  // Allocates new memory for `use`.
   CudaHandle(std::shared_ptr<const CudaDevice> device, std::size_t num_bytes, MemoryUse use);
-  // A peer's memory. A descriptor is closed: the driver's handle keeps the memory.
+  // Imports a peer's memory. A file descriptor is closed afterwards: the CUDA driver's handle keeps
+  // the memory alive.
   CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle handle);
   CudaHandle(const CudaHandle&) = delete;
   CudaHandle& operator=(const CudaHandle&) = delete;

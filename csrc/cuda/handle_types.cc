@@ -16,14 +16,16 @@ unsigned Flag(HandleType type) {
                                      : CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
 }
 
-// A full GPU says nothing about what it can do.
+// Returns the reason why a trial failed. If memory ran out it throws OutOfResources instead: that
+// doesn't tell whether the GPU can share memory.
 std::string DescribeTrial(const CudaApi& api, CUresult result, const std::string& symbol) {
   const std::string call = symbol + " of a page with a fabric handle";
   if (result == CUDA_ERROR_OUT_OF_MEMORY) api.Check(result, call);
   return api.Describe(result, call, kImexAdvice);
 }
 
-// Makes and exports a page as memory will be made: for these types, fabric handles among them.
+// Allocates a page in the way blocks will be allocated, and exports it by a fabric handle. Returns
+// the reason why that failed, or nothing.
 std::optional<std::string> TryFabric(const CudaContext& context, const HandleObstacles& obstacles) {
   const CudaApi& api = context.api();
   const CudaScope scope(context);
@@ -58,7 +60,8 @@ HandleObstacles FindHandleObstacles(const CudaContext& context) {
   return found;
 }
 
-// A driver that is older than an attribute calls it an invalid value.
+// A driver that is older than an attribute returns CUDA_ERROR_INVALID_VALUE, which counts as a GPU
+// without the attribute.
 std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
                                                  CUdevice_attribute attribute,
                                                  const std::string& name) {
@@ -86,7 +89,8 @@ std::optional<std::string> FindHostObstacle(const CudaContext& context) {
                                "HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED");
 }
 
-// A host without NUMA has node -1, which the driver doesn't take: its memory is node 0.
+// On a host without NUMA the attribute is -1, which the driver doesn't accept as a node; the host's
+// memory is node 0 there.
 CUmemAllocationProp HostProperties(const CudaContext& context) {
   int node = 0;
   context.api().Check(

@@ -7,25 +7,28 @@
 
 namespace dwdp {
 
-// By attribute, and fabric handles also on a page: a GPU may have the attribute and still be
-// refused.
+// Finds what stands in the way of each type of handle. The GPU's attributes tell; for fabric
+// handles a page is also exported, because a GPU may have the attribute and still be refused.
 HandleObstacles FindHandleObstacles(const CudaContext& context);
 
-// Nothing if the GPU has the attribute, else that it lacks it.
+// Returns nothing if the GPU has the attribute CU_DEVICE_ATTRIBUTE_`name`, else a sentence that
+// says that it lacks it.
 std::optional<std::string> FindAttributeObstacle(const CudaContext& context,
                                                  CUdevice_attribute attribute,
                                                  const std::string& name);
 
-// Memory pinned to this GPU that no other process can be given.
+// The properties of memory on this GPU that can't be exported.
 CUmemAllocationProp LocalProperties(int ordinal);
 
-// Nothing if the GPU can map memory of the host that the driver allocates, else why not.
+// Returns nothing if the GPU can map memory of the host that the driver allocates, else the reason.
 std::optional<std::string> FindHostObstacle(const CudaContext& context);
 
-// Memory of the host's NUMA node that is nearest to the GPU, exportable by file descriptor.
+// The properties of memory on the host's NUMA node that is nearest to the GPU. It can be exported
+// by file descriptor.
 CUmemAllocationProp HostProperties(const CudaContext& context);
 
-// Memory pinned to this GPU, exportable by every type of handle without an obstacle.
+// The properties of memory on this GPU that can be exported by every type of handle without an
+// obstacle.
 CUmemAllocationProp ShareableProperties(int ordinal, const HandleObstacles& obstacles);
 
 }  // namespace dwdp

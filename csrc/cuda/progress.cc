@@ -7,7 +7,7 @@
 namespace dwdp {
 namespace {
 
-// What this thread asks in the meantime doesn't break a graph capture of another one.
+// While it lives, queries of this thread don't break a graph capture of another thread.
 class RelaxedCapture {
  public:
   explicit RelaxedCapture(const CudaApi& api) : api_(api) { Exchange(); }
@@ -29,7 +29,7 @@ class RelaxedCapture {
 CudaProgress::CudaProgress(std::shared_ptr<const CudaDevice> device)
     : device_(std::move(device)), api_(device_->api()) {}
 
-// Events know their context.
+// No context is made current here, because events know their own.
 CudaProgress::~CudaProgress() {
   for (const List& list : lists_) {
     for (const auto& mark : list.marks) api_.cuEventDestroy(mark.event);

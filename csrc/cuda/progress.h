@@ -13,10 +13,10 @@
 
 namespace dwdp {
 
-// How far the copies have come that a stream was given. An event behind each of them tells.
+// Tells how far the copies in a stream have come, by events that are recorded behind the copies.
 //
-// The thread that submits calls Begin, Mark and End; any thread may ask. No lock is held while a
-// copy is submitted: a call that never returns can be asked about, too.
+// The thread that submits copies calls Begin, Mark, End and GiveUp; any thread may call First. No
+// lock is held while a copy is submitted, so that First answers even if that call never returns.
 class CudaProgress {
  public:
   explicit CudaProgress(std::shared_ptr<const CudaDevice> device);
@@ -24,25 +24,26 @@ class CudaProgress {
   CudaProgress& operator=(const CudaProgress&) = delete;
   ~CudaProgress();
 
-  // The copies of a list follow in `stream`, behind what it waits for.
+  // To be called before the copies of a list are enqueued, when `stream` has been told what to wait
+  // for.
   void Begin(Copier::Ticket ticket, const CopyList& list, CUstream stream);
-  // The stream was given so many more of them.
+  // To be called when `num_copies` more copies of the list have been enqueued.
   void Mark(std::size_t num_copies, CUstream stream);
-  // The stream was given all of them.
+  // To be called when all copies of the list have been enqueued.
   void End(CUstream stream);
-  // Not all of them could be given: the list is forgotten.
+  // To be called when a copy could not be enqueued: forgets the list.
   void GiveUp();
 
-  // The first list whose copies haven't ended.
+  // The progress of the first list whose copies haven't all ended.
   std::optional<Copier::Progress> First();
 
  private:
-  // Lists of more copies have a mark behind several of them.
+  // Lists of fewer copies have a mark behind each copy, longer ones a mark behind every few copies.
   static constexpr std::size_t kMaxMarks = 256;
 
   struct MarkedEvent {
     CUevent event;
-    std::size_t num_copies;  // have ended when it has passed
+    std::size_t num_copies;  // so many copies of the list have ended when the event has happened
   };
   struct List {
     Copier::Ticket ticket;

@@ -12,13 +12,13 @@ constexpr char kWritableViews[] =
 constexpr char kNoAddresses[] =
     "addresses ran out, not memory: lift this process's limit on them (ulimit -v)";
 
-// The driver gives no such access to these mappings together, or to one of them at all. Errors of
-// another kind would meet every attempt.
+// Whether the driver refuses this access to several mappings in one call, or to a single mapping.
+// Any other error would come back with every further call.
 bool IsRefusalOfAccess(CUresult result) {
   return result == CUDA_ERROR_INVALID_VALUE || result == CUDA_ERROR_NOT_SUPPORTED;
 }
 
-// The driver didn't wait, as some stream of the context is under graph capture.
+// Whether the driver refused to wait because a stream of the context is under graph capture.
 bool IsRefusedByCapture(CUresult result) {
   return result >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
          result <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;

@@ -18,7 +18,7 @@ class CudaReservation : public Reservation {
   void Map(std::size_t offset, const Allocation& allocation) override;
   void MapPrivate(std::size_t offset, std::size_t num_bytes) override;
   std::string Protect() override { return range_.MakeReadOnly(); }
-  void Populate() override {}  // cuMemMap has done it
+  void Populate() override {}  // cuMemMap has filled the page tables
 
  private:
   std::shared_ptr<const CudaDevice> device_;

@@ -10,7 +10,7 @@ inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
 std::size_t PageBytes();
 
-// Owns a range of addresses that starts at a 2 MiB boundary, and whatever is mapped into it.
+// Owns a range of addresses that starts at a 2 MiB boundary, and everything that is mapped there.
 class AddressRange {
  public:
   AddressRange() = default;
@@ -25,7 +25,8 @@ class AddressRange {
   std::byte* address() const { return address_; }
   std::size_t num_bytes() const { return num_bytes_; }
 
-  // Replaces the pages at `offset` by those of a file; `protection` and `offset` as mmap has them.
+  // Replaces the pages at `offset` by those of a file. The arguments `protection`, `fd` and
+  // `file_offset` are those of mmap.
   void MapFile(std::size_t offset, std::size_t num_bytes, int protection, int fd,
                std::size_t file_offset);
   void MapZeroed(std::size_t offset, std::size_t num_bytes);

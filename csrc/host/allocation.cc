@@ -19,8 +19,9 @@ namespace {
 constexpr int kMadvCollapse = 25;  // Linux 6.1
 constexpr int kMpolPreferred = 1;
 
-// The policy belongs to the file: set before the first touch, it rules for every process. Preferred
-// and not bound, because a full node must not kill the owner.
+// Asks for the file's pages from NUMA node `node`. Returns a warning if the kernel refuses, else an
+// empty string. The policy belongs to the file: set before the first access, it holds for every
+// process. The node is preferred, not enforced, because a full node must not get the owner killed.
 std::string PreferNode(void* address, std::size_t num_bytes, int node) {
   constexpr int kBits = CHAR_BIT * sizeof(unsigned long);
   std::vector<unsigned long> mask(node / kBits + 1);
@@ -81,7 +82,7 @@ void HostAllocation::MapStaging() {
   staging_ = std::move(range);
 }
 
-// The descriptor to keep is opened first: once the staging range is gone nothing can fail.
+// Opens the read-only descriptor first: nothing can fail after the staging range is unmapped.
 void HostAllocation::Seal() {
   UniqueFd read_only = ReopenReadOnly(fd());
   staging_ = AddressRange();
@@ -89,8 +90,9 @@ void HostAllocation::Seal() {
   fd_ = std::move(read_only);
 }
 
-// Best effort, before the fill: a huge page costs one fault and no copy if it is made of one small
-// page that was touched. Collapsing full small pages would copy every byte once more.
+// Asks for huge pages before the block is filled, and ignores a refusal. A huge page costs one
+// fault and no copy if it is collapsed from a single small page that was touched. Collapsing after
+// the fill would copy every byte once more.
 void HostAllocation::MakeHugePages() {
   const std::size_t first = (hole_ + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   const std::size_t last = (hole_ + num_bytes_) / kHugePageBytes * kHugePageBytes;

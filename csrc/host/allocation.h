@@ -9,9 +9,9 @@
 
 namespace dwdp {
 
-// How many bytes of hole lead a memory file, so that file offsets and view addresses are congruent
-// modulo 2 MiB, which huge pages need. The hole is never mapped, so it costs no memory. Owner and
-// importer compute the same.
+// The number of bytes of the hole at the start of a memory file. The hole makes file offsets and
+// view addresses congruent modulo 2 MiB, as huge pages need. It is never mapped, so it takes no
+// memory. Owner and importer compute the same number.
 std::size_t LeadingHole(std::size_t num_bytes, std::size_t view_offset);
 
 inline constexpr char kNoFabric[] =
@@ -20,12 +20,12 @@ inline constexpr char kNoFabric[] =
 
 struct HostOptions {
   std::string name = "dwdp";  // shown in /proc/PID/maps
-  int numa_node = -1;
+  int numa_node = -1;         // preferred for own memory; -1: none
   bool huge_pages = true;
-  bool require_write_seal = true;
+  bool require_write_seal = true;  // refuse imports that aren't sealed against writes
 };
 
-// A memory file (memfd). Own ones start writable; imported ones are sealed already.
+// A memory file (memfd). A file that is created starts writable; an imported one is sealed already.
 class HostAllocation : public Allocation {
  public:
   // `warning` is set when the memory couldn't be bound to its NUMA node.
@@ -53,7 +53,7 @@ class HostAllocation : public Allocation {
   std::size_t num_bytes_;
   std::size_t hole_;
   bool is_write_sealed_ = false;
-  AddressRange staging_;  // of hole and bytes; empty once sealed
+  AddressRange staging_;  // covers the hole and the bytes; empty once sealed
 };
 
 }  // namespace dwdp

@@ -64,7 +64,7 @@ void HostCopier::Cancel(Ticket ticket) {
   const std::lock_guard lock(mutex_);
   const auto job = std::ranges::find(jobs_, ticket, &Job::ticket);
   if (job == jobs_.end()) return;
-  if (job->round == 0 && job->num_begun == 0) {  // whoever waits for it waits for no other
+  if (job->round == 0 && job->num_begun == 0) {  // it ends now, ahead of the jobs before it
     jobs_.erase(job);
     dropped_.insert(ticket);
     has_ended_.notify_all();
@@ -77,7 +77,7 @@ void HostCopier::Cancel(Ticket ticket) {
 
 void HostCopier::Wait(Ticket ticket, Stream) {
   std::unique_lock lock(mutex_);
-  Require(ticket <= num_submitted_, "expected the ticket of something submitted, got " +
+  Require(ticket <= num_submitted_, "expected the ticket of a submitted list, got " +
                                         std::to_string(ticket) + " of " +
                                         std::to_string(num_submitted_));
   has_ended_.wait(lock, [&] { return HasEnded(ticket); });
@@ -122,7 +122,7 @@ bool HostCopier::HasCopy() const {
   return jobs_.front().num_begun < jobs_.front().list->rounds[jobs_.front().round].size();
 }
 
-// A job stays in front while one of its copies runs, so this is its end.
+// The copy belongs to the front job, because a job stays in front while one of its copies runs.
 void HostCopier::EndCopy() {
   Job& job = jobs_.front();
   ++job.num_ended;
@@ -130,7 +130,7 @@ void HostCopier::EndCopy() {
   has_work_.notify_all();
 }
 
-// Moves on to the next round, or job, that has something left to copy.
+// Ends the rounds and jobs that have nothing left to copy, up to the first that has.
 void HostCopier::EndJobs() {
   while (!jobs_.empty()) {
     Job& job = jobs_.front();

@@ -12,11 +12,11 @@
 
 namespace dwdp {
 
-// Threads that copy host memory, read by the CPU: Wait blocks. What is submitted and not begun
-// when it goes is dropped.
+// Copies host memory in threads of its own. The CPU reads the destinations, so Wait blocks. The
+// destructor drops all copies that have not begun.
 class HostCopier : public Copier {
  public:
-  // `cores` are those its threads may run on; empty: those of the thread that makes it.
+  // The threads may run on `cores` or, if that is empty, on the cores of the calling thread.
   HostCopier(std::size_t num_threads, const std::vector<int>& cores);
   HostCopier(const HostCopier&) = delete;
   HostCopier& operator=(const HostCopier&) = delete;
@@ -34,8 +34,8 @@ class HostCopier : public Copier {
     Ticket ticket;
     std::shared_ptr<const CopyList> list;
     std::size_t round = 0;
-    std::size_t num_begun = 0;  // of the round's copies
-    std::size_t num_ended = 0;
+    std::size_t num_begun = 0;  // copies of the current round
+    std::size_t num_ended = 0;  // copies of the current round
     bool is_cancelled = false;
   };
 
@@ -50,8 +50,8 @@ class HostCopier : public Copier {
   std::condition_variable has_ended_;
   std::deque<Job> jobs_;  // the first one runs
   Ticket num_submitted_ = 0;
-  Ticket num_done_ = 0;       // tickets up to here
-  std::set<Ticket> dropped_;  // and these, cancelled before they began
+  Ticket num_done_ = 0;       // all tickets up to this one are done
+  std::set<Ticket> dropped_;  // later tickets that are done: cancelled before they began
   bool is_stopping_ = false;
   std::vector<std::jthread> threads_;
 };

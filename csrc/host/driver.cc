@@ -9,13 +9,12 @@
 
 namespace dwdp {
 
-// A memory file is the same whether it is exported or not.
+// A memory file is made in the same way for every use.
 std::unique_ptr<Allocation> HostDriver::Allocate(std::size_t num_bytes, std::size_t view_offset,
                                                  MemoryUse use) {
-  Require(
-      use != MemoryUse::kHostBlock,
-      "expected a block of a GPU's rank in host memory, got one of a rank on CPUs, all of whose "
-      "memory is the host's; leave dwdp.host_experts out");
+  Require(use != MemoryUse::kHostBlock,
+          "expected a rank on a GPU for experts in host memory, got a rank on CPUs, all of whose "
+          "memory is the host's; leave dwdp.host_experts out");
   std::string warning;
   auto made = HostAllocation::Create(num_bytes, view_offset, options_, &warning);
   Warn(warning);

@@ -29,7 +29,7 @@ UniqueFd NewMemoryFile(const std::string& name) {
   return fd;
 }
 
-// A pin (direct I/O, say) holds a page for a moment: EBUSY then passes.
+// Tries again on EBUSY, which means that a page is pinned for a moment, for example by direct I/O.
 bool AddWriteSeal(int fd) {
   for (int attempt = 0; attempt < kSealAttempts; ++attempt) {
     if (::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0) return true;
@@ -60,7 +60,8 @@ std::string Listed(int seals) {
   return names.empty() ? " none" : names;
 }
 
-// A file that isn't a memory file has no seals to ask for, which counts as none.
+// Returns whether the file is sealed against writes. A file that isn't a memory file counts as one
+// without seals.
 bool CheckSeals(int fd, bool require_write_seal) {
   const int seals = std::max(::fcntl(fd, F_GET_SEALS), 0);
   const int required = kSizeSeals | (require_write_seal ? F_SEAL_WRITE : 0);

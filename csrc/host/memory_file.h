@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Memory files (memfd) and their seals: the kernel's promises that pages shared between processes
-// neither vanish (SHRINK, else SIGBUS) nor change (WRITE).
+// Memory files (memfd) and their seals. A seal is a promise of the kernel that pages shared between
+// processes don't vanish (F_SEAL_SHRINK; reading them would raise SIGBUS) or don't change
+// (F_SEAL_WRITE).
 #pragma once
 
 #include <cstddef>
@@ -11,14 +12,16 @@
 
 namespace dwdp {
 
-// A new file of zeroes whose size is sealed.
+// Creates a file of zeroes whose size is sealed.
 UniqueFd CreateMemoryFile(const std::string& name, std::size_t num_bytes);
 
-// Seals contents and seals; no writable mapping may be left. False: this kernel can't.
+// Seals the file's contents, then its set of seals. No writable mapping may be left. Returns false
+// if the kernel can't seal the contents.
 bool SealContents(int fd);
 
-// A second open of the file, without the right to write: unlike a duplicate, its mappings don't
-// hinder sealing, and kernels that refuse read-only maps of sealed files through O_RDWR take it.
+// Opens the file a second time, read-only. Mappings of the new descriptor don't prevent sealing, as
+// those of a duplicate would. They also work on kernels that refuse any shared mapping of a sealed
+// file through an O_RDWR descriptor.
 UniqueFd ReopenReadOnly(int fd);
 
 struct ReceivedFile {
@@ -26,7 +29,8 @@ struct ReceivedFile {
   bool is_write_sealed;
 };
 
-// Checks a peer's file before it is mapped. Takes the descriptor; refusing closes it.
+// Checks the size and the seals of a peer's file before it is mapped. Owns `fd` from here on, and
+// closes it if it refuses the file.
 ReceivedFile AcceptMemoryFile(UniqueFd fd, std::size_t num_bytes, bool require_write_seal);
 
 }  // namespace dwdp

@@ -28,7 +28,7 @@ void HostReservation::MapPrivate(std::size_t offset, std::size_t num_bytes) {
 
 std::string HostReservation::Protect() {
   if (::mprotect(address(), num_bytes(), PROT_READ) != 0) ThrowErrno("mprotect of a view");
-  ::madvise(address(), num_bytes(), MADV_DONTDUMP);  // a core would hold every peer's experts
+  ::madvise(address(), num_bytes(), MADV_DONTDUMP);  // a core dump would hold all experts
   return "";
 }
 

@@ -10,14 +10,15 @@
 
 namespace dwdp {
 
-// One physical allocation, filled by its owner or imported from a peer, always mapped whole.
-// Threads may fill disjoint ranges at the same time; sealing waits for them.
+// One physical allocation, which is either filled by its owner or imported from a peer. It is
+// always mapped whole. Threads may fill disjoint ranges at the same time; sealing waits for them.
 class Block {
  public:
-  // on_host: in the host's memory, which a GPU reads over its bus.
+  // Views will map the block at `view_offset`. With `on_host` a GPU's block is allocated in host
+  // memory, which the GPU reads over its bus.
   static std::shared_ptr<Block> Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
                                        std::size_t view_offset, bool on_host = false);
-  // Takes the handle, whatever happens.
+  // Owns `handle` from here on, also if the import fails.
   static std::shared_ptr<Block> Import(std::shared_ptr<MemoryDriver> driver, ShareableHandle handle,
                                        std::size_t num_bytes, std::size_t view_offset);
   Block(const Block&) = delete;
@@ -41,7 +42,7 @@ class Block {
   std::shared_ptr<MemoryDriver> driver_;
   std::unique_ptr<Allocation> allocation_;
   std::size_t view_offset_;
-  std::shared_mutex filling_;  // Seal unmaps the pages that Fill writes
+  std::shared_mutex filling_;  // Fill shares it; Seal, which unmaps the pages, holds it alone
   std::atomic<bool> is_sealed_;
 };
 

@@ -11,13 +11,16 @@
 
 namespace dwdp {
 
-// How one process names memory to another: on one host, and between hosts of one NVLink domain.
+// The types of handle by which a process names its memory to another one. File descriptors work on
+// one host, fabric handles also between the hosts of one NVLink domain.
 enum class HandleType { kFileDescriptor, kFabric };
 
-// UniqueFd for kFileDescriptor; the bytes of a CUmemFabricHandle, which nobody owns, for kFabric.
+// A UniqueFd for kFileDescriptor. For kFabric the bytes of a CUmemFabricHandle, which needs no
+// closing.
 using ShareableHandle = std::variant<UniqueFd, std::string>;
 
-// By each type of handle that a kind of memory knows: why it can't share it, or nothing if it can.
+// For each type of handle that a kind of memory knows: the reason why memory can't be shared by it,
+// or nothing if it can.
 using HandleObstacles = std::map<HandleType, std::optional<std::string>>;
 
 }  // namespace dwdp

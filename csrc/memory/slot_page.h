@@ -8,16 +8,17 @@
 
 namespace dwdp {
 
-// Local memory that copies write, for the process's life, and several views show read-only.
-// Always mapped whole; never sealed, never exported.
+// A piece of a slot: local memory that copies write until the process ends, and that several views
+// show read-only. It is always mapped whole, never sealed and never exported.
 class SlotPage : public std::enable_shared_from_this<SlotPage> {
  public:
-  // `view_offset` is where most views will map it: congruent offsets can use huge pages.
+  // `view_offset` is where most views will map it. Views that map it at another offset modulo 2 MiB
+  // can't use huge pages.
   SlotPage(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset);
   SlotPage(const SlotPage&) = delete;
   SlotPage& operator=(const SlotPage&) = delete;
 
-  // The writable alias; views are never written through.
+  // Where copies write. Views map the same memory at other addresses, read-only.
   std::byte* address() const { return allocation_->staging(); }
   std::size_t num_bytes() const { return allocation_->num_bytes(); }
   const Allocation& allocation() const { return *allocation_; }

@@ -6,19 +6,19 @@
 
 namespace dwdp {
 
-// What memory is allocated for. Blocks are exported to peers, slot pages and private pages never:
-// handles that others can import use up entries of the GPU's and the switch's tables.
-// Host blocks lie in the host's memory, where a GPU has a host to lie beside.
+// The purposes for which memory is allocated. Blocks are exported to peers. Slot pages and private
+// pages never are: memory that peers can import uses up entries of tables in the GPU and the
+// NVLink switch. A host block is a block of a GPU's rank that lies in host memory.
 enum class MemoryUse { kBlock, kHostBlock, kSlotPage, kPrivatePage };
 
 inline bool IsExported(MemoryUse use) {
   return use == MemoryUse::kBlock || use == MemoryUse::kHostBlock;
 }
 
-// As error messages name it.
+// The name of `use` in error messages.
 std::string NameOf(MemoryUse use);
 
-// What a user can change when there is no memory left for it.
+// Advice for the user when no memory is left for `use`.
 std::string AdviceWhenFull(MemoryUse use);
 
 }  // namespace dwdp

@@ -62,7 +62,7 @@ void View::Finish() {
   const std::lock_guard lock(changing_);
   RequireOpen();
   RequireWhole();
-  state_ = State::kFailed;  // unless both succeed: part of the pages may be read-only by then
+  state_ = State::kFailed;  // if a call below throws, part of the pages may be read-only
   driver_->Warn(reservation_->Protect());
   reservation_->Populate();
   state_ = State::kFinished;
@@ -90,7 +90,8 @@ void View::RequireFree(std::size_t offset, std::size_t num_bytes) const {
     is_free = is_free && start + piece.num_bytes <= offset;
   }
   Require(is_free, "expected " + std::to_string(num_bytes) + " free bytes at offset " +
-                       std::to_string(offset) + " of the view, got an overlap with what is mapped");
+                       std::to_string(offset) +
+                       " of the view, got an overlap with another mapping");
 }
 
 void View::RequireWhole() const {
@@ -104,7 +105,7 @@ void View::RequireWhole() const {
                                       std::to_string(num_bytes()) + "; map every page first");
 }
 
-// Takes in the piece that follows, if both are private and touch.
+// Merges `piece` with the next one if both are private and adjacent.
 void View::JoinPrivate(Pieces::iterator piece) {
   const auto next = std::next(piece);
   if (next == pieces_.end() || !piece->second.is_private || !next->second.is_private) return;

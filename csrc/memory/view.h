@@ -13,11 +13,13 @@
 
 namespace dwdp {
 
-// An address range that shows a whole expert tensor: blocks and private pages side by side.
+// An address range that shows a whole expert tensor: blocks, slot pages and private pages side by
+// side.
 //
-// * Pages are given in any order, once each; Finish makes the view read-only, for good.
-// * Mappings are the view's own: blocks and driver may go before it.
-// * One thread at a time changes a view; others wait.
+// * Memory is mapped in any order, once at each address. Finish makes the view read-only for good.
+// * The mappings keep their memory alive: blocks may be destroyed before the view.
+// * Threads may call it at the same time: a lock lets one of them change the view while the others
+//   wait.
 class View : public std::enable_shared_from_this<View> {
  public:
   View(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes);
@@ -33,7 +35,7 @@ class View : public std::enable_shared_from_this<View> {
   std::byte* address() const { return reservation_->address(); }
   int gpu() const { return driver_->gpu(); }
   std::size_t num_bytes() const { return reservation_->num_bytes(); }
-  // Mappings made; private ranges that touch count as one, as they do for the kernel.
+  // The number of mappings. Adjacent private ranges count as one, as they do for the kernel.
   std::size_t num_maps() const;
   bool is_finished() const { return state_ == State::kFinished; }
 

@@ -17,7 +17,8 @@ UniqueFd Reopen(const UniqueFd& fd, int flags) {
   return UniqueFd(open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), flags));
 }
 
-// Only while a call is made: the sanitizer needs descriptors to look at an exception.
+// While it lives, the process can open no descriptors. It must not live longer than one call: the
+// sanitizer needs descriptors to look at an exception.
 class NoDescriptors {
  public:
   NoDescriptors() {

@@ -61,7 +61,7 @@ TEST_P(HostCopierTest, MemoryStaysUntilTheCopiesHaveEnded) {
     auto list = std::make_shared<const CopyList>(
         std::vector<std::vector<Copy>>{{{destination->data(), source->data(), source->size()}}},
         std::move(memory));
-    destination.reset();  // AddressSanitizer sees a copy to what is gone
+    destination.reset();  // AddressSanitizer reports a copy to freed memory
     const auto ticket = copier.Submit(std::move(list), Copier::kCpu);
     copier.Wait(ticket, Copier::kCpu);
     EXPECT_TRUE(seen.expired()) << "an ended list holds its memory";

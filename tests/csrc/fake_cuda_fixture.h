@@ -11,7 +11,7 @@
 #include "cuda/api.h"
 #include "fake_cuda.h"
 
-// Entry points that dwdp doesn't use, at the versions of their signatures.
+// Finds the fake driver's entry points, among them those that CudaApi hasn't got.
 extern "C" CUresult cuGetProcAddress_v2(const char* name, void** function, int version,
                                         cuuint64_t flags, CUdriverProcAddressQueryResult* status);
 
@@ -19,7 +19,7 @@ namespace dwdp {
 
 inline constexpr std::size_t kFakePage = 4096;
 
-// Two GPUs' contexts, that of GPU 0 current.
+// Retains the contexts of two GPUs, and makes that of GPU 0 current.
 class FakeCuda : public testing::Test {
  protected:
   FakeCuda() {
@@ -67,7 +67,7 @@ class FakeCuda : public testing::Test {
     return api.cuMemSetAccess(start, num_bytes, &access, 1);
   }
 
-  // A page of GPU 0 that GPU 0 may write.
+  // Maps a new page of GPU 0 that GPU 0 may write.
   CUresult Mapped(CUdeviceptr* start) {
     CUmemGenericAllocationHandle handle = 0;
     EXPECT_EQ(Create(&handle), CUDA_SUCCESS);
@@ -91,7 +91,7 @@ class FakeCuda : public testing::Test {
     return attributes;
   }
 
-  // An entry point that CudaApi hasn't got.
+  // Finds an entry point that CudaApi hasn't got.
   template <typename Function>
   static Function Find(const char* name, int version) {
     void* found = nullptr;

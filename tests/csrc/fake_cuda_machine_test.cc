@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Rules of the fake CUDA driver about GPUs, their memory and their processes: each broken once.
+// Rules of the fake CUDA driver about GPUs, their memory and their processes. Each is broken once.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,7 +20,8 @@ constexpr CUmemAccess_flags kReadWrite = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
 
 class FakeMachine : public FakeCuda {
  protected:
-  // Two pages side by side that nothing may touch yet: own, and own or imported.
+  // Maps two adjacent pages that no GPU can access yet. The first is own memory, the second is
+  // imported if `is_mixed`, else own memory, too.
   CUdeviceptr TwoPages(bool is_mixed) {
     CUdeviceptr start = 0;
     EXPECT_EQ(api.cuMemAddressReserve(&start, 2 * kFakePage, 0, 0, 0), CUDA_SUCCESS);
@@ -39,7 +40,7 @@ class FakeMachine : public FakeCuda {
     api.cuMemAddressFree(start, num_pages * kFakePage);
   }
 
-  // The same memory as a peer's; takes the handle.
+  // Exports memory and imports it again, as if it were a peer's. Releases `handle`.
   CUmemGenericAllocationHandle Import(CUmemGenericAllocationHandle handle) {
     int fd = -1;
     CUmemGenericAllocationHandle imported = 0;

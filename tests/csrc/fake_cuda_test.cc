@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Rules of the fake CUDA driver that dwdp's own calls never break: each broken once.
+// Rules of the fake CUDA driver that dwdp's own calls never break. Here each is broken once.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -45,7 +45,7 @@ TEST_F(FakeCuda, MappingBesideAPageIsRefused) {
   EXPECT_EQ(api.cuMemAddressReserve(&start, 2 * kFakePage, 0, 0, 0), CUDA_SUCCESS);
   EXPECT_EQ(start % kFakePage, 0);
   EXPECT_NE(api.cuMemMap(start + 512, kFakePage, 0, handle, 0), CUDA_SUCCESS);
-  EXPECT_EQ(Violations(), "cuMemMap beside a page\n");
+  EXPECT_EQ(Violations(), "cuMemMap at an address inside a page\n");
   api.cuMemAddressFree(start, 2 * kFakePage);
   api.cuMemRelease(handle);
 }

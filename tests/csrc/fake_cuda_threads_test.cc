@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Rules of the fake CUDA driver about threads, captures and work that hangs: each broken once.
+// Rules of the fake CUDA driver about threads, captures and work that hangs. Each is broken once.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -38,7 +38,7 @@ class FakeThreads : public FakeCuda {
     });
   }
 
-  // Whether the capture came to a graph.
+  // Ends the capture, and returns whether that gave a graph.
   bool EndCapture() {
     void* graph = fake_cuda_end_capture(stream);
     fake_cuda_destroy_graph(graph);

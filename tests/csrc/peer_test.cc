@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Real processes: an owner hands a block to a peer over a socket and is killed.
+// A test with real processes: an owner hands a block to a peer over a socket and is killed.
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>

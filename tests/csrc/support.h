@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// What the tests of the core share.
+// Helpers that the tests of the core share.
 #pragma once
 
 #include <gtest/gtest.h>

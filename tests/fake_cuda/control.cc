@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// What tests say to the driver.
+// The functions by which tests control the driver.
 #include <cstring>
 
 #include "device.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// The entry points. Each counts itself, fails when told to, and does its work under one lock.
+// The entry points. Each counts its calls, fails if a test says so, and works under one lock.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -21,12 +21,12 @@
   COUNT(name);      \
   if (!device().is_initialised()) return CUDA_ERROR_NOT_INITIALIZED
 
-// Stricter than NVIDIA's, which asks some of these for no context.
+// For calls that need a current context. NVIDIA's driver is less strict for some of them.
 #define ENTER_IN_CONTEXT(name) \
   ENTER(name);                 \
   if (const CUresult refused = RequireContext(name)) return refused
 
-// Calls that captures may forbid, also to other threads than theirs.
+// For calls that a graph capture may forbid, even to other threads than its own.
 #define REFUSE_IF_UNSAFE() \
   if (const CUresult unsafe = timeline().RefuseUnsafe()) return unsafe
 
@@ -43,7 +43,7 @@ CUresult RequireContext(const char* what) {
   return gpu >= 0 ? device().broken[gpu] : Refuse(std::string(what) + " without a context");
 }
 
-// The null stream is that of the current context.
+// A null handle names the null stream of the current context.
 CUstream Named(CUstream stream) {
   return stream != nullptr ? stream : Timeline::NullStream(CurrentGpu());
 }
@@ -54,7 +54,7 @@ std::string Bytes(const char* what, std::size_t num_bytes) {
 
 void* Host(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
 
-// Addresses that were never reserved are the host's, which copies may also touch.
+// Addresses that were never reserved are host memory, which the copy may touch if `may_be_host`.
 Work CopyOf(const char* what, CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes,
             bool may_be_host) {
   Work work{Bytes(what, num_bytes), {}, [=] { std::memcpy(Host(to), Host(from), num_bytes); }};
@@ -109,7 +109,7 @@ CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) 
   return CUDA_SUCCESS;
 }
 
-// No GPU is a peer of its own.
+// As with real drivers, no GPU is its own peer.
 CUresult DeviceCanAccessPeer(int* can, CUdevice gpu, CUdevice peer) {
   ENTER("cuDeviceCanAccessPeer");
   *can = gpu != peer && device().CanRead(gpu, peer) ? 1 : 0;
@@ -134,7 +134,9 @@ CUresult DevicePrimaryCtxRelease(CUdevice gpu) {
 CUresult CtxPushCurrent(CUcontext context) {
   ENTER("cuCtxPushCurrent");
   const int gpu = GpuOf(context);
-  if (gpu < 0 || device().num_retained[gpu] == 0) return Refuse("cuCtxPushCurrent of none");
+  if (gpu < 0 || device().num_retained[gpu] == 0) {
+    return Refuse("cuCtxPushCurrent of no retained context");
+  }
   Push(gpu);
   return CUDA_SUCCESS;
 }
@@ -178,7 +180,7 @@ CUresult MemGetAllocationGranularity(std::size_t* granularity, const CUmemAlloca
   return memory().Granularity(granularity, which);
 }
 
-// The host has one node, and no memory of it is handed over by fabric.
+// The host has one NUMA node, and its memory can't be exported by fabric handle.
 CUresult CreateOnHost(CUmemGenericAllocationHandle* handle, std::size_t num_bytes,
                       const CUmemAllocationProp& wanted) {
   if (device().attribute(CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) == 0) {
@@ -244,7 +246,7 @@ CUresult MemSetAccess(CUdeviceptr start, std::size_t num_bytes, const CUmemAcces
   const CUmemLocation& location = access->location;
   if (num_access != 1 || location.type != CU_MEM_LOCATION_TYPE_DEVICE || location.id < 0 ||
       location.id >= Device::kNumGpus) {
-    return Refuse("cuMemSetAccess for something else than one GPU");
+    return Refuse("cuMemSetAccess for anything but one GPU");
   }
   return memory().SetAccess(start, num_bytes, location.id, access->flags);
 }
@@ -280,7 +282,8 @@ CUresult MemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes
   return timeline().Enqueue(Named(stream), CopyOf("cuMemcpyDtoDAsync", to, from, num_bytes, false));
 }
 
-// As real drivers do: under capture an error that leaves the capture whole, without the copies.
+// Under capture it returns an error but doesn't break the capture, which then lacks the copies:
+// real drivers do the same.
 CUresult MemcpyBatchAsync(CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, std::size_t count,
                           CUmemcpyAttributes* attributes, std::size_t* attribute_of,
                           std::size_t num_attributes, std::size_t*, CUstream stream) {
@@ -434,7 +437,8 @@ const Symbol kSymbols[] = {
 using fake_cuda::device;
 using fake_cuda::findings;
 
-// Refuses versions above its own, as real drivers do, and those that a symbol never had.
+// Refuses versions above the driver's own, as real drivers do, and versions that are not the
+// symbol's in kSymbols.
 extern "C" CUresult cuGetProcAddress_v2(const char* name, void** function, int version, cuuint64_t,
                                         CUdriverProcAddressQueryResult*) {
   COUNT("cuGetProcAddress");

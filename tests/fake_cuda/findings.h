@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// What is counted, what is to fail, and what went wrong.
+// The number of calls, the faults that tests ask for, and the rules that were broken.
 #pragma once
 
 #include <cuda.h>
@@ -13,7 +13,7 @@ namespace fake_cuda {
 
 class Findings {
  public:
-  // Counts the call; an error other than success is to be returned at once.
+  // Counts a call. Returns the error with which the call is to fail, or success.
   CUresult Enter(const std::string& symbol);
   void Fail(const std::string& symbol, int nth, CUresult result);
   int calls(const std::string& symbol) const;

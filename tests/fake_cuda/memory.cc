@@ -78,7 +78,9 @@ CUresult Memory::Release(CUmemGenericAllocationHandle handle) {
 }
 
 CUresult Memory::Reserve(CUdeviceptr* start, std::size_t num_bytes) {
-  if (num_bytes == 0 || num_bytes % granularity != 0) return Refuse("cuMemAddressReserve of part");
+  if (num_bytes == 0 || num_bytes % granularity != 0) {
+    return Refuse("cuMemAddressReserve of part of a page");
+  }
   void* base =
       mmap(nullptr, num_bytes + granularity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -93,7 +95,7 @@ CUresult Memory::Reserve(CUdeviceptr* start, std::size_t num_bytes) {
 CUresult Memory::Free(CUdeviceptr start, std::size_t num_bytes) {
   const auto range = ranges_.find(start);
   if (range == ranges_.end() || range->second != num_bytes) {
-    return Refuse("cuMemAddressFree of a range that was not reserved so");
+    return Refuse("cuMemAddressFree of a range that was not reserved as one");
   }
   const auto mapped = mappings_.lower_bound(start);
   if (mapped != mappings_.end() && mapped->first < start + num_bytes) {
@@ -110,7 +112,7 @@ CUresult Memory::Map(CUdeviceptr start, std::size_t num_bytes, std::size_t offse
   if (found == handles_.end()) return Refuse("cuMemMap of a handle that isn't there");
   if (offset != 0) return Refuse("cuMemMap at an offset of the allocation");
   if (num_bytes != found->second->num_bytes) return Refuse("cuMemMap of part of an allocation");
-  if (start % granularity != 0) return Refuse("cuMemMap beside a page");
+  if (start % granularity != 0) return Refuse("cuMemMap at an address inside a page");
   if (!IsReserved(start) || !IsReserved(start + num_bytes - 1)) {
     return Refuse("cuMemMap outside of a reserved range");
   }
@@ -130,7 +132,7 @@ CUresult Memory::Map(CUdeviceptr start, std::size_t num_bytes, std::size_t offse
 
 CUresult Memory::Unmap(CUdeviceptr start, std::size_t num_bytes) {
   const auto whole = WholeMappings(start, num_bytes);
-  if (whole.empty()) return Refuse("cuMemUnmap of what is not whole mappings");
+  if (whole.empty()) return Refuse("cuMemUnmap of a range that is not whole mappings");
   mmap(Pointer(start), num_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   for (const auto mapping : whole) mappings_.erase(mapping);
   return CUDA_SUCCESS;
@@ -139,14 +141,14 @@ CUresult Memory::Unmap(CUdeviceptr start, std::size_t num_bytes) {
 CUresult Memory::SetAccess(CUdeviceptr start, std::size_t num_bytes, int gpu,
                            CUmemAccess_flags flags) {
   const auto whole = WholeMappings(start, num_bytes);
-  if (whole.empty()) return Refuse("cuMemSetAccess of what is not whole mappings");
+  if (whole.empty()) return Refuse("cuMemSetAccess of a range that is not whole mappings");
   if (const CUresult refused = RefuseAccess(whole, gpu, flags)) return refused;
   for (const auto mapping : whole) mapping->second.access[gpu] = flags;
   mprotect(Pointer(start), num_bytes, Protection(flags));
   return CUDA_SUCCESS;
 }
 
-// The reasons that real drivers may have.
+// Returns an error for the reasons for which real drivers may refuse access.
 CUresult Memory::RefuseAccess(const std::vector<Mappings::iterator>& whole, int gpu,
                               CUmemAccess_flags flags) {
   std::set<std::pair<bool, unsigned>> kinds;
@@ -212,7 +214,7 @@ CUresult Memory::Describe(void* answer, CUpointer_attribute which, CUdeviceptr a
       *static_cast<std::size_t*>(answer) = found.num_bytes;
       return CUDA_SUCCESS;
     default:
-      return Refuse("cuPointerGetAttribute of something that dwdp has no use for");
+      return Refuse("cuPointerGetAttribute of an attribute that dwdp doesn't use");
   }
 }
 

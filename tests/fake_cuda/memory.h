@@ -37,18 +37,19 @@ class Memory {
   CUresult Unmap(CUdeviceptr start, std::size_t num_bytes);
   CUresult SetAccess(CUdeviceptr start, std::size_t num_bytes, int gpu, CUmemAccess_flags flags);
 
-  // The memory behind addresses; false unless a GPU has that access to all of it.
+  // Finds the physical memory behind a range of addresses. Returns false unless the GPU may read,
+  // or with `writes` write, all of it.
   bool Resolve(CUdeviceptr start, std::size_t num_bytes, int gpu, bool writes,
                std::vector<Segment>* segments) const;
-  // What the driver says of an address, to the GPU that asks.
+  // Answers cuPointerGetAttribute in the context of `gpu`.
   CUresult Describe(void* answer, CUpointer_attribute which, CUdeviceptr address, int gpu) const;
   bool IsReserved(CUdeviceptr address) const;
   std::string leaks() const;
-  // Memory that other processes could be given, alive here.
+  // The number of allocations of this process that can be exported and are still in use.
   int num_exportable() const;
 
-  std::size_t granularity = FirstGranularity();  // the least
-  std::size_t recommended_granularity = 0;       // if it is more
+  std::size_t granularity = FirstGranularity();  // the minimum
+  std::size_t recommended_granularity = 0;       // the minimum if that is larger
 
  private:
   struct Mapping {
@@ -62,9 +63,11 @@ class Memory {
 
   static std::size_t FirstGranularity();
   CUmemGenericAllocationHandle Hold(PhysicalPtr physical);
-  // Null when it isn't there, or wasn't made to be exported so.
+  // The memory of a handle. Null if the handle is unknown, or if its memory wasn't allocated for
+  // export by this type.
   const Physical* Exportable(CUmemGenericAllocationHandle handle, unsigned type) const;
-  // The mappings that fill a range from its first byte to its last; none if they don't.
+  // The mappings that fill a range from its first byte to its last. Empty if the range has a hole
+  // or ends inside a mapping.
   std::vector<Mappings::iterator> WholeMappings(CUdeviceptr start, std::size_t num_bytes);
   static CUresult RefuseAccess(const std::vector<Mappings::iterator>& whole, int gpu,
                                CUmemAccess_flags flags);

@@ -20,7 +20,7 @@ constexpr char kFileName[] = "fake-cuda-";
 
 constexpr char kHostName[] = "h";
 
-// Which GPU of the machine an ordinal of this process means, or its host.
+// The name on this machine of the GPU that has this ordinal in this process, or of the host.
 std::string VisibleGpu(int ordinal) {
   if (ordinal == Device::kHost) return kHostName;
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
@@ -30,7 +30,7 @@ std::string VisibleGpu(int ordinal) {
   return left.substr(0, left.find(','));
 }
 
-// The other way round; -1: this process doesn't see that GPU.
+// The ordinal that a GPU of this name has in this process; -1 if the process doesn't see it.
 int OrdinalOf(const std::string& gpu) {
   if (gpu == kHostName) return Device::kHost;
   for (int ordinal = 0; ordinal < Device::kNumGpus; ++ordinal) {
@@ -39,7 +39,7 @@ int OrdinalOf(const std::string& gpu) {
   return -1;
 }
 
-// The GPU whose memory a descriptor is; empty for other files.
+// The name of the GPU whose memory a descriptor refers to; empty for other files.
 std::string GpuOf(int fd) {
   char target[256] = {};
   const std::string link = "/proc/self/fd/" + std::to_string(fd);
@@ -61,7 +61,7 @@ std::size_t FileBytes(int fd) {
   return fstat(fd, &status) == 0 ? static_cast<std::size_t>(status.st_size) : 0;
 }
 
-// Where the hosts of one NVLink domain find each other's memory; empty without nvidia-imex.
+// The directory that stands for the NVLink domain; empty on a host without nvidia-imex.
 std::string FabricDirectory() {
   const char* given = std::getenv("FAKE_CUDA_FABRIC");
   return given == nullptr ? "" : std::string(given) + "/";
@@ -112,14 +112,14 @@ CUresult ImportPhysical(int fd, PhysicalPtr* imported) {
   return CUDA_SUCCESS;
 }
 
-// Whether the GPU is visible doesn't matter: it may be another host's.
+// The GPU needn't be visible to this process: it may be on another host.
 CUresult ImportPhysical(const CUmemFabricHandle& fabric, PhysicalPtr* imported) {
   if (FabricDirectory().empty()) return CUDA_ERROR_NOT_PERMITTED;
   const std::string name(reinterpret_cast<const char*>(fabric.data),
                          strnlen(reinterpret_cast<const char*>(fabric.data), sizeof(fabric.data)));
   if (!name.starts_with(kFileName)) return CUDA_ERROR_INVALID_VALUE;
   const int fd = open((FabricDirectory() + name).c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return CUDA_ERROR_NOT_PERMITTED;  // another domain's, or of another channel
+  if (fd < 0) return CUDA_ERROR_NOT_PERMITTED;  // of another domain or IMEX channel
   *imported = Imported(fd, -1);
   return CUDA_SUCCESS;
 }

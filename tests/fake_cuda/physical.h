@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Physical memory of a GPU, as a memory file, and how it gets from process to process.
+// Physical memory of a GPU or of the host, which is a file here, and its way to other processes.
 #pragma once
 
 #include <cuda.h>
@@ -16,10 +16,10 @@ struct Physical {
   int fd;
   std::size_t num_bytes;
   std::uint64_t id;  // the same in every process
-  int gpu;           // its ordinal here, or kHost; -1: hidden, or another host's
+  int gpu;           // its ordinal in this process, or kHost; -1: hidden, or of another host
   bool is_imported = true;
-  unsigned handle_types = 0;  // CUmemAllocationHandleType that it may be exported as
-  std::string fabric_file{};  // of the exporter, in the directory of the domain
+  unsigned handle_types = 0;  // bits of CUmemAllocationHandleType: by which it may be exported
+  std::string fabric_file{};  // the path of its file in the directory of the NVLink domain, if any
   ~Physical();
 };
 

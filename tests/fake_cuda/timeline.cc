@@ -64,7 +64,7 @@ CUresult Timeline::Create(CUstream* stream, int gpu) {
 }
 
 CUresult Timeline::Destroy(CUstream stream) {
-  if (IsNull(stream) || !streams_.contains(stream)) return Refuse("cuStreamDestroy of none");
+  if (IsNull(stream) || !streams_.contains(stream)) return Refuse("cuStreamDestroy of no stream");
   if (streams_[stream].num_waiting_threads > 0) {
     return Refuse("cuStreamDestroy of a stream that another thread waits for");
   }
@@ -83,7 +83,7 @@ CUresult Timeline::Create(CUevent* event, int gpu, bool has_timing) {
 }
 
 CUresult Timeline::Destroy(CUevent event) {
-  return events_.erase(event) ? CUDA_SUCCESS : Refuse("cuEventDestroy of none");
+  return events_.erase(event) ? CUDA_SUCCESS : Refuse("cuEventDestroy of no event");
 }
 
 CUresult Timeline::Enqueue(CUstream stream, Work work) {
@@ -130,7 +130,9 @@ CUresult Timeline::EnqueueBatch(CUstream stream, std::vector<Work> batch) {
 
 CUresult Timeline::Record(CUevent event, CUstream stream) {
   const auto found = events_.find(event);
-  if (found == events_.end() || !streams_.contains(stream)) return Refuse("cuEventRecord of none");
+  if (found == events_.end() || !streams_.contains(stream)) {
+    return Refuse("cuEventRecord of no event, or in no stream");
+  }
   const Stream& on = streams_[stream];
   if (found->second.gpu != on.gpu) {
     findings().Violate("cuEventRecord of another context's event");
@@ -152,7 +154,9 @@ CUresult Timeline::Record(CUevent event, CUstream stream) {
 
 CUresult Timeline::Wait(CUstream stream, CUevent event) {
   const auto found = events_.find(event);
-  if (found == events_.end() || !streams_.contains(stream)) return Refuse("wait for none");
+  if (found == events_.end() || !streams_.contains(stream)) {
+    return Refuse("wait for no event, or in no stream");
+  }
   const Event& recorded = found->second;
   if (!recorded.is_recorded) return Refuse("wait for an event that was never recorded");
   if (IsOfAnEndedCapture(recorded)) return CUDA_ERROR_CAPTURED_EVENT;
@@ -172,7 +176,7 @@ CUresult Timeline::Wait(CUstream stream, CUevent event) {
 }
 
 CUresult Timeline::Synchronize(CUstream stream) {
-  if (!streams_.contains(stream)) return Refuse("cuStreamSynchronize of none");
+  if (!streams_.contains(stream)) return Refuse("cuStreamSynchronize of no stream");
   if (const CUresult refused = RefuseWhileCapturing(stream)) return refused;
   return WaitFor(stream, streams_[stream].clock);
 }
@@ -184,7 +188,7 @@ CUresult Timeline::SynchronizeAll(int gpu) {
 
 CUresult Timeline::Query(CUevent event) {
   const auto found = events_.find(event);
-  if (found == events_.end()) return Refuse("cuEventQuery of none");
+  if (found == events_.end()) return Refuse("cuEventQuery of no event");
   const Event& recorded = found->second;
   if (const CUresult broken = device().broken[recorded.gpu]) return broken;
   if (IsOfAnEndedCapture(recorded)) return CUDA_ERROR_CAPTURED_EVENT;
@@ -199,7 +203,7 @@ CUresult Timeline::Elapsed(float* milliseconds, CUevent start, CUevent end) cons
   std::uint64_t at[2] = {};
   for (int i = 0; i < 2; ++i) {
     const auto found = events_.find(i == 0 ? start : end);
-    if (found == events_.end()) return Refuse("cuEventElapsedTime of none");
+    if (found == events_.end()) return Refuse("cuEventElapsedTime of no event");
     const Event& event = found->second;
     if (!event.has_timing || !event.is_recorded) return CUDA_ERROR_INVALID_HANDLE;
     if (event.captured_in != nullptr) return CUDA_ERROR_CAPTURED_EVENT;
@@ -211,7 +215,9 @@ CUresult Timeline::Elapsed(float* milliseconds, CUevent start, CUevent end) cons
 }
 
 CUresult Timeline::BeginCapture(CUstream stream, CUstreamCaptureMode mode) {
-  if (IsNull(stream) || capture_) return Refuse("a capture on the null stream, or a second one");
+  if (IsNull(stream) || capture_) {
+    return Refuse("a capture on the null stream, or a second capture at a time");
+  }
   capture_ = std::make_unique<Capture>(Capture{.number = ++num_captures_,
                                                .origin = stream,
                                                .mode = mode,
@@ -222,7 +228,9 @@ CUresult Timeline::BeginCapture(CUstream stream, CUstreamCaptureMode mode) {
 }
 
 CUresult Timeline::EndCapture(CUstream stream, std::unique_ptr<Graph>* graph) {
-  if (!capture_ || capture_->origin != stream) return Refuse("the end of no capture");
+  if (!capture_ || capture_->origin != stream) {
+    return Refuse("the end of a capture that wasn't begun on this stream");
+  }
   const bool is_here = capture_->thread == std::this_thread::get_id();
   if (!is_here && capture_->mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
     return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
@@ -312,7 +320,7 @@ bool Timeline::IsOfAnEndedCapture(const Event& event) const {
   return event.capture != 0 && (!capture_ || capture_->number != event.capture);
 }
 
-// The host may not wait for work that a capture only writes down; trying breaks the capture.
+// The host can't wait for work that a capture only records; an attempt breaks the capture.
 CUresult Timeline::RefuseWhileCapturing(CUstream stream) {
   if (!IsBarred(stream) && !IsCapturing(stream)) return CUDA_SUCCESS;
   capture_->is_broken = true;
@@ -362,7 +370,7 @@ void Timeline::RunUntil(const Clock& target) {
   }
 }
 
-// A kernel that finds its memory gone takes its GPU's context along.
+// Work whose memory is gone when it runs breaks its GPU's context.
 void Timeline::Run(Stream& stream) {
   const Item item = std::move(stream.waiting.front());
   stream.waiting.pop_front();
@@ -383,7 +391,7 @@ void Timeline::RunToTheEnd(const Clock& target) {
 }
 
 CUresult Timeline::WaitFor(CUstream stream, const Clock& target) {
-  const Clock kept = target;  // the stream's own moves on while others' calls do
+  const Clock kept = target;  // a copy: other threads' calls change the stream's own clock
   const int gpu = streams_[stream].gpu;
   ++streams_[stream].num_waiting_threads;
   RunToTheEnd(kept);

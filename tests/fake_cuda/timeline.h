@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-// Streams and events: work runs late, in any order that events allow.
+// Streams and events. Work runs late, and in any order that events allow.
 #pragma once
 
 #include <cuda.h>
@@ -20,7 +20,7 @@
 
 namespace fake_cuda {
 
-// How far each stream had come; what a clock covers happens before.
+// A vector clock: for each stream the number of its last item that comes before a point in time.
 using Clock = std::map<CUstream, std::uint64_t>;
 
 struct Access {
@@ -28,7 +28,7 @@ struct Access {
   std::size_t num_bytes;
   bool writes;
 
-  // Whether the two touch a byte of physical memory that one of them writes.
+  // Whether both accesses touch a byte of physical memory that at least one of them writes.
   bool Conflicts(const Access& other, int gpu) const;
 };
 
@@ -42,20 +42,20 @@ struct Graph {
   std::vector<Work> work;
 };
 
-// One at a time.
+// A graph capture. There is at most one at a time.
 struct Capture {
   std::uint64_t number;
   CUstream origin;
   CUstreamCaptureMode mode;
-  std::thread::id thread;  // that began it
+  std::thread::id thread;  // the thread that began the capture
   bool is_broken = false;
-  std::map<CUstream, bool> is_joined;  // streams that events drew into it
+  std::map<CUstream, bool> is_joined;  // for each stream that events drew into the capture
   Graph graph;
 };
 
 class Timeline {
  public:
-  // What stands for the null stream, of the context of a GPU.
+  // The handle that stands for the null stream of a GPU's context.
   static CUstream NullStream(int gpu);
   CUresult Create(CUstream* stream, int gpu);
   CUresult Destroy(CUstream stream);
@@ -63,39 +63,40 @@ class Timeline {
   CUresult Destroy(CUevent event);
 
   CUresult Enqueue(CUstream stream, Work work);
-  // In any order; a violation if that matters.
+  // Enqueues work in a random order. A batch whose order matters is a violation.
   CUresult EnqueueBatch(CUstream stream, std::vector<Work> batch);
   CUresult Record(CUevent event, CUstream stream);
   CUresult Wait(CUstream stream, CUevent event);
   CUresult Synchronize(CUstream stream);
-  // All streams of a GPU.
+  // Waits for all streams of a GPU.
   CUresult SynchronizeAll(int gpu);
   CUresult Query(CUevent event);
-  // Between two events that have happened. All work takes a microsecond.
+  // The time between two events that have happened. Each piece of work takes a microsecond.
   CUresult Elapsed(float* milliseconds, CUevent start, CUevent end) const;
 
   CUresult BeginCapture(CUstream stream, CUstreamCaptureMode mode);
   CUresult EndCapture(CUstream stream, std::unique_ptr<Graph>* graph);
   bool IsCapturing(CUstream stream) const;
-  // Whether it is a null stream that a capture of its context forbids to use.
+  // Whether `stream` is a null stream whose use is forbidden by a capture of its context.
   bool IsBarred(CUstream stream) const;
   CUresult Launch(const Graph& graph, CUstream stream);
-  // Before a call that could wait for captured work, or allocates: a capture whose mode forbids it
-  // to this thread is broken by it.
+  // To be called before a call that might wait for captured work, or that allocates. If the mode of
+  // a capture forbids such calls to this thread, it breaks the capture and returns an error.
   CUresult RefuseUnsafe();
-  // Sets this thread's part in that, and hands out what it was.
+  // Sets the capture mode of this thread, and hands out the previous one.
   static void ExchangeMode(CUstreamCaptureMode* mode);
 
-  // The nth work of that name from now on doesn't end, nor does what comes after it.
+  // From now on the `nth` piece of work whose name begins with `name` doesn't end, and neither does
+  // any work that comes after it.
   void Hang(const std::string& name, int nth);
   void EndHangs();
 
-  // Memory goes: a violation when work that waits still uses it.
+  // To be called before memory is unmapped. It is a violation if waiting work uses the memory.
   void CheckUnused(CUdeviceptr start, std::size_t num_bytes, const std::string& why) const;
   void Reset(std::uint64_t seed);
   void RunAtOnce(bool at_once) { runs_at_once_ = at_once; }
   std::string leaks() const;
-  // Whether events live in the context of a GPU.
+  // Whether the context of a GPU has events that weren't destroyed.
   bool HasEvents(int gpu) const;
 
  private:
@@ -115,7 +116,7 @@ class Timeline {
     std::uint64_t num_enqueued = 0;
     std::uint64_t num_run = 0;
     std::deque<Item> waiting{};
-    std::vector<std::uint64_t> ended_at{};  // of each item that has run
+    std::vector<std::uint64_t> ended_at{};  // when each item ended that has run
     int num_waiting_threads = 0;
   };
   struct Event {
@@ -125,7 +126,7 @@ class Timeline {
     Clock clock{};
     std::uint64_t recorded_at = 0;
     CUstream captured_in = nullptr;
-    std::uint64_t capture = 0;  // its number
+    std::uint64_t capture = 0;  // the number of that capture
   };
   static std::map<CUstream, Stream> NullStreams();
   struct Past {
@@ -142,13 +143,13 @@ class Timeline {
   bool IsOfAnEndedCapture(const Event& event) const;
   bool CheckAccess(int gpu, const Work& work) const;
   void CheckRaces(CUstream stream, const Item& item);
-  // Runs what can run of it: all but what hangs, and what comes after that.
+  // Runs work until all that `target` covers has run, or until nothing is left that can run.
   void RunUntil(const Clock& target);
   void Run(Stream& stream);
-  // Blocks while some of it hangs; other threads' calls go on meanwhile.
+  // Runs all that `target` covers. Blocks while some of it hangs; other threads' calls go on.
   void RunToTheEnd(const Clock& target);
   CUresult WaitFor(CUstream stream, const Clock& target);
-  // Null when none is ready.
+  // The first stream in `order` whose next item can run, or null.
   CUstream PickReady(const std::vector<CUstream>& order);
   bool IsReady(const Stream& stream) const;
   bool HasRun(const Clock& clock) const;
