@@ -13,10 +13,12 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+
 #include "base/error.h"
 #include "copy/chosen_experts.h"
-#include "cuda/copier.h"
 #include "cuda/driver.h"
+#include "cuda/stream/copier.h"
 #include "host/copier.h"
 #include "host/driver.h"
 #include "memory/block.h"
@@ -32,6 +34,15 @@ using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>>;
 using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
 
 const void* Pointer(std::uintptr_t address) { return reinterpret_cast<const void*>(address); }
+
+FabricHandle ToFabricHandle(const nb::bytes& bytes) {
+  FabricHandle handle;
+  Require(bytes.size() == handle.size(),
+          "expected a fabric handle of " + std::to_string(handle.size()) + " bytes, got " +
+              std::to_string(bytes.size()) + "; start every rank with one version of vllm-dwdp");
+  std::memcpy(handle.data(), bytes.data(), handle.size());
+  return handle;
+}
 
 // The tensor shares ownership of the view, so the memory lives as long as the tensor.
 Bytes BytesTensor(const std::shared_ptr<View>& view) {
@@ -74,8 +85,7 @@ void BindDriver(nb::module_& module) {
           "import_block",
           [](std::shared_ptr<MemoryDriver> driver, const nb::bytes& handle, std::size_t num_bytes,
              std::size_t view_offset) {
-            return Block::Import(std::move(driver), std::string(handle.c_str(), handle.size()),
-                                 num_bytes, view_offset);
+            return Block::Import(std::move(driver), ToFabricHandle(handle), num_bytes, view_offset);
           },
           "handle"_a, "num_bytes"_a, "view_offset"_a = 0)
       .def(
@@ -107,8 +117,8 @@ void BindDriver(nb::module_& module) {
 std::variant<int, nb::bytes> ExportHandle(const Block& block, HandleType type) {
   ShareableHandle handle = block.Export(type);
   if (auto* fd = std::get_if<UniqueFd>(&handle)) return fd->release();
-  const std::string& bytes = std::get<std::string>(handle);
-  return nb::bytes(bytes.data(), bytes.size());
+  const auto& fabric = std::get<FabricHandle>(handle);
+  return nb::bytes(fabric.data(), fabric.size());
 }
 
 void BindBlock(nb::module_& module) {

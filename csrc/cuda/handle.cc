@@ -4,8 +4,8 @@
 
 #include <fcntl.h>
 
+#include <bit>
 #include <cstdint>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -45,7 +45,7 @@ CudaHandle::CudaHandle(std::shared_ptr<const CudaDevice> device, ShareableHandle
   if (const auto* fd = std::get_if<UniqueFd>(&handle)) {
     ImportFd(*fd);
   } else {
-    ImportFabric(std::get<std::string>(handle));
+    ImportFabric(std::get<FabricHandle>(handle));
   }
 }
 
@@ -59,12 +59,8 @@ void CudaHandle::ImportFd(const UniqueFd& fd) {
   api.Check(result, kImport, FdAdvice(result));
 }
 
-void CudaHandle::ImportFabric(const std::string& bytes) {
-  CUmemFabricHandle fabric = {};
-  Require(bytes.size() == sizeof(fabric.data),
-          "expected a fabric handle of " + std::to_string(sizeof(fabric.data)) + " bytes, got " +
-              std::to_string(bytes.size()) + "; start every rank with one version of vllm-dwdp");
-  std::memcpy(fabric.data, bytes.data(), bytes.size());
+void CudaHandle::ImportFabric(const FabricHandle& handle) {
+  CUmemFabricHandle fabric = std::bit_cast<CUmemFabricHandle>(handle);
   const CudaApi& api = device_->api();
   const CUresult result =
       api.cuMemImportFromShareableHandle(&handle_, &fabric, CU_MEM_HANDLE_TYPE_FABRIC);
@@ -88,12 +84,12 @@ UniqueFd CudaHandle::ExportFd() const {
   return fd;
 }
 
-std::string CudaHandle::ExportFabric() const {
+FabricHandle CudaHandle::ExportFabric() const {
   const CudaApi& api = device_->api();
   CUmemFabricHandle fabric = {};
   api.Check(api.cuMemExportToShareableHandle(&fabric, handle_, CU_MEM_HANDLE_TYPE_FABRIC, 0),
             kExport);
-  return std::string(reinterpret_cast<const char*>(fabric.data), sizeof(fabric.data));
+  return std::bit_cast<FabricHandle>(fabric);
 }
 
 }  // namespace dwdp

@@ -26,9 +26,9 @@ class CudaHandle {
 
  private:
   void ImportFd(const UniqueFd& fd);
-  void ImportFabric(const std::string& bytes);
+  void ImportFabric(const FabricHandle& handle);
   UniqueFd ExportFd() const;
-  std::string ExportFabric() const;
+  FabricHandle ExportFabric() const;
 
   std::shared_ptr<const CudaDevice> device_;
   CUmemGenericAllocationHandle handle_ = 0;

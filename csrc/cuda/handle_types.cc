@@ -3,6 +3,7 @@
 #include "cuda/handle_types.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace dwdp {
 namespace {
@@ -24,26 +25,50 @@ std::string DescribeTrial(const CudaApi& api, CUresult result, const std::string
   return api.Describe(result, call, kImexAdvice);
 }
 
+// A page like those of blocks, to try what can be done with them. Each call returns the driver's
+// result.
+class TriedPage {
+ public:
+  TriedPage(const CudaApi& api, const CUmemAllocationProp& wanted) : api_(api), wanted_(wanted) {}
+  TriedPage(const TriedPage&) = delete;
+  TriedPage& operator=(const TriedPage&) = delete;
+  ~TriedPage() {
+    if (handle_ != 0) api_.cuMemRelease(handle_);
+  }
+
+  CUresult Measure() {
+    return api_.cuMemGetAllocationGranularity(&num_bytes_, &wanted_,
+                                              CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+  }
+  CUresult Allocate() { return api_.cuMemCreate(&handle_, num_bytes_, &wanted_, 0); }
+  CUresult ExportByFabric() {
+    CUmemFabricHandle fabric = {};
+    return api_.cuMemExportToShareableHandle(&fabric, handle_, CU_MEM_HANDLE_TYPE_FABRIC, 0);
+  }
+
+ private:
+  const CudaApi& api_;
+  const CUmemAllocationProp wanted_;
+  std::size_t num_bytes_ = 0;
+  CUmemGenericAllocationHandle handle_ = 0;
+};
+
 // Allocates a page in the way blocks will be allocated, and exports it by a fabric handle. Returns
 // the reason why that failed, or nothing.
 std::optional<std::string> TryFabric(const CudaContext& context, const HandleObstacles& obstacles) {
   const CudaApi& api = context.api();
   const CudaScope scope(context);
-  const CUmemAllocationProp wanted = ShareableProperties(context.ordinal(), obstacles);
-  std::size_t num_bytes = 0;
-  const CUresult measured =
-      api.cuMemGetAllocationGranularity(&num_bytes, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
-  if (measured != CUDA_SUCCESS)
-    return DescribeTrial(api, measured, "cuMemGetAllocationGranularity");
-  CUmemGenericAllocationHandle page = 0;
-  const CUresult made = api.cuMemCreate(&page, num_bytes, &wanted, 0);
-  if (made != CUDA_SUCCESS) return DescribeTrial(api, made, "cuMemCreate");
-  CUmemFabricHandle handle = {};
-  const CUresult exported =
-      api.cuMemExportToShareableHandle(&handle, page, CU_MEM_HANDLE_TYPE_FABRIC, 0);
-  api.cuMemRelease(page);
-  if (exported == CUDA_SUCCESS) return std::nullopt;
-  return DescribeTrial(api, exported, "cuMemExportToShareableHandle");
+  TriedPage page(api, ShareableProperties(context.ordinal(), obstacles));
+  const std::pair<const char*, CUresult (TriedPage::*)()> steps[] = {
+      {"cuMemGetAllocationGranularity", &TriedPage::Measure},
+      {"cuMemCreate", &TriedPage::Allocate},
+      {"cuMemExportToShareableHandle", &TriedPage::ExportByFabric},
+  };
+  for (const auto& [symbol, step] : steps) {
+    const CUresult result = (page.*step)();
+    if (result != CUDA_SUCCESS) return DescribeTrial(api, result, symbol);
+  }
+  return std::nullopt;
 }
 
 }  // namespace

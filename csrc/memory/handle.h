@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
@@ -15,9 +17,11 @@ namespace dwdp {
 // one host, fabric handles also between the hosts of one NVLink domain.
 enum class HandleType { kFileDescriptor, kFabric };
 
-// A UniqueFd for kFileDescriptor. For kFabric the bytes of a CUmemFabricHandle, which needs no
-// closing.
-using ShareableHandle = std::variant<UniqueFd, std::string>;
+// The bytes of a CUmemFabricHandle, which needs no closing.
+using FabricHandle = std::array<std::byte, 64>;
+
+// A UniqueFd for kFileDescriptor, a FabricHandle for kFabric.
+using ShareableHandle = std::variant<UniqueFd, FabricHandle>;
 
 // For each type of handle that a kind of memory knows: the reason why memory can't be shared by it,
 // or nothing if it can.

@@ -70,9 +70,7 @@ TEST(Import, RefusesADescriptorThatIsNotOpen) {
 }
 
 TEST(Import, RefusesFabricHandlesOfHostMemory) {
-  const ShareableHandle fabric = std::string(64, '\0');
-  ExpectRefusal([&] { Block::Import(Driver(), std::get<std::string>(fabric), kPage, 0); },
-                {"got a fabric handle"});
+  ExpectRefusal([] { Block::Import(Driver(), FabricHandle(), kPage, 0); }, {"got a fabric handle"});
   ExpectRefusal([] { SealedBlock(Driver(), kPage, 0, 1)->Export(HandleType::kFabric); },
                 {"got a fabric handle"});
 }

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "copy/copier.h"
-#include "cuda/device.h"
+#include "cuda/stream/handles.h"
 
 namespace dwdp {
 
@@ -22,7 +22,6 @@ class CudaProgress {
   explicit CudaProgress(std::shared_ptr<const CudaDevice> device);
   CudaProgress(const CudaProgress&) = delete;
   CudaProgress& operator=(const CudaProgress&) = delete;
-  ~CudaProgress();
 
   // To be called before the copies of a list are enqueued, when `stream` has been told what to wait
   // for.
@@ -42,7 +41,7 @@ class CudaProgress {
   static constexpr std::size_t kMaxMarks = 256;
 
   struct MarkedEvent {
-    CUevent event;
+    CudaEvent event;
     std::size_t num_copies;  // so many copies of the list have ended when the event has happened
   };
   struct List {
@@ -55,14 +54,16 @@ class CudaProgress {
   };
 
   void Record(std::size_t num_copies, CUstream stream);
-  bool HasPassed(CUevent event) const;
+  CudaEvent TakeIdle();
+  // Has the events of `marks` used again.
+  void Reuse(std::vector<MarkedEvent>& marks);
   void DropEnded();
 
   std::shared_ptr<const CudaDevice> device_;
   const CudaApi& api_;
   std::mutex mutex_;
   std::deque<List> lists_;
-  std::vector<CUevent> idle_;
+  std::vector<CudaEvent> idle_;
 };
 
 }  // namespace dwdp

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-#include "cuda/copier.h"
+#include "cuda/stream/copier.h"
 
 #include <algorithm>
 
@@ -15,44 +15,28 @@ CudaCopier::CudaCopier(std::shared_ptr<const CudaDevice> device, CudaCopierOptio
       api_(device_->api()),
       use_batches_(options.use_batches && api_.cuMemcpyBatchAsync != nullptr),
       attribute_of_(kMaxBatch, 0),
+      copy_stream_(*device_, options.high_priority),
+      gate_(*device_),
       progress_(device_) {
   attributes_.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
   if (options.prefer_overlap) attributes_.flags = CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE;
-  const CudaScope scope(device_->context());
-  try {
-    int lowest = 0;
-    int highest = 0;
-    api_.Check(api_.cuCtxGetStreamPriorityRange(&lowest, &highest), "cuCtxGetStreamPriorityRange");
-    api_.Check(api_.cuStreamCreateWithPriority(&copy_stream_, CU_STREAM_NON_BLOCKING,
-                                               options.high_priority ? highest : lowest),
-               "cuStreamCreateWithPriority");
-    api_.Check(api_.cuEventCreate(&gate_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
-    for (CUevent& event : done_) {
-      api_.Check(api_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
-    }
-  } catch (...) {
-    Release();
-    throw;
-  }
+  for (std::size_t i = 0; i < kNumEvents; ++i) done_.emplace_back(*device_);
 }
 
-// No context is made current here, because streams and events know their own.
-CudaCopier::~CudaCopier() {
-  api_.cuStreamSynchronize(copy_stream_);  // the memory of the copies may be unmapped next
-  Release();
-}
+// The memory of the copies may be unmapped next.
+CudaCopier::~CudaCopier() { api_.cuStreamSynchronize(copy_stream_.get()); }
 
 Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream stream) {
   const CudaScope scope(device_->context());
   const auto computing = reinterpret_cast<CUstream>(stream);
   RequireUncaptured(computing);
-  api_.Check(api_.cuEventRecord(gate_, computing), "cuEventRecord before copies");
-  api_.Check(api_.cuStreamWaitEvent(copy_stream_, gate_, CU_EVENT_WAIT_DEFAULT),
+  api_.Check(api_.cuEventRecord(gate_.get(), computing), "cuEventRecord before copies");
+  api_.Check(api_.cuStreamWaitEvent(copy_stream_.get(), gate_.get(), CU_EVENT_WAIT_DEFAULT),
              "cuStreamWaitEvent before copies");
   const Ticket ticket = num_submitted_ + 1;
-  progress_.Begin(ticket, *list, copy_stream_);
+  progress_.Begin(ticket, *list, copy_stream_.get());
   Run(*list);
-  api_.Check(api_.cuEventRecord(done_[ticket % kNumEvents], copy_stream_),
+  api_.Check(api_.cuEventRecord(done_[ticket % kNumEvents].get(), copy_stream_.get()),
              "cuEventRecord after copies");
   return num_submitted_ = ticket;
 }
@@ -62,22 +46,21 @@ void CudaCopier::Wait(Ticket ticket, Stream stream) {
   const CudaScope scope(device_->context());
   const auto computing = reinterpret_cast<CUstream>(stream);
   RequireUncaptured(computing);
-  api_.Check(api_.cuStreamWaitEvent(computing, done_[ticket % kNumEvents], CU_EVENT_WAIT_DEFAULT),
-             "cuStreamWaitEvent for copies");
+  api_.Check(
+      api_.cuStreamWaitEvent(computing, done_[ticket % kNumEvents].get(), CU_EVENT_WAIT_DEFAULT),
+      "cuStreamWaitEvent for copies");
 }
 
 bool CudaCopier::IsDone(Ticket ticket) const {
   RequireSubmitted(ticket);
   const CudaScope scope(device_->context());
-  const CUresult result = api_.cuEventQuery(done_[ticket % kNumEvents]);
-  if (result == CUDA_ERROR_NOT_READY) return false;
-  api_.Check(result, "cuEventQuery");
-  return true;
+  return done_[ticket % kNumEvents].HasPassed();
 }
 
 void CudaCopier::Drain() {
   const CudaScope scope(device_->context());
-  api_.Check(api_.cuStreamSynchronize(copy_stream_), "cuStreamSynchronize of the copy stream");
+  api_.Check(api_.cuStreamSynchronize(copy_stream_.get()),
+             "cuStreamSynchronize of the copy stream");
 }
 
 void CudaCopier::RequireSubmitted(Ticket ticket) const {
@@ -97,7 +80,7 @@ void CudaCopier::RequireUncaptured(CUstream stream) const {
 void CudaCopier::Run(const CopyList& list) {
   try {
     for (const CopyRound& round : list.rounds) RunRound(round);
-    progress_.End(copy_stream_);
+    progress_.End(copy_stream_.get());
   } catch (...) {
     progress_.GiveUp();
     throw;
@@ -114,31 +97,24 @@ void CudaCopier::RunRound(const CopyRound& round) {
 // The driver's signature lacks const, but it writes to none of the arrays.
 void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies) {
   std::size_t failed = 0;
-  api_.Check(api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
-                                     const_cast<CUdeviceptr*>(round.sources()) + first,
-                                     const_cast<std::size_t*>(round.sizes()) + first, num_copies,
-                                     &attributes_, attribute_of_.data(), 1, &failed, copy_stream_),
-             "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
-  progress_.Mark(num_copies, copy_stream_);
+  api_.Check(
+      api_.cuMemcpyBatchAsync(const_cast<CUdeviceptr*>(round.destinations()) + first,
+                              const_cast<CUdeviceptr*>(round.sources()) + first,
+                              const_cast<std::size_t*>(round.sizes()) + first, num_copies,
+                              &attributes_, attribute_of_.data(), 1, &failed, copy_stream_.get()),
+      "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
+  progress_.Mark(num_copies, copy_stream_.get());
 }
 
 void CudaCopier::CopyOneByOne(const CopyRound& round) {
   for (std::size_t i = 0; i < round.size(); ++i) {
     const CUresult result = api_.cuMemcpyDtoDAsync(round.destinations()[i], round.sources()[i],
-                                                   round.sizes()[i], copy_stream_);
+                                                   round.sizes()[i], copy_stream_.get());
     if (result != CUDA_SUCCESS) {  // making the text for each copy would cost time
       api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
     }
-    progress_.Mark(1, copy_stream_);
+    progress_.Mark(1, copy_stream_.get());
   }
-}
-
-void CudaCopier::Release() {
-  for (const CUevent event : done_) {
-    if (event != nullptr) api_.cuEventDestroy(event);
-  }
-  if (gate_ != nullptr) api_.cuEventDestroy(gate_);
-  if (copy_stream_ != nullptr) api_.cuStreamDestroy(copy_stream_);
 }
 
 }  // namespace dwdp

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-#include "cuda/progress.h"
+#include "cuda/stream/progress.h"
 
 #include <utility>
 
@@ -28,14 +28,6 @@ class RelaxedCapture {
 
 CudaProgress::CudaProgress(std::shared_ptr<const CudaDevice> device)
     : device_(std::move(device)), api_(device_->api()) {}
-
-// No context is made current here, because events know their own.
-CudaProgress::~CudaProgress() {
-  for (const List& list : lists_) {
-    for (const auto& mark : list.marks) api_.cuEventDestroy(mark.event);
-  }
-  for (const CUevent event : idle_) api_.cuEventDestroy(event);
-}
 
 void CudaProgress::Begin(Copier::Ticket ticket, const CopyList& list, CUstream stream) {
   std::size_t num_copies = 0;
@@ -80,7 +72,7 @@ void CudaProgress::End(CUstream stream) {
 
 void CudaProgress::GiveUp() {
   const std::lock_guard lock(mutex_);
-  for (const auto& mark : lists_.back().marks) idle_.push_back(mark.event);
+  Reuse(lists_.back().marks);
   lists_.pop_back();
 }
 
@@ -93,7 +85,7 @@ std::optional<Copier::Progress> CudaProgress::First() {
   const List& list = lists_.front();
   Copier::Progress progress{.ticket = list.ticket, .layer = list.layer};
   for (const auto& [event, num_copies] : list.marks) {
-    if (!HasPassed(event)) break;
+    if (!event.HasPassed()) break;
     progress.has_begun = true;
     progress.num_ended = num_copies;
   }
@@ -101,39 +93,38 @@ std::optional<Copier::Progress> CudaProgress::First() {
 }
 
 void CudaProgress::Record(std::size_t num_copies, CUstream stream) {
-  CUevent event = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!idle_.empty()) {
-      event = idle_.back();
-      idle_.pop_back();
-    }
-  }
-  if (event == nullptr) {
-    api_.Check(api_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate for copies");
-  }
-  const CUresult result = api_.cuEventRecord(event, stream);
+  CudaEvent event = TakeIdle();
+  const CUresult result = api_.cuEventRecord(event.get(), stream);
   const std::lock_guard lock(mutex_);
   if (result == CUDA_SUCCESS) {
-    lists_.back().marks.push_back({event, num_copies});
+    lists_.back().marks.push_back({std::move(event), num_copies});
   } else {
-    idle_.push_back(event);
+    idle_.push_back(std::move(event));
     api_.Check(result, "cuEventRecord among copies");
   }
 }
 
-bool CudaProgress::HasPassed(CUevent event) const {
-  const CUresult result = api_.cuEventQuery(event);
-  if (result == CUDA_ERROR_NOT_READY) return false;
-  api_.Check(result, "cuEventQuery among copies");
-  return true;
+CudaEvent CudaProgress::TakeIdle() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      CudaEvent event = std::move(idle_.back());
+      idle_.pop_back();
+      return event;
+    }
+  }
+  return CudaEvent(*device_);
+}
+
+void CudaProgress::Reuse(std::vector<MarkedEvent>& marks) {
+  for (MarkedEvent& mark : marks) idle_.push_back(std::move(mark.event));
 }
 
 void CudaProgress::DropEnded() {
   while (!lists_.empty() && lists_.front().is_given) {
-    const std::vector<MarkedEvent>& marks = lists_.front().marks;
-    if (!HasPassed(marks.back().event)) return;
-    for (const auto& mark : marks) idle_.push_back(mark.event);
+    std::vector<MarkedEvent>& marks = lists_.front().marks;
+    if (!marks.back().event.HasPassed()) return;
+    Reuse(marks);
     lists_.pop_front();
   }
 }

@@ -2,12 +2,13 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
-#include <array>
 #include <type_traits>
+#include <vector>
 
 #include "copy/copier.h"
 #include "cuda/device.h"
-#include "cuda/progress.h"
+#include "cuda/stream/handles.h"
+#include "cuda/stream/progress.h"
 
 namespace dwdp {
 
@@ -57,7 +58,6 @@ class CudaCopier : public Copier {
   void RunRound(const CopyRound& round);
   void CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies);
   void CopyOneByOne(const CopyRound& round);
-  void Release();
 
   std::shared_ptr<const CudaDevice> device_;
   const CudaApi& api_;
@@ -66,9 +66,9 @@ class CudaCopier : public Copier {
   // The index of each copy's attributes, always 0. One index per batch should do, but drivers have
   // been seen to read one for every copy.
   std::vector<std::size_t> attribute_of_;
-  CUstream copy_stream_ = nullptr;
-  CUevent gate_ = nullptr;  // recorded in the computing stream by Submit; the copies wait for it
-  std::array<CUevent, kNumEvents> done_ = {};
+  CudaStream copy_stream_;
+  CudaEvent gate_;  // recorded in the computing stream by Submit; the copies wait for it
+  std::vector<CudaEvent> done_;
   Ticket num_submitted_ = 0;
   CudaProgress progress_;
 };
