@@ -144,10 +144,11 @@ def usable_slots(num_slots: int, num_layers: int, *, of: str = "MoE layers") -> 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
     """Split 'host:port'; an IPv6 host stands in brackets. Raises ConfigError."""
-    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    bracketed, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    host = bracketed.strip("[]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"dwdp.rendezvous must be 'host:port', got {text!r}.")
-    return host.strip("[]"), int(port)
+    return host, int(port)
 
 
 def _check_count(name: str, value: Any, *, may_be_none: bool = True) -> None:

@@ -57,6 +57,11 @@ def test_endpoint_takes_ipv6_in_brackets():
     assert parse_endpoint("[::1]:29500") == ("::1", 29500)
 
 
+def test_endpoint_without_a_host_in_its_brackets_is_refused():
+    with pytest.raises(ConfigError, match="must be 'host:port', got '\\[\\]:80'"):
+        parse_endpoint("[]:80")
+
+
 @pytest.mark.parametrize(("num_slots", "num_layers", "usable"), [(2, 1, 1), (2, 6, 2), (6, 6, 6)])
 def test_slots_are_no_more_than_layers(num_slots, num_layers, usable):
     assert usable_slots(num_slots, num_layers) == usable

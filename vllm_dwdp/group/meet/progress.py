@@ -138,7 +138,7 @@ class GroupProgress:
     def describe_all(self) -> str:
         """The sentence about a group that hangs."""
         places = "; ".join(
-            f"dwdp rank {rank} is at '{place.doing if place else 'absent'}'"
+            f"dwdp rank {rank} {_whereabouts(place)}"
             for rank, place in self._places.items()
         )
         return (
@@ -148,3 +148,7 @@ class GroupProgress:
 
     def _is_over(self, since_s: float) -> bool:
         return self._clock() - since_s > self._timeout_s
+
+
+def _whereabouts(place: Place | None) -> str:
+    return f"is at '{place.doing}'" if place else "has not come"

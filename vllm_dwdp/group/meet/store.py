@@ -124,10 +124,11 @@ class RendezvousStore:
     def _call(self, function: Callable[[], Any], patience_s: float | None = None) -> Any:
         if self._loss is not None:
             raise self._loss
+        limit_s = patience_s or max(MIN_PATIENCE_S, self._timeout_s)
         try:
-            return self._thread.call(function, patience_s or max(MIN_PATIENCE_S, self._timeout_s))
+            return self._thread.call(function, limit_s)
         except TimeoutError as error:
-            self._loss = self._lost(f"did not answer within {self._timeout_s:g} s")
+            self._loss = self._lost(f"did not answer within {limit_s:g} s")
             raise self._loss from error
         except Exception as error:
             self._loss = self._lost("ended during start-up")
