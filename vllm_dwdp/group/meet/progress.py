@@ -138,8 +138,7 @@ class GroupProgress:
     def describe_all(self) -> str:
         """The sentence about a group that hangs."""
         places = "; ".join(
-            f"dwdp rank {rank} {_whereabouts(place)}"
-            for rank, place in self._places.items()
+            f"dwdp rank {rank} {_whereabouts(place)}" for rank, place in self._places.items()
         )
         return (
             f"No rank of the group got further for {self._timeout_s:g} s: {places}. Start every "
