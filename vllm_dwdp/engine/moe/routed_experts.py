@@ -192,7 +192,7 @@ class DwdpRoutedExperts(RoutedExperts):
     def settle_readers(self) -> None:
         """Give every reader the attributes that vLLM has set on this layer since it was bound.
 
-        Raises ConfigError if vLLM has changed this layer's kernel too: readers keep theirs as it was.
+        Raises ConfigError if vLLM has changed this layer's kernel too: readers keep theirs.
         """
         own = ("_parameters", "_modules", "_readers", "quant_method")
         changed = {name: value for name, value in vars(self).items() if name not in own}
@@ -213,7 +213,7 @@ class DwdpRoutedExperts(RoutedExperts):
         shared_experts: Any = None,
         shared_experts_input: torch.Tensor | None = None,
     ) -> Any:
-        """Run the experts that the router chose. vLLM's runner runs shared experts (`_check_kernel`)."""
+        """Run the chosen experts; vLLM's runner runs the shared ones. See `_check_kernel`."""
         return torch.ops.vllm.dwdp_experts(x, topk_weights, topk_ids, self.dwdp_layer_idx)
 
     def forward_monolithic(
