@@ -148,7 +148,7 @@ class ExpertSharing:
 
     def stop(self) -> None:
         """Stop the copies; called before the process ends, which frees the memory they write to."""
-        if hasattr(self, "_fetching"):  # it hasn't if start-up failed early
+        if hasattr(self, "_fetching"):  # not set if start-up failed early
             self._fetching.stop()
 
     def live_stats(self) -> dict[str, Any]:
