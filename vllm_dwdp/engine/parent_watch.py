@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ends a process when its parent, the process that started it, is gone, even if it was killed.
+"""Ends a process when its parent (the process that started it) has ended or was killed.
 
 * The watch is a thread that sleeps on the parent's process descriptor; it polls nothing.
-* The watch first asks its process to end in order. After 10 seconds the operating system's alarm
-  ends the process: a thread can do nothing in an interpreter that hangs while it finalises.
+* The watch first asks its process to end in order. If it hasn't after 10 seconds, the operating
+  system's alarm ends it: a thread can do nothing in an interpreter that hangs while it finalises.
 * Only a process that Python's multiprocessing started is watched. Ray ends its processes itself.
 """
 

@@ -87,7 +87,7 @@ class DwdpWorker(WorkerBase):
             self._sharing.share(self.get_model(), self.run_largest_step)
 
     def compile_or_warm_up_model(self) -> Any:
-        """Begin to fetch by the policy, too. Every engine calls this once, as the last method."""
+        """Let steps fetch by the policy, then warm up. An engine calls this once, last of all."""
         self._sharing.settle()
         return super().compile_or_warm_up_model()
 

@@ -110,7 +110,7 @@ class MemoryCheck:
             )
 
     def _check_free(self, own: Need, gather: Gather) -> None:
-        """Raise LimitError unless all ranks of the group that use one memory fit into it."""
+        """Raise LimitError unless the ranks of the group that use this memory all fit into it."""
         needs = [Need(*json.loads(data)) for data in gather("memory", json.dumps(own).encode())]
         here = [need for need in needs if need.place == own.place]
         needed = sum(need.needed_bytes for need in here)
