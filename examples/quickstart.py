@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Serve the demo model with two DWDP ranks, send prompts concurrently, show who did what.
+"""Serve the demo model on two DWDP ranks, send prompts concurrently, show what each rank did.
 
-Whatever the shell exports, proxies and options of vLLM among it, reaches neither the server nor
-the client: both run in the environment that `environment` builds.
+The server and the client run in the environment that `environment` builds. The rest of what the
+shell exports, such as proxies and options of vLLM, doesn't reach them.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ MODEL = ROOT / "examples" / "demo_model"
 LOG = ROOT / "build" / "quickstart.log"
 NUM_RANKS = 2
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "USER", "LOGNAME")
-"""What the server needs of the user's environment: where programs and libraries are."""
+"""Variables of the user's environment that the server and the client get."""
 LONGEST_TMPDIR = 60
-"""Sockets have names below it, of which Linux takes 107 characters."""
+"""Characters of the longest TMPDIR that is kept. Paths of the sockets in it may have 107."""
 START_TIMEOUT_S = 600
 PROMPTS = (
     "It is a truth universally acknowledged,",
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What the server and the client see, whatever is `given`; caches go below build/."""
+    """The environment of the server and the client, out of `given`; caches go below build/."""
     kept = {name: given[name] for name in KEPT if name in given}
     if 0 < len(given.get("TMPDIR", "")) <= LONGEST_TMPDIR:
         kept["TMPDIR"] = given["TMPDIR"]
@@ -80,12 +80,12 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """vllm serve, ready to answer; stopped when the block ends."""
+    """Run `vllm serve`: it is ready to answer when the block begins, and stopped at its end."""
     options = ["serve", str(MODEL), "--config", str(ROOT / "configs" / "two_ranks.yaml")]
     options += ["--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)]
     options += ["--enforce-eager"]  # compiling takes a minute, and fails in a path with spaces
     print(f"Starting vllm {shlex.join(options)}\n(log: {LOG})")
-    # As `vllm`, but without what Python would take from the shell.
+    # The same as `vllm`, but with -I Python ignores its own variables and packages of the user.
     command = [sys.executable, "-I", "-m", "vllm.entrypoints.cli.main", *options]
     with LOG.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -109,7 +109,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGINT, as Ctrl-C would; whatever is left after half a minute is killed by its id."""
+    """Send SIGINT, as Ctrl-C would; kill the processes that are left after half a minute."""
     if process.poll() is not None:
         return
     server = psutil.Process(process.pid)
@@ -122,7 +122,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 async def ask(port: int) -> list[str]:
-    """All prompts at once, of unequal length."""
+    """Send all prompts at once, for outputs of unequal length; returns the outputs in order."""
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
         calls = [
             client.completions.create(model="demo", prompt=p, max_tokens=24 + 8 * i, temperature=0)
@@ -132,7 +132,7 @@ async def ask(port: int) -> list[str]:
 
 
 def print_table(port: int, pid: int) -> None:
-    """Requests and tokens from /metrics; bytes of experts from the processes' maps."""
+    """Print each rank's requests and tokens, from /metrics, and bytes of experts, from its maps."""
     counts = engine_counts(port)
     held = expert_bytes(pid)
     num_experts = json.loads((MODEL / "config.json").read_text())["num_experts"]

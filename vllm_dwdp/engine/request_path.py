@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Names that vLLM keeps to itself, on the way of a request from the `LLM` class to its engine.
+"""vLLM's internal names that dwdp uses to bring a request from the `LLM` class to an engine.
 
-The room `offline/` takes them from here, so that it knows vLLM by its public classes alone.
+The package `offline` imports them from here. Besides them it uses only public names of vLLM.
 """
 
 from vllm.renderers.inputs.preprocess import conversation_to_seq, prompt_to_seq

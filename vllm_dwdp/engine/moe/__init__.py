@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The MoE layer whose experts are shared: how it is built, loaded, bound to views, and run."""
+"""dwdp's MoE layer: how it is constructed, loaded, bound to views, and run."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Loaded MoE layers become views: layouts of their tensors, adoption into blocks, binding.
+"""Lays out the tensors of loaded MoE layers, adopts them into blocks, and binds layers to views.
 
-* Layers are adopted in order; a layer's tensors are gone before the next layer is copied.
-* Nothing here knows of peers; whoever builds the views does.
+* Layers are adopted in order. The loaded tensors of one layer are freed before the next is copied.
+* This module knows no peers: its callers give it the finished views.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +19,10 @@ from vllm_dwdp.rank.experts import RankExperts
 
 
 def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
-    """Layouts of a loaded layer's expert tensors; the layer learns their full shapes.
+    """Lay out a loaded layer's expert tensors; also sets its `dtypes` and `full_shapes`.
 
-    Raises ValueError unless the expert axis is outermost and every tensor dense.
+    granularity: bytes of a page. Raises ValueError unless every tensor is dense, with the expert
+    axis outermost.
     """
     return tuple(
         TensorLayout(
@@ -37,9 +38,10 @@ def adopt(
     layout: RankLayout,
     on_step: Callable[[str], None] = lambda detail: None,
 ) -> RankExperts:
-    """Move the layers' local experts into blocks, sealed. Peak memory: the shard plus a layer.
+    """Move the layers' local experts into sealed blocks and the fringe.
 
-    on_step: called with the name of each layer when its turn comes.
+    Peak memory is the rank's share plus one layer. on_step: called with the name of each layer
+    before it is moved.
     """
     memory.give_back()
     experts = RankExperts(memory.driver, layout, memory.slot_driver)
@@ -80,7 +82,7 @@ def _tensors(
 
 
 def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:
-    """Bytes of one expert; raises unless the expert axis is outermost and the tensor dense."""
+    """Bytes of one expert. See `layer_layout`, also for the attributes that this sets."""
     num_local = len(layer.local_experts)
     if parameter.shape[0] != num_local or not parameter.data.is_contiguous():
         raise ValueError(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The MoE layers of a vLLM model, as the parts of a rank that don't know vLLM use them."""
+"""Shows the MoE layers of a vLLM model to the parts of a rank that don't know vLLM."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 
 
 class BoundLayers:
-    """See rank/model_layers.py."""
+    """The `ModelLayers` (rank/model_layers.py) of a vLLM model."""
 
     def __init__(self, context: MoeContext, layout: RankLayout, memory: RankMemory) -> None:
         self._context = context
@@ -33,7 +33,7 @@ class BoundLayers:
         return int(self._layers[0].moe_config.experts_per_token)
 
     def bind(self, direct: Sequence[Sequence[View]]) -> None:
-        """Let all layers run on views of peers' memory where it lies."""
+        """Bind each layer to its views in `direct`, which show peers' blocks in place."""
         for layer, layout, views in zip(self._layers, self._layouts, direct, strict=True):
             bind_layer(self._memory, layer, layout, views)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What the MoE layers, the loader and the operator of this process share.
+"""The state that the MoE layers, the loader and the operator of one process share.
 
-vLLM constructs layers and loaders by name and calls an operator with tensors and numbers, so that
-nothing can be handed to them. They ask for the one context that this process has entered.
+vLLM constructs layers and loaders by name, and calls an operator with tensors and numbers only, so
+dwdp can't pass the state to them. They call `context` instead, for the one context that this
+process has entered.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 class MoeContext:
     """The MoE layers of one model on one rank, collected as they are constructed.
 
-    Layers are collected at construction because a model's modules are not all of them: draft models
-    hold more.
+    A layer adds itself when it is constructed. A search through the model's modules would miss the
+    layers of draft models.
 
     before_loading: called once the model is built, before weights are read.
-    on_step: called with what is being loaded, whenever the loader gets further.
-    loads_on_host: whether a rank's experts may be more than its GPU can hold.
+    on_step: called whenever the loader gets further, with a description of what it loads.
+    loads_on_host: whether experts are loaded to host memory; a GPU may not hold all of a rank's.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class MoeContext:
         self.read_count = ReadCount()
 
     def enter(self) -> None:
-        """Be the context that is asked for from now on. A worker process serves one model."""
+        """Make `context` return this one from now on. A worker process serves one model."""
         _entered[:] = [self]
 
     def install(self, fetcher: Fetcher) -> None:
-        """Run the operator on this model's layers, and let this fetcher get their experts."""
+        """Let the operator run this model's layers and get their experts through this fetcher."""
         self.fetcher = fetcher
         self.enter()
 
@@ -72,7 +73,7 @@ class MoeContext:
         )
 
     def add(self, layer: "DwdpRoutedExperts") -> int:
-        """Returns the layer's index, its place in the order of construction."""
+        """Collect a layer; returns its index in the order of construction."""
         self.layers.append(layer)
         return len(self.layers) - 1
 
@@ -81,11 +82,11 @@ _entered: list[MoeContext] = []
 
 
 def context() -> MoeContext:
-    """The one that was entered last."""
+    """The context that was entered last."""
     assert _entered, "a dwdp MoE layer was built outside DwdpWorker.load_model"
     return _entered[0]
 
 
 def leave_context() -> None:
-    """Let go of the model; tests of many models in one process do."""
+    """Forget the context; called by tests that build many models in one process."""
     _entered.clear()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's view of which experts are local while weights load."""
+"""Tells vLLM which experts are local while weights load."""
 
 import torch
 from vllm.model_executor.layers.fused_moe.expert_map_manager import ExpertMapManager
@@ -9,10 +9,9 @@ from vllm_dwdp.layout.placement import Placement
 
 
 class DwdpExpertMap(ExpertMapManager):
-    """An ExpertMapManager with dwdp's placement.
+    """An ExpertMapManager with dwdp's placement, by which a layer loads its local experts.
 
-    The layer loads its local experts by it; the parallel config it carries stays vLLM's own, so
-    that nothing else takes this for expert parallelism.
+    Its parallel config stays vLLM's own, so the rest of vLLM doesn't see expert parallelism.
     """
 
     def __init__(self, stock: ExpertMapManager, placement: Placement, rank: int) -> None:
@@ -29,6 +28,6 @@ class DwdpExpertMap(ExpertMapManager):
         self._placement_strategy = "linear"
 
     def show_all(self) -> None:
-        """After Bind every expert is there, at its global index: no map."""
+        """Drop the map: a bound layer has every expert, at its global index."""
         self._local_num_experts = self.global_num_experts
         self._expert_map = None

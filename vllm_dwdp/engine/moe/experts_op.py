@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Every MoE layer's kernel, between wait and release, as one opaque operator.
+"""The operator that runs a MoE layer: it waits for the experts, runs the kernel, releases the slot.
 
-* Opaque to torch.compile, because a step's token count picks the views that the kernel reads: a
-  traced kernel would have the views of one mode baked in.
-* The token count is read from the tensor (`x.shape[0]`), which is the padded count on every path:
-  real steps, profiling, dummy runs, capture.
-* A kernel that raises releases its slot all the same.
+* The operator is opaque to torch.compile, because a step's token count picks the views that the
+  kernel reads: a traced kernel would have the views of one mode baked in.
+* The token count is `x.shape[0]`. It is the padded count on every path: real steps, profiling,
+  dummy runs, capture.
+* The slot is released even if the kernel raises.
 """
 
 import torch
@@ -16,7 +16,7 @@ from vllm_dwdp.engine.moe.context import context
 
 
 def register_op() -> None:
-    """Define `torch.ops.vllm.dwdp_experts`, once a process."""
+    """Define `torch.ops.vllm.dwdp_experts`, unless this process has defined it already."""
     if not hasattr(torch.ops.vllm, "dwdp_experts"):
         direct_register_custom_op("dwdp_experts", _experts, fake_impl=_shape)
 

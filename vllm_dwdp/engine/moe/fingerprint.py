@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A fingerprint of the model that every rank holds a copy of: config and replicated weights.
+"""A fingerprint of what all ranks must have alike: the model's config and its replicated weights.
 
-Two checkpoints of the same shape differ in their attention, norm and router weights; a digest of
-their edges tells them apart without reading all of it.
+Two checkpoints of the same shapes differ in their attention, norm and router weights. A digest of
+both ends of each of these tensors tells the checkpoints apart without reading the rest.
 """
 
 import hashlib
@@ -16,7 +16,10 @@ EDGE_BYTES = 4096
 
 
 def model_fingerprint(model: torch.nn.Module, model_config: Any, expert_params: set[int]) -> str:
-    """Hex digest; `expert_params` are the ids of the parameters that ranks don't share."""
+    """Hex digest of the config and of all parameters whose id is not in `expert_params`.
+
+    model_config: vLLM's.
+    """
     digest = hashlib.blake2b(digest_size=16)
     config = model_config.hf_config.to_dict()
     config.pop("_name_or_path", None)

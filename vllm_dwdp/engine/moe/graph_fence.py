@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where captured graphs meet the slots: vLLM calls its offloader around every capture and replay.
+"""Tells the scheduler of every capture and every replay of a CUDA graph.
 
-Nothing is offloaded; that place is used for its calls alone (vllm.model_executor.offloader). They
-come before a capture and before each replay, and at the end of a capture, never in eager steps.
+vLLM calls its offloader (vllm.model_executor.offloader) before and at the end of a capture and
+before each replay, but not in eager steps. dwdp installs an offloader for the sake of these calls;
+it offloads nothing.
 """
 
 from collections.abc import Iterator
@@ -14,20 +15,23 @@ from vllm.model_executor.offloader.base import BaseOffloader, set_offloader
 
 
 class Fenced(Protocol):
-    """The scheduler."""
+    """The part of the scheduler that GraphFence calls."""
 
     def fence_graph(self) -> None: ...
 
 
 class GraphFence(BaseOffloader):
-    """Hands vLLM's calls to the scheduler."""
+    """Passes vLLM's calls on to the scheduler."""
 
     def __init__(self, scheduler: Fenced) -> None:
         self._scheduler = scheduler
 
     @classmethod
     def install(cls, scheduler: Fenced) -> None:
-        """After the model is built (it must not be wrapped), before graphs are captured."""
+        """Make this vLLM's offloader, before graphs are captured.
+
+        Not before the model is built: vLLM has its offloader wrap the modules that it builds.
+        """
         set_offloader(cls(scheduler))
 
     def wrap_modules(
@@ -36,20 +40,20 @@ class GraphFence(BaseOffloader):
         return list(modules_generator)
 
     def sync_prev_onload(self) -> None:
-        """Before a capture and before a replay."""
+        """vLLM calls this before a capture and before each replay."""
         self._scheduler.fence_graph()
 
     def join_after_forward(self) -> None:
-        """At the end of a capture: the copies that its hooks noted are part of the graph."""
+        """vLLM calls this at the end of a capture."""
         self._scheduler.fence_graph()
 
 
 def captured_tokens(vllm_config: Any) -> int:
-    """Padded tokens of the largest step that vLLM captures in a graph; 0: none is captured."""
+    """Padded tokens of the largest step that vLLM captures in a graph; 0 if it captures none."""
     return max(vllm_config.compilation_config.cudagraph_capture_sizes or (), default=0)
 
 
 def decode_sizes(vllm_config: Any) -> list[int]:
-    """Tokens of the decode steps to expect: captured sizes, or all sequences where none are."""
+    """Token counts of decode steps: the captured sizes, or `max_num_seqs` if none are captured."""
     captured = vllm_config.compilation_config.cudagraph_capture_sizes
     return list(captured or [vllm_config.scheduler_config.max_num_seqs])

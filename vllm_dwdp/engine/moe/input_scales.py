@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Static activation scales: a layer has one, the largest that the checkpoint gives its experts.
+"""Gives each layer the static activation scales that stock vLLM would give it.
 
-vLLM takes it over the experts that a rank loads (`process_fp8_input_tensor_strategy_moe`); a layer
-of dwdp runs on all experts, and needs the largest of all ranks.
+vLLM reduces a scale per expert to one per layer, the largest of the experts that a rank loads
+(`process_fp8_input_tensor_strategy_moe`). A dwdp layer runs on all experts, so it needs the largest
+scale of all ranks.
 """
 
 import json
@@ -12,13 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 Exchange = Callable[[bytes], Sequence[bytes]]
-"""What this rank sends -> what every rank sent, in rank order."""
+"""Sends this rank's bytes to its group, and returns those of every rank, in rank order."""
 
 
 def take_largest(layers: Iterable[DwdpRoutedExperts], exchange: Exchange) -> None:
-    """Set the scales of all layers to the largest of all ranks; asks nobody where there are none.
+    """Set the scales of all layers to the largest of all ranks; no exchange if there are none.
 
-    Before the layers are bound: kernels keep what is derived from a scale.
+    Called before the layers are bound, because kernels keep values derived from a scale.
     """
     scales = [scale for layer in layers for scale in layer.input_scales().values()]
     if not scales:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Which rows of a MoE layer's weights the checkpoint has filled.
+"""Tracks which rows of a MoE layer's weights the checkpoint has filled.
 
 A checkpoint holds the experts of a layer one by one, or fused in one tensor. vLLM hands either to
 the layer's `weight_loader`: as [rows, columns] of one expert, or as [experts, rows, columns] of all
-experts that the rank owns. It copies a tensor that is too small to the upper left corner of its
-place, and what lies beside the corner stays as it was. Such a tensor is refused here instead.
+experts that the rank owns. vLLM copies a tensor that is too small to the upper left corner of its
+destination, and leaves the rest of the destination as it was. dwdp refuses such a tensor.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ import torch
 
 
 class LoadedRows:
-    """The experts of one layer that came, for each shard: w1 (gate), w2 (down) and w3 (up).
+    """The loaded experts of one layer, for each shard: w1 (gate), w2 (down) and w3 (up).
 
-    experts: the global numbers of the experts that the rank owns. Errors are ValueErrors.
+    experts: global numbers of the experts that the rank owns. moe_config: vLLM's FusedMoEConfig.
     """
 
     def __init__(self, layer_name: str, experts: range, moe_config: Any) -> None:
@@ -34,7 +34,10 @@ class LoadedRows:
         return not any(self._loaded.values())
 
     def check(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
-        """Raise unless `weight` fills one expert, or, with three axes, all experts of the rank."""
+        """Raise ValueError unless `weight` fills one expert or, with three axes, all of the rank's.
+
+        expert: the global number of its first expert.
+        """
         if shard_id not in self._shapes:
             return
         if weight.dim() == 3 and (expert, len(weight)) != (self._experts.start, len(self._experts)):
@@ -51,13 +54,13 @@ class LoadedRows:
             )
 
     def note(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
-        """vLLM has copied `weight` to the rank's memory; its first expert is `expert`."""
+        """Note that vLLM has copied `weight`, whose first expert is `expert`."""
         if shard_id in self._shapes:
             num_experts = len(weight) if weight.dim() == 3 else 1
             self._loaded[shard_id].update(range(expert, expert + num_experts))
 
     def check_complete(self) -> None:
-        """Raise when a shard of a local expert has not come; its memory would hold garbage."""
+        """Raise ValueError if a shard of a local expert is missing: its memory holds garbage."""
         for shard_id, loaded in self._loaded.items():
             if missing := sorted(set(self._experts) - loaded):
                 raise ValueError(

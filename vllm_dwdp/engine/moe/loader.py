@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's default loader; each MoE layer keeps only the rows of its own experts.
+"""vLLM's default loader, with which each MoE layer loads only the rows of the rank's own experts.
 
-* A checkpoint holds experts one by one or fused, all experts of a layer in one tensor. The layers
-  decide what is theirs, whatever it is called; the loader only leaves out what nobody can need.
-* Tensors out of safetensors files are views of the mapped file, so that a rank reads of a fused
-  tensor the rows that it copies, and what the kernel reads ahead. See `ReadCount`.
+* A checkpoint holds experts one by one, or fused: all experts of a layer in one tensor. The layers
+  pick their rows, whatever a tensor is called. The loader skips only the tensors that no layer of
+  the rank can need.
+* A tensor from a safetensors file points into the mapped file. So of a fused tensor a rank reads
+  only the rows that it copies, and what the operating system reads ahead. See `ReadCount`.
 """
 
 import dataclasses
@@ -48,7 +49,11 @@ class DwdpModelLoader(DefaultModelLoader):
         self._tensor = ("", torch.Size())
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
-        """Of the model, and after it of a draft without experts, which each rank loads whole."""
+        """Load the weights of the model or, in a later call, of a draft model without experts.
+
+        Each rank loads a draft model in full. Raises ConfigError for a model that dwdp doesn't
+        support, and ValueError for a damaged checkpoint.
+        """
         check_layers(model)
         self._model = model
         self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
@@ -75,7 +80,7 @@ class DwdpModelLoader(DefaultModelLoader):
                 self._check_rows()
 
     def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM asks for a source's files here, right before it reads them."""
+        """vLLM calls this for the files of a source, right before it reads them."""
         prepared = super()._prepare_weights(*args, **kwargs)
         _, files, is_safetensors, *_ = prepared
         strategy = self.load_config.safetensors_load_strategy
@@ -86,7 +91,7 @@ class DwdpModelLoader(DefaultModelLoader):
         return prepared
 
     def _check_rows(self) -> None:
-        """Raise if the fused tensor at hand hasn't one row for each expert."""
+        """Raise ValueError if the tensor that is loading is fused and not of all experts."""
         name, shape = self._tensor
         counts = {layer.global_num_experts for layer in context().layers}
         is_fused = len(shape) == 3 and OF_EXPERTS.search(name) and not NUMBERED.search(name)
@@ -99,7 +104,7 @@ class DwdpModelLoader(DefaultModelLoader):
 
 
 def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
-    """Let this worker's `load_config` resolve to DwdpModelLoader. 'dummy' keeps vLLM's own."""
+    """Make `load_config` select DwdpModelLoader; for load format 'dummy' vLLM's loader stays."""
     if load_config.load_format in ("dummy", LOAD_FORMAT):
         return
     moe_context.inner_format = load_config.load_format
@@ -108,7 +113,7 @@ def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
 
 
 def check_layers(model: torch.nn.Module) -> None:
-    """Raise when the model has MoE layers that dwdp doesn't share, before weights are read."""
+    """Raise ConfigError if dwdp can't share a MoE layer of the model, or if it has none."""
     for name, module in model.named_modules():
         kind = type(module).__name__
         is_foreign = isinstance(module, RoutedExperts) and not isinstance(module, DwdpRoutedExperts)
@@ -125,7 +130,7 @@ def check_layers(model: torch.nn.Module) -> None:
 
 
 def check_loaded(model: torch.nn.Module, layers: Iterable[DwdpRoutedExperts]) -> None:
-    """Raise unless the checkpoint filled every row of the layers' local experts."""
+    """Raise ConfigError if the checkpoint filled no expert, ValueError if it left one out."""
     if all(layer.loaded_rows.is_empty for layer in layers):
         raise ConfigError(
             f"dwdp saw no expert weight pass vLLM's weight_loader: either the checkpoint has none, "

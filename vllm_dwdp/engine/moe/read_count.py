@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How many bytes of its checkpoint a rank has read.
+"""Counts how many bytes of its checkpoint a rank has read.
 
-* A tensor out of a safetensors file is a view of the mapped file. The kernel reads its pages when
-  somebody copies them, so only the rows that a MoE layer copied count as read.
-* In every other way of loading, vLLM has read a tensor whole before this rank sees it.
+* A tensor from a safetensors file points into the mapped file. The operating system reads a page
+  of the file when it is copied, so only the rows that a MoE layer copied count as read.
+* In every other way of loading, vLLM has read a whole tensor before it hands the tensor over.
 """
 
 import re
@@ -14,7 +14,7 @@ NUMBERED = re.compile(r"\.experts\.(\d+)\.")
 
 
 class ReadCount:
-    """Sizes in bytes; the loader and the layers of one rank share one of these."""
+    """Sizes in bytes. The loader and the layers of a rank count in the same object."""
 
     def __init__(self) -> None:
         self.num_dense_bytes = 0
@@ -30,7 +30,7 @@ class ReadCount:
         return self.num_dense_bytes + self.num_expert_bytes
 
     def take(self, num_bytes: int) -> None:
-        """A MoE layer has copied rows out of the tensor that vLLM is loading."""
+        """Note that a MoE layer has copied rows out of the tensor that vLLM is loading."""
         self._num_taken_bytes += num_bytes
 
     def close(self, name: str, num_bytes: int, *, is_mapped: bool) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bound expert weights are shared: every way to write to them refuses, none ends in a fault."""
+"""Refuses writes to bound expert weights with an error; a plain write would be a memory fault."""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ REPLACED = (
 
 
 class ReadOnlyWeight(RuntimeError):
-    """Somebody asked to write to expert weights that the group shares read-only."""
+    """Code tried to write to expert weights, which the group shares read-only."""
 
 
 def refuse_call(name: str) -> NoReturn:
@@ -31,8 +31,9 @@ def refuse_call(name: str) -> NoReturn:
 
 
 def refuse_save(name: str) -> NoReturn:
-    """Refuse to save the model: vLLM asks for the weights' addresses, and all ranks would write
-    the same files.
+    """Refuse a call that saves the model.
+
+    vLLM asks for writable addresses of the weights then, and all ranks would write the same files.
     """
     raise ReadOnlyWeight(REFUSED_SAVE.format(name=name))
 
@@ -40,15 +41,16 @@ def refuse_save(name: str) -> NoReturn:
 class ReadOnlyParameter(torch.Tensor):
     """A parameter over read-only memory: reading works, writing raises ReadOnlyWeight.
 
-    PyTorch itself guards the storage, so that no alias gets past it; this class says why. It can
-    be read by PyTorch's operators, not by kernels that take a mutable pointer.
+    PyTorch itself guards the storage, and so all aliases of it; this class gives the reason in its
+    error. PyTorch's operators can read the parameter. Kernels that ask for a mutable pointer can't.
     """
 
-    _is_param = True  # to PyTorch it is a Parameter; that class itself hides its operators
+    # Makes this an instance of Parameter. A subclass of Parameter would lose __torch_function__.
+    _is_param = True
 
     @classmethod
     def over(cls, view: torch.Tensor, like: torch.nn.Parameter) -> "ReadOnlyParameter":
-        """Over an alias of `view`, with the attributes of `like`, which vLLM's loaders read."""
+        """Make one over an alias of `view`; vLLM's loaders find the attributes of `like` on it."""
         alias = torch.from_dlpack(view.detach().view(torch.uint8)).view(view.dtype)
         torch._C._set_throw_on_mutable_data_ptr(alias)
         made = alias.as_subclass(cls)

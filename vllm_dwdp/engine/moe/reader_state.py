@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Whether two kernels of one MoE layer are set up alike.
+"""Compares how two kernels of one MoE layer are set up.
 
-A layer has a kernel that reads peers' memory in place and, where steps copy, one that reads slots.
-vLLM knows the first alone: what it sets there after both were made doesn't reach the second.
+A layer has a kernel that reads peers' memory in place and, if some steps copy, one that reads
+slots. vLLM knows only the first: a value that it sets there later doesn't reach the second.
 """
 
 import enum
@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 PARTS = ("", "moe_kernel", "moe_kernel.impl", "moe_kernel.fused_experts")
-"""The objects of a quantisation method that hold state of its kernel, as paths from the method."""
+"""Attribute paths, from a quantisation method, of the objects that hold its kernel's state."""
 
 PLAIN = (bool, int, float, str, enum.Enum, torch.dtype, torch.device)
-"""Values that are compared by what they are."""
+"""Types of values that must be equal; for most other types, having the same type is enough."""
 
 MISSING = object()
 
 
 def differences(method: Any, other: Any) -> list[str]:
-    """Attributes in which the second method is set up differently, as paths."""
+    """Paths of the attributes in which two quantisation methods or their kernels differ."""
     return [
         f"{part}.{name}".lstrip(".")
         for part in PARTS
@@ -47,7 +47,7 @@ def _differing(state: dict[Any, Any], other: dict[Any, Any]) -> list[Any]:
 
 
 def _are_alike(one: Any, other: Any) -> bool:
-    """Objects that each kernel has of its own, such as tensors, are alike if of the same type."""
+    """Objects of which each kernel has its own, such as tensors, need only have the same type."""
     if one is other:
         return True
     if type(one) is not type(other):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The MoE layer of dwdp: vLLM's own, loading a share of the experts and running on all of them."""
+"""dwdp's MoE layer: vLLM's layer, which loads the rank's own experts and runs on all experts."""
 
 import copy
 import types
@@ -26,17 +26,17 @@ EXPERT_TENSORS = (
     *("w13_weight", "w2_weight", "w13_bias", "w2_bias"),
     *("w13_weight_scale", "w2_weight_scale", "w13_weight_scale_inv", "w2_weight_scale_inv"),
 )
-"""Expert tensors of the supported methods, by name; an expert axis is never guessed."""
+"""Names of the expert tensors of the supported methods. A layer with unknown names is refused."""
 
 METHODS = {
     UnquantizedFusedMoEMethod: ("unquantized_backend", ("CPU", "TRITON")),
     Fp8MoEMethod: ("fp8_backend", ("TRITON",)),
 }
-"""Those whose kernels `bind` can rebuild: where vLLM notes the kernel's backend, and the backends
-that take the weights as loaded, a row for each expert."""
+"""The quantisation methods whose kernels `bind` can rebuild. For each: the attribute that names the
+kernel's backend, and the backends that keep the weights as loaded, one row per expert."""
 
 LOADED_WEIGHTS = ("w13_weight", "w2_weight")
-"""Expert tensors that only the checkpoint fills; vLLM gives all others a value to begin with."""
+"""Expert tensors that only the checkpoint fills; vLLM initialises all others."""
 
 INPUT_SCALES = ("w13_input_scale", "w2_input_scale")
 COPYING_MODES = (FetchMode.PREFETCH, FetchMode.SELECTIVE)
@@ -44,7 +44,11 @@ NOT_EXPERT_TENSORS = ("e_score_correction_bias", *INPUT_SCALES)
 
 
 class DwdpRoutedExperts(RoutedExperts):
-    """Life: constructed and loaded with local experts only; adopted; bound to views of all."""
+    """This layer is loaded with local experts only, then adopted, then bound to views of all.
+
+    A reader is a copy of the layer for one set of views: one reads in place, another from slots.
+    Construction raises ConfigError if dwdp can't share the layer's weights.
+    """
 
     def __init__(
         self,
@@ -81,15 +85,15 @@ class DwdpRoutedExperts(RoutedExperts):
         self.dwdp_layer_idx = own_context.add(self)
 
     def expert_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The layer's expert tensors by name, in schema order."""
+        """The layer's expert tensors by name, in the order of EXPERT_TENSORS."""
         found = dict(self.named_parameters(recurse=False))
         return {name: found[name] for name in EXPERT_TENSORS if name in found}
 
     def _load_on_host(self) -> None:
         """Keep the layer's experts in host memory while they are loaded.
 
-        vLLM takes a layer that it finds there to the GPU and back to process it. Values that vLLM
-        has put into scales and biases move along.
+        To process such a layer, vLLM moves it to the GPU and back. Scales and biases keep the
+        values that vLLM has given them.
         """
         for name, parameter in self.expert_parameters().items():
             if name in LOADED_WEIGHTS:
@@ -98,7 +102,7 @@ class DwdpRoutedExperts(RoutedExperts):
                 parameter.data = parameter.data.cpu()
 
     def input_scales(self) -> dict[str, torch.nn.Parameter]:
-        """Static activation scales by name, one number each once vLLM has processed them."""
+        """Static activation scales by name; each is one number after vLLM has processed it."""
         found = dict(self.named_parameters(recurse=False))
         return {name: found[name] for name in INPUT_SCALES if name in found}
 
@@ -111,7 +115,10 @@ class DwdpRoutedExperts(RoutedExperts):
         expert_id: int,
         return_success: bool = False,
     ) -> bool | None:
-        """vLLM's loader, until the layer is bound. Notes which experts came, and their bytes."""
+        """Load with vLLM's `weight_loader`; also notes which experts are loaded, and their bytes.
+
+        Raises ReadOnlyWeight once the layer is bound, and ValueError for a weight that doesn't fit.
+        """
         if self.is_bound:
             raise ReadOnlyWeight(
                 f"{self.layer_name}: expert weights are shared read-only by the dwdp group; "
@@ -132,16 +139,18 @@ class DwdpRoutedExperts(RoutedExperts):
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
 
     def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
-        """PyTorch's way to set a parameter, until the layer is bound."""
+        """As in torch.nn.Module; raises ReadOnlyWeight once the layer is bound."""
         if self.__dict__.get("is_bound"):
             raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
         super().register_parameter(name, param)
 
     def bind(self, views: dict[str, torch.Tensor]) -> None:
-        """Run on `views` [num_experts, ...] from now on; rebuild what is derived from them.
+        """Run on `views` from now on, which are [num_experts, ...] by name of the expert tensor.
 
-        The Parameter objects stay with whoever holds them (kernels do) and follow `views`. What
-        others find in the layer from now on are aliases that refuse writes.
+        Kernels hold the layer's Parameter objects, so these are kept and get the views as their
+        data. In their place the layer shows other code aliases that refuse writes.
+
+        Raises ConfigError if the kernel, rebuilt for all experts, runs shared experts itself.
         """
         parameters = self.expert_parameters()
         for name, parameter in parameters.items():
@@ -162,9 +171,9 @@ class DwdpRoutedExperts(RoutedExperts):
                 mark_as_behind_a_link(parameters[name])
 
     def bind_slot(self, slot_views: dict[str, torch.Tensor]) -> None:
-        """Run on these views in the modes that copy.
+        """Run on `slot_views` in the modes that copy.
 
-        They show the same tensors, with the experts of peers out of a slot.
+        They show the same tensors as those of `bind`, with a slot in the place of peers' memory.
         """
         on_slot = {
             name: torch.nn.Parameter(view, requires_grad=False) for name, view in slot_views.items()
@@ -172,18 +181,18 @@ class DwdpRoutedExperts(RoutedExperts):
         reader = self._reader(on_slot)
         reader._modules = dict(self._modules)
         reader.quant_method = _copy_method(self.quant_method)
-        _rebuild_kernel(reader)  # kernels keep biases and scales
+        _rebuild_kernel(reader)  # a kernel keeps the biases and scales of its views
         self._readers |= dict.fromkeys(COPYING_MODES, reader)
 
     def unbind_slot(self) -> None:
-        """Run in place only, as after `bind`."""
+        """Undo `bind_slot`: run in place only."""
         for mode in COPYING_MODES:
             self._readers.pop(mode, None)
 
     def settle_readers(self) -> None:
-        """Have every reader carry what vLLM has set on this layer since it was bound.
+        """Give every reader the attributes that vLLM has set on this layer since it was bound.
 
-        Attributes of the layer are taken over. Raises ConfigError if kernels differ.
+        Raises ConfigError if vLLM has changed this layer's kernel too: readers keep theirs.
         """
         own = ("_parameters", "_modules", "_readers", "quant_method")
         changed = {name: value for name, value in vars(self).items() if name not in own}
@@ -204,7 +213,7 @@ class DwdpRoutedExperts(RoutedExperts):
         shared_experts: Any = None,
         shared_experts_input: torch.Tensor | None = None,
     ) -> Any:
-        """The runner runs shared experts itself: `_check_kernel` saw to that."""
+        """Run the chosen experts; vLLM's runner runs the shared ones. See `_check_kernel`."""
         return torch.ops.vllm.dwdp_experts(x, topk_weights, topk_ids, self.dwdp_layer_idx)
 
     def forward_monolithic(
@@ -218,10 +227,10 @@ class DwdpRoutedExperts(RoutedExperts):
     def run(
         self, mode: FetchMode, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None
     ) -> torch.Tensor:
-        """vLLM's kernel on x [num_tokens, hidden_size] and the views of a fetch mode.
+        """Run vLLM's kernel on x [num_tokens, hidden_size] and the views of a fetch mode.
 
         first, second: weights and ids of the chosen experts [num_tokens, top_k], or the router's
-        logits [num_tokens, num_experts] and input ids where the kernel routes by itself.
+        logits [num_tokens, num_experts] and input ids if the kernel routes by itself.
         """
         reader = self._readers[mode]
         if self.quant_method.is_monolithic:
@@ -229,14 +238,17 @@ class DwdpRoutedExperts(RoutedExperts):
         return RoutedExperts.forward_modular(reader, x, first, second)
 
     def chosen(self, second: torch.Tensor | None) -> ChosenIds | None:
-        """The router's choice, where the kernel is told it and slots can use it."""
+        """The router's choice; None if the kernel routes by itself, or if no slot can use it.
+
+        second: see `run`.
+        """
         if second is None or len(self._readers) == 1 or self.quant_method.is_monolithic:
             return None
         assert second.is_contiguous(), "vLLM's routers make dense ids"
         return ChosenIds(second.data_ptr(), second.numel(), second.element_size())
 
     def _reader(self, parameters: dict[str, torch.nn.Parameter]) -> "DwdpRoutedExperts":
-        """This layer as its kernel sees it, on parameters that nobody else finds."""
+        """A copy of this layer for its kernel to run on, with its own parameters."""
         reader = copy.copy(self)
         reader._parameters = {**self._parameters, **parameters}
         return reader
@@ -274,7 +286,10 @@ class DwdpRoutedExperts(RoutedExperts):
 
 
 def _copy_method(method: Any) -> Any:
-    """With a kernel of its own: vLLM's CustomOp keeps `_forward_method` bound to the original."""
+    """A copy that can hold a kernel of its own.
+
+    vLLM's CustomOp has bound `_forward_method` to the original; the copy's is bound to the copy.
+    """
     made = copy.copy(method)
     if bound := getattr(method, "_forward_method", None):
         made._forward_method = types.MethodType(bound.__func__, made)
@@ -282,9 +297,9 @@ def _copy_method(method: Any) -> Any:
 
 
 def _rebuild_kernel(layer: DwdpRoutedExperts) -> None:
-    """A new kernel for all experts, with the state its experts object had set up after load.
+    """Give a layer a new kernel for all experts, with the state of the old one.
 
-    vLLM sets that state in `process_weights_after_loading`, which would repack the weights.
+    vLLM sets that state in `process_weights_after_loading`, which would also repack the weights.
     """
     old = layer.quant_method.moe_kernel.fused_experts
     layer.quant_method._init_moe_kernel(layer)

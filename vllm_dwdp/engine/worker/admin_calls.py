@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Calls that would free memory of a rank are refused before the engine does anything for them.
+"""Refuses calls that would free memory of a rank, before the engine does anything for them.
 
-vLLM ends all requests and pauses the scheduler first, asks the executor then, and leaves the
-scheduler paused when that refuses. It offers no earlier place to refuse, so these methods of the
-engine are wrapped: in the engine's own process, once it has an executor of dwdp.
+On such a call vLLM's engine ends all requests and pauses the scheduler. Only then it calls the
+executor, and if the executor refuses, the scheduler stays paused. vLLM offers no earlier place to
+refuse, so an executor of dwdp wraps these methods of the engine, in the engine's process.
 """
 
 import functools
@@ -16,11 +16,11 @@ from vllm.v1.engine.core import EngineCore
 from vllm_dwdp.engine.moe.read_only import refuse_call
 
 FREEING = ("sleep", "release_kv_cache_memory")
-"""What frees memory; `release_kv_cache_memory` is not in vLLM 0.30."""
+"""The engine's methods that free memory; vLLM 0.30 has no `release_kv_cache_memory`."""
 
 
 def refuse_before_pausing(executor_class: type) -> None:
-    """Wrap the engine's methods for executors of this class; once in a process."""
+    """Have engines with an executor of this class refuse these calls; once is enough."""
     for name in FREEING:
         stock = getattr(EngineCore, name, None)
         if stock is not None and not hasattr(stock, "refuses_for"):

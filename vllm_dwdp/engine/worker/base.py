@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The worker: vLLM's own, whose experts are shared with the group before it reports for duty."""
+"""A rank's worker: vLLM's worker, which also shares its experts when it loads the model."""
 
 import functools
 from abc import abstractmethod
@@ -41,14 +41,14 @@ STARTING = (
     "initialize_from_config",
     "compile_or_warm_up_model",
 )
-"""What an engine calls of its worker until it is up."""
+"""The methods of a worker that its engine calls as it starts, in this order."""
 
 
 class DwdpWorker(WorkerBase):
-    """Mixed into the platform's worker. Lives in the worker process of one rank."""
+    """A mixin for vLLM's worker of a platform. Lives in the worker process of one rank."""
 
     is_up = False
-    """Whether the engine has started: errors are of single calls from then on."""
+    """Whether the engine has started. From then on an error concerns one call, not the start."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,7 +72,10 @@ class DwdpWorker(WorkerBase):
             last_words.leave(self.parallel_config, error, job_rank=rank)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        """Load this rank's experts, then bind every MoE layer to views of all experts; once."""
+        """Load this rank's experts, then bind every MoE layer to views of all experts.
+
+        Raises RankFailed if any rank fails, and ReadOnlyWeight if called again.
+        """
         if hasattr(self, "_sharing"):
             refuse_call("load_model")
         if "RoutedExperts" not in op_registry_oot:
@@ -84,24 +87,24 @@ class DwdpWorker(WorkerBase):
             self._sharing.share(self.get_model(), self.run_largest_step)
 
     def compile_or_warm_up_model(self) -> Any:
-        """Called once, last of all, by every engine."""
+        """Let steps fetch by the policy, then warm up. An engine calls this once, last of all."""
         self._sharing.settle()
         return super().compile_or_warm_up_model()
 
     @property
     @abstractmethod
     def budget_bytes(self) -> int:
-        """The memory that vLLM may use in all, unless the size of the KV cache is given."""
+        """Bytes that vLLM may use in all; not a limit if the size of the KV cache is given."""
 
     @abstractmethod
     def run_largest_step(self) -> None:
         """Run the model on as many made-up tokens as a step can have, without a KV cache.
 
-        On random ones: zeros would all choose the same experts.
+        The tokens are random, because equal ones would all choose the same experts.
         """
 
     def shutdown(self) -> None:
-        """Stop copying first."""
+        """Stop the copies, then shut down vLLM's worker."""
         try:
             if sharing := getattr(self, "_sharing", None):
                 sharing.stop()
@@ -109,12 +112,12 @@ class DwdpWorker(WorkerBase):
             super().shutdown()
 
     def dwdp_stats(self) -> dict[str, Any]:
-        """What this rank owns, maps and has run; sizes in bytes."""
+        """Figures of what this rank owns, maps and has fetched; sizes in bytes."""
         return {**self._sharing.stats, **self._sharing.live_stats()}
 
 
 def _leaving_last_words(start: Callable[..., Any]) -> Callable[..., Any]:
-    """The same method; what it raises is left for the front-end, which prints it at its end."""
+    """Wrap a method so that the front-end prints its error as the last line of the command."""
 
     @functools.wraps(start)
     def call(self: DwdpWorker, *args: Any, **kwargs: Any) -> Any:

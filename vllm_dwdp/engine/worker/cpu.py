@@ -12,7 +12,7 @@ from vllm_dwdp.memory.residency import process_proportional_bytes
 
 
 class DwdpCPUWorker(DwdpWorker, CPUWorker):
-    """The CPU rank. Memory is counted by its proportional share: RSS counts peers' pages too."""
+    """The CPU rank. It counts its memory as PSS, because RSS counts peers' blocks in full, too."""
 
     _is_warm = False
 
@@ -21,7 +21,7 @@ class DwdpCPUWorker(DwdpWorker, CPUWorker):
         return int(self.requested_cpu_memory)
 
     def run_largest_step(self) -> None:
-        """vLLM's profiling run, on random tokens. The first one compiles, by vLLM's settings."""
+        """Do vLLM's profiling run, on random tokens. Before the first one vLLM may compile."""
         run = self.model_runner.profile_run
         with set_current_vllm_config(self.vllm_config):
             if not self._is_warm and self._should_warm_up_model():

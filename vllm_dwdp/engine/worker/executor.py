@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The executor: vLLM's multiprocess executor with a dwdp worker and a host made ready for it."""
+"""A rank's executor: vLLM's multiprocess executor, which gives dwdp's worker its cores or GPU."""
 
 from typing import NoReturn
 
@@ -44,14 +44,14 @@ class DwdpExecutor(MultiprocExecutor):
         refuse_call("sleep")
 
     def discard(self, tags: tuple[str, ...]) -> NoReturn:
-        """Not left to the worker: vLLM notes the tags as asleep even if it refuses."""
+        """Refused here, because vLLM notes the tags as asleep even if the worker refuses."""
         refuse_call("discard")
 
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)
         cpu_host.share_memory(self.vllm_config, settings.job_size, rank, settings.command)
         self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.cpu.DwdpCPUWorker"
-        # vLLM 0.33 takes a CPU rank's number for a memory node, of which there may be fewer.
+        # vLLM 0.33 takes a CPU rank's number for that of a memory node, which may not exist.
         self.parallel_config.assigned_physical_gpu_ids = None
         with cpu_host.own_cores(self.parallel_config, rank, settings.job_size, settings.command):
             super()._init_executor()

@@ -10,14 +10,14 @@ from vllm_dwdp.engine.worker.base import DwdpWorker
 
 
 class DwdpGPUWorker(DwdpWorker, Worker):
-    """vLLM profiles free memory after `load_model`: blocks, slots and views are counted by then."""
+    """The GPU rank. vLLM profiles memory after `load_model`, so it sees blocks and slots."""
 
     @property
     def budget_bytes(self) -> int:
         return int(self.requested_memory)
 
     def run_largest_step(self) -> None:
-        """As vLLM's profiling run, without attention's own kernel, but on random tokens."""
+        """Do vLLM's profiling run, without the attention kernel and on random tokens."""
         run = self.model_runner._dummy_run
         wanted = known_arguments(
             run, is_profile=True, skip_eplb=True, skip_attn=True, randomize_inputs=True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How many of a rank's experts lie in host memory: the user's number, or the smallest that will do.
+"""Decides how many of a rank's experts lie in host memory: the user's, or as few as possible.
 
-* It is decided after the model is built, when all shapes are known, and before weights are read.
+* This happens after the model is built, when all shapes are known, and before weights are read.
 * All ranks of a group have the same number, the largest that one of them needs.
 """
 
@@ -28,11 +28,11 @@ from vllm_dwdp.memory.limits import LimitError
 logger = init_logger("vllm.dwdp")
 
 SHARE_KEPT_FOR_VLLM = 0.2
-"""The part of the memory that vLLM may use which stays free for its KV cache and activations."""
+"""The fraction of vLLM's memory that weights leave free for the KV cache and activations."""
 
 
 def check_told_alike(config: DwdpConfig, gather: Gather) -> None:
-    """Raise ConfigError if ranks were told different numbers. Every rank of the group calls it."""
+    """Raise ConfigError if `host_experts` differs between ranks. Every rank calls this."""
     own = json.dumps(config.host_experts).encode()
     told = [json.loads(data) for data in gather("host_experts as told", own)]
     if len(set(told)) > 1:
@@ -50,9 +50,10 @@ def choose_host_experts(
     budget_bytes: int,
     gather: Gather,
 ) -> None:
-    """Under 'auto', give all layers a placement that fits. Every rank of the group calls it.
+    """For 'auto', give all layers a placement that fits. Every rank of the group calls this.
 
-    budget_bytes: GPU memory that is left once a KV cache of a given size is taken off.
+    other_bytes: of weights that aren't experts. budget_bytes: of GPU memory, for weights and all
+    else except a KV cache whose size is given.
     """
     if config.host_experts != AUTO:
         return
@@ -70,10 +71,10 @@ def choose_host_experts(
 
 
 def check_host_memory(config: DwdpConfig, layout: RankLayout, gather: Gather) -> None:
-    """Raise LimitError where a host lacks the memory in which its ranks load their experts.
+    """Raise LimitError if this host lacks the memory in which its ranks load their experts.
 
-    Every rank of the group calls it. Ranks of other groups on the host are not counted, nor is the
-    memory of a single NUMA node.
+    Every rank of the group calls this. Ranks of other groups on the host are not counted, and
+    neither is what a single NUMA node has.
     """
     free = min(psutil.virtual_memory().available, cgroup_memory_limit() or sys.maxsize)
     needed = loading_bytes(layout) if config.host_experts else 0
@@ -89,9 +90,9 @@ def check_host_memory(config: DwdpConfig, layout: RankLayout, gather: Gather) ->
 
 
 def loading_bytes(layout: RankLayout) -> int:
-    """The most host memory that a rank takes: all its experts, and blocks of one layer.
+    """The most host memory that a rank takes: for all its experts, and for blocks of one layer.
 
-    vLLM has a layer that it prepared on the GPU back in pinned memory, of which PyTorch takes
+    vLLM prepares a layer on the GPU and moves it back to pinned memory, which PyTorch allocates in
     powers of two.
     """
     num_local = len(layout.placement.local_experts(layout.rank))
@@ -105,7 +106,7 @@ def fewest_host_experts(
 ) -> int:
     """The smallest number with which the rank's weights and slots fit into `room` bytes.
 
-    Where none is enough: all but one of the rank's experts.
+    If no number is enough, all but one of the rank's experts.
     """
     if config.fetch == FetchMode.DIRECT:
         layout = layout.with_slots(0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where a rank of vLLM meets its group, and how it tells its own job from others.
+"""Finds the rendezvous at which a vLLM rank meets the ranks of its own job, and no others.
 
-Ranks that one command started agree on a port as they start: two jobs that start at once can't
-choose the same one. Ranks of several commands share only the port that the user gave them all.
+Ranks that one command started agree on a port as they start, so that two jobs that start at once
+can't choose the same one. Ranks of several commands use the port that the user gave to all.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> R
     config, parallel = job.user_config(vllm_config), vllm_config.parallel_config
     endpoint = job.endpoint(vllm_config, settings, one_host=one_host)
     notice = None
-    # Ray starts engines where the board of the command may be out of reach.
+    # An engine that Ray starts may not be able to reach the board of the command.
     if (
         settings.is_one_command
         and not config.rendezvous

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Whether a rank's model fits into its memory, said before any weight is read.
+"""Checks whether a rank's model fits into its memory, before any weight is read.
 
-* The model is built by then: the shapes of its tensors are known.
+* The model is built by then, so the shapes of its tensors are known.
 * Ranks of a group that share one memory, as those of a host do, add up what they need.
-* Slots count as needed if `dwdp.fetch` asks for copies. Under 'auto' nobody knows yet whether
-  copies pay. If a rank of the group has no room for slots, there will be none.
+* Slots count as needed if `dwdp.fetch` asks for copies. For 'auto' it is not known yet whether
+  copies pay. If one rank of the group has no room for slots, no rank makes any.
 """
 
 import itertools
@@ -26,14 +26,14 @@ logger = init_logger("vllm.dwdp")
 
 
 class VllmLimits(NamedTuple):
-    """What vLLM was told: the bytes that it may use in all, or those of the KV cache."""
+    """The limit that vLLM was given: on all its memory, or on the KV cache. The other is None."""
 
     budget_bytes: int | None
     kv_cache_bytes: int | None
 
 
 class Need(NamedTuple):
-    """What one rank needs of a memory, and what it sees there."""
+    """Bytes that one rank needs of a memory, `place`, and that it finds free or has allocated."""
 
     place: str
     free_bytes: int
@@ -42,7 +42,7 @@ class Need(NamedTuple):
 
 
 class MemoryCheck:
-    """For one rank; `other_bytes` are weights that are not of experts."""
+    """The check of one rank. Its sentences name the options that help."""
 
     def __init__(
         self,
@@ -54,7 +54,10 @@ class MemoryCheck:
         limits: VllmLimits,
         may_use_host: bool = False,
     ) -> None:
-        """layout: with as many slots as the rank may make. may_use_host: for experts, too."""
+        """layout: with as many slots as the rank may make. other_bytes: of all weights but experts.
+
+        may_use_host: whether experts may lie in host memory.
+        """
         self._may_use_host = may_use_host
         self._config = config
         self._layout = layout
@@ -92,7 +95,7 @@ class MemoryCheck:
 
     @property
     def _loaded_bytes(self) -> int:
-        """Bytes of the rank's own experts as they are loaded; 0 if that is to host memory."""
+        """Bytes of the rank's own experts as they are loaded; 0 if they load to host memory."""
         if self._config.host_experts:
             return 0
         return sum(loaded_bytes(one, self._layout.rank) for one in self._layout.layouts)
@@ -107,7 +110,7 @@ class MemoryCheck:
             )
 
     def _check_free(self, own: Need, gather: Gather) -> None:
-        """Together with the ranks that have their experts in the same memory."""
+        """Raise LimitError unless the ranks of the group that use this memory all fit into it."""
         needs = [Need(*json.loads(data)) for data in gather("memory", json.dumps(own).encode())]
         here = [need for need in needs if need.place == own.place]
         needed = sum(need.needed_bytes for need in here)
@@ -123,13 +126,13 @@ class MemoryCheck:
             )
 
     def _left_by_slots(self, usable_bytes: int) -> int:
-        """Bytes that weights and slots leave of what vLLM may use; below 0: they don't fit."""
+        """Bytes that vLLM may use beyond weights and slots; negative if these don't fit."""
         budget, kv_cache = self._limits
         room = budget if budget is not None else usable_bytes - (kv_cache or 0)
         return room - self._copying.in_all
 
     def _advise(self, left: int) -> None:
-        """Warn if slots would leave less than they take, or nothing beside a given KV cache."""
+        """Warn if slots leave less than they take or, with a given KV cache, if they don't fit."""
         slots, has_budget = self._copying.slots, self._limits.budget_bytes is not None
         if slots and left < (slots if has_budget else 0):
             logger.warning(
@@ -163,7 +166,7 @@ class MemoryCheck:
         return f"raise dwdp.host_experts ({gib(of_expert)} less for each)"
 
     def _redundant_bytes(self, estimate: MemoryEstimate) -> int:
-        """What this rank owns beyond an even share."""
+        """Bytes of the experts that this rank owns beyond an even share."""
         placement, rank = self._layout.placement, self._layout.rank
         even = Placement.make(num_experts=placement.num_experts, dwdp_size=placement.dwdp_size)
         num_even, num_local = (len(p.local_experts(rank)) for p in (even, placement))

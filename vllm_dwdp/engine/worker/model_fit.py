@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Decides before loading what of a model lies where, and refuses one that can't fit."""
+"""Decides before loading which memory holds which experts, and refuses a model that can't fit."""
 
 import itertools
 
@@ -21,13 +21,16 @@ from vllm_dwdp.memory.limits import check_map_budget, ensure_descriptors, num_de
 def rank_layout(
     context: MoeContext, config: DwdpConfig, *, rank: int, granularity: int
 ) -> RankLayout:
-    """Of the layers as they are built, with as many slots as there may be. Raises ConfigError."""
+    """Lay out the layers as they are built, with as many slots as the options allow.
+
+    granularity: bytes of a page. Raises ConfigError if the options ask for too many slots.
+    """
     layouts = tuple(layer_layout(layer, granularity) for layer in context.layers)
     return RankLayout(layouts, rank, usable_slots(config.num_slots, len(layouts)))
 
 
 class ModelFit:
-    """One rank's model in its memory.
+    """Whether one rank's model fits into its memory.
 
     budget_bytes: the memory that vLLM may use in all; kv_cache_bytes: the size of its KV cache, if
     the user gave it.
@@ -57,9 +60,10 @@ class ModelFit:
         job_rank: int,
         handle_type: HandleType | None,
     ) -> bool:
-        """Called when the model is built and before weights are read.
+        """Choose the placement, and raise LimitError if the model can't fit.
 
-        Returns whether every rank of the group has room for slots. Raises LimitError.
+        Called when the model is built and before weights are read. Returns whether every rank of
+        the group has room for slots.
         """
         self._memory.give_back()
         config, granularity = self._config, self._memory.driver.granularity
@@ -97,7 +101,7 @@ class ModelFit:
 
 
 def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
-    """Raise LimitError where the kernel allows fewer mappings or descriptors than are needed."""
+    """Raise LimitError if the system allows fewer mappings or descriptors than are needed."""
     if is_on_host:
         tensors = itertools.chain.from_iterable(layout.layouts)
         check_map_budget(sum(len(t.blocks) + len(t.private_spans) for t in tensors))
@@ -105,7 +109,7 @@ def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
 
 
 def _other_bytes(model: torch.nn.Module, context: MoeContext) -> int:
-    """Bytes of the weights that are not of experts."""
+    """Bytes of the weights that aren't expert tensors."""
     parameters = (layer.expert_parameters().values() for layer in context.layers)
     of_experts = sum(p.nbytes for p in itertools.chain.from_iterable(parameters))
     return sum(p.nbytes for p in model.parameters()) - of_experts

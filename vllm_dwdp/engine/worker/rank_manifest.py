@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank tells its peers of its model, so that they map each other's memory rightly."""
+"""Makes the manifest of a rank's model. Peers compare it before they map each other's memory."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def rank_manifest(
     model_config: Any,
     driver: MemoryDriver,
 ) -> Manifest:
-    """model_config: vLLM's. The layers are loaded, and not adopted yet."""
+    """The manifest of a model that is loaded and not adopted yet. model_config: vLLM's."""
     of_ranks = {id(p) for layer in layers for p in layer.expert_parameters().values()}
     of_ranks |= {id(p) for layer in layers for p in layer.input_scales().values()}
     return Manifest(

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Ranks of a group that share a GPU must each be told the size of its KV cache.
 
-vLLM would measure free memory there while another rank takes some, and fail late.
+Otherwise vLLM would measure free memory while another rank takes some, and fail late.
 """
 
 import json
@@ -13,7 +13,10 @@ from vllm_dwdp.memory.limits import LimitError
 
 
 class GpuUse(NamedTuple):
-    """gpu: a name that no other GPU has; None: the rank's experts lie in the host's memory."""
+    """One rank's GPU, and the size of its KV cache if the user gave it.
+
+    gpu: a name that no other GPU has; None for a CPU rank.
+    """
 
     gpu: str | None
     kv_cache_bytes: int | None
@@ -22,7 +25,7 @@ class GpuUse(NamedTuple):
 def check_shared_gpus(own: GpuUse, gather: Gather, *, first_rank: int) -> None:
     """Raise LimitError, the same on every rank, if two share a GPU and one measures its KV cache.
 
-    first_rank: of the group, as the job numbers it.
+    first_rank: the number in the job of the group's first rank.
     """
     uses = [GpuUse(*json.loads(data)) for data in gather("gpu", json.dumps(own).encode())]
     for gpu in sorted({use.gpu for use in uses if use.gpu is not None}):

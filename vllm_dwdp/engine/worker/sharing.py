@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The life of one rank's experts: load, adopt, meet, bind, all in the worker's load_model; settle.
+"""One rank's start: load, adopt, meet and bind in the worker's load_model, and later settle.
 
-* What can be known before loading is: whether peers can read each other's memory, and whether the
-  model will fit.
-* Peers learn of a failure wherever it happens, and end with the same sentence.
+* Before anything is loaded, the ranks check that they can read each other's memory. Before weights
+  are read, they check that the model will fit.
+* If a rank fails anywhere in its start, its peers end with the same sentence.
 * Views are bound before vLLM profiles, compiles or sizes the KV cache; they never change again.
 """
 
@@ -51,7 +51,7 @@ logger = init_logger("vllm.dwdp")
 class ExpertSharing:
     """One rank's part in its group, from the start of loading on.
 
-    budget_bytes: the memory that vLLM may use in all, unless the size of the KV cache is given.
+    budget_bytes: see `DwdpWorker.budget_bytes`.
     """
 
     def __init__(self, vllm_config: Any, *, budget_bytes: int) -> None:
@@ -86,11 +86,14 @@ class ExpertSharing:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Around load and share: any failure inside ends the whole group, with one sentence."""
+        """A context around loading and `share`: a failure inside ends all ranks with one sentence.
+
+        Raises RankFailed with this sentence.
+        """
         try:
             self._session.open()
             register_op()
-            # Not earlier: of a GPU that can't share memory the peers should hear.
+            # After `open`, so that peers hear of it if this GPU can't share memory.
             self._memory = rank_memory(self._device_type, self.rank)
             self._driver = self._memory.driver
             self._handle_type = try_peers(
@@ -111,8 +114,8 @@ class ExpertSharing:
             raise RankFailed(sentence) from error
 
     def share(self, model: torch.nn.Module, run_step: RunStep) -> None:
-        """Adopt the loaded experts, meet the group and bind every layer to views of all."""
-        check_layers(model)  # again: dummy weights come without a loader that would
+        """Adopt the loaded experts, meet the group, and bind each layer to views of all experts."""
+        check_layers(model)  # again: with dummy weights dwdp's loader has not run
         layers = self.context.layers
         check_no_drafts(model, layers)
         layout = rank_layout(
@@ -135,22 +138,25 @@ class ExpertSharing:
         log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
 
     def settle(self) -> None:
-        """Let steps fetch, once nothing more of the start-up runs on the model."""
+        """Let steps fetch by the policy from now on.
+
+        Raises ConfigError if vLLM has set up a layer's kernels differently since they were bound.
+        """
         for layer in self.context.layers:
             layer.settle_readers()
         self._fetching.settle()
 
     def stop(self) -> None:
-        """Before the process ends: memory must not go while it is copied to."""
-        if hasattr(self, "_fetching"):  # start-up had come so far
+        """Stop the copies; called before the process ends, which frees the memory they write to."""
+        if hasattr(self, "_fetching"):  # not set if start-up failed early
             self._fetching.stop()
 
     def live_stats(self) -> dict[str, Any]:
-        """What has been counted since start-up, with the policy that steps follow."""
+        """The policy that steps follow, and all counters since start-up."""
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_fit(self, model: torch.nn.Module) -> None:
-        """Called when the model is built and before weights are read."""
+        """Check that the model fits; called when it is built and before weights are read."""
         fit = ModelFit(
             self._config,
             self._memory,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank says of itself when it has bound its experts: figures for stats, and one line."""
+"""Reports on a rank that has bound its experts: figures for `dwdp_stats`, and log lines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ logger = init_logger("vllm.dwdp")
 
 
 def expert_stats(context: MoeContext, experts: RankExperts) -> dict[str, Any]:
-    """What a rank owns, maps and has read; sizes in bytes."""
+    """Figures of what a rank owns, maps and has read from disk; sizes in bytes."""
     layers, read_count = context.layers, context.read_count
     local = layers[0].local_experts
     return {
@@ -42,7 +42,10 @@ def log_decode(
     *,
     bandwidths: Bandwidths | None,
 ) -> None:
-    """Say what decode steps will read of peers; nothing if all experts are here."""
+    """Log how many bytes decode steps will read from peers.
+
+    bandwidths: None if no rank lacks an expert; nothing is logged then.
+    """
     if bandwidths is None:
         return
     model = DecodeModel(
@@ -56,7 +59,7 @@ def log_decode(
 
 
 def log_start(stats: Mapping[str, Any]) -> None:
-    """One INFO line per rank."""
+    """Log one INFO line with the figures of this rank."""
     start, end = stats["experts_owned"]
     logger.info(
         "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
