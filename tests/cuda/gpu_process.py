@@ -22,13 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.fake_cuda import FakeCuda, num_memory_files  # noqa: E402
 from support.gpu_ranks import GpuRank, adopt, layouts_of, make_layers  # noqa: E402
+from support.rank_session import make_manifest, make_session  # noqa: E402
 
 from vllm_dwdp.config import FetchMode  # noqa: E402
 from vllm_dwdp.group.handover.peer_probe import PeerProbe  # noqa: E402
-from vllm_dwdp.group.meet.manifest import Manifest  # noqa: E402
-from vllm_dwdp.group.meet.rendezvous import Rendezvous  # noqa: E402
-from vllm_dwdp.group.meet.store import Endpoint  # noqa: E402
-from vllm_dwdp.group.session import GroupSession  # noqa: E402
 from vllm_dwdp.layout.placement import Placement  # noqa: E402
 from vllm_dwdp.layout.rank_layout import RankLayout  # noqa: E402
 from vllm_dwdp.memory.handle import TYPE_NAMES  # noqa: E402
@@ -39,17 +36,7 @@ outcome = {"handles": None, "has_loaded": False}
 
 def run(device):
     """What this rank read wrongly, after its steps."""
-    session = GroupSession(
-        Rendezvous(
-            endpoint=Endpoint("127.0.0.1", job["port"]),
-            job_rank=job["rank"],
-            job_size=job["size"],
-            dwdp_size=job["size"],
-            timeout_s=60,
-            one_host=False,
-        ),
-        timeout_s=30,
-    )
+    session = make_session(job["rank"], job["size"], job["port"], one_host=False)
     try:
         session.open()
         driver = device.driver(job["gpu"])
@@ -74,18 +61,7 @@ def bind(device, driver, session):
     layouts = layouts_of(layers, placement, driver.granularity)
     layout = RankLayout(layouts, job["rank"], num_slots=2)
     experts = adopt(driver, layout, layers)
-    manifest = Manifest(
-        dwdp_version="0.1.0",
-        model_fingerprint="abc",
-        dtype="uint8",
-        quantization="None",
-        placement=placement.ranges,
-        host_experts=0,
-        memory_kind=driver.kind,
-        granularity=driver.granularity,
-        tensors=(),
-    )
-    session.meet(manifest)
+    session.meet(make_manifest(driver, placement))
     session.hand_over(experts.handles, num_parcels=layout.num_parcels)
     take_handles = session.take_handles
     return GpuRank(device, driver, experts, layers, take_handles, gpu=job["gpu"])

@@ -6,14 +6,11 @@ import threading
 
 from layer_group import Group
 from support.ports import free_port
+from support.rank_session import make_manifest, make_session
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.moe.context import leave_context
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
-from vllm_dwdp.group.meet.manifest import Manifest
-from vllm_dwdp.group.meet.rendezvous import Rendezvous
-from vllm_dwdp.group.meet.store import Endpoint
-from vllm_dwdp.group.session import GroupSession
 
 BOUND = "bound"
 
@@ -41,15 +38,7 @@ class MeetingGroup(Group):
         return found
 
     def _start(self, rank, port):
-        size = len(self.models)
-        rendezvous = Rendezvous(
-            endpoint=Endpoint("127.0.0.1", port),
-            job_rank=rank,
-            job_size=size,
-            dwdp_size=size,
-            timeout_s=60,
-        )
-        session = GroupSession(rendezvous, timeout_s=30)
+        session = make_session(rank, len(self.models), port)
         try:
             session.open()
             memory = self.memories[rank] = self._make_memory(rank)
@@ -63,18 +52,6 @@ class MeetingGroup(Group):
         return BOUND
 
     def _meet(self, session, rank):
-        driver = self.memories[rank].driver
-        manifest = Manifest(
-            dwdp_version="0.1.0",
-            model_fingerprint="abc",
-            dtype="bfloat16",
-            quantization="None",
-            placement=self.rank_experts[rank].layout.placement.ranges,
-            host_experts=0,
-            memory_kind=driver.kind,
-            granularity=driver.granularity,
-            tensors=(),
-        )
-        session.meet(manifest)
         experts = self.rank_experts[rank]
+        session.meet(make_manifest(self.memories[rank].driver, experts.layout.placement))
         session.hand_over(experts.handles, num_parcels=experts.layout.num_parcels)
