@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Simulates slots, a copier and kernels in one thread; a seed decides when copies make progress.
 
-Each slot holds a set of parts; a part is (layer, number). A test fails if a kernel reads a slot that
-lacks a part it needs, or if a copy writes to a slot while a kernel reads it.
+Each slot holds a set of parts; a part is (layer, number). A test fails if a kernel reads a slot
+that lacks a part it needs, or if a copy writes to a slot while a kernel reads it.
 """
 
 from contextlib import contextmanager
@@ -86,7 +86,7 @@ class SimulatedCopier:
 
     def cancel(self, ticket):
         for job in self._jobs:
-            if job.ticket == ticket:  # a part may have begun, which is still written
+            if job.ticket == ticket:  # a part that was begun is still written
                 job.num_left = min(job.num_left, self._random.randint(0, 1))
 
     def wait(self, ticket, stream):
@@ -148,7 +148,7 @@ class SimulatedLayer:
 
 
 class Simulation:
-    """A scheduler over simulated layers and slots. without: indices of layers that lack no expert."""
+    """A scheduler over simulated slots. without: indices of layers that lack no expert."""
 
     def __init__(self, num_layers, num_slots, random, without=(), **options):
         self.memory = Memory()

@@ -25,7 +25,7 @@ PAGE = 4096
 
 
 class NotingProbe(LinkProbe):
-    """Records (end of the turn, peer) of each read. The memory of a peer holds the peer's number."""
+    """Records (end of the turn, peer) of each read; a peer's memory holds the peer's number."""
 
     room_bytes = PAGE
 

@@ -158,7 +158,7 @@ def test_cancelled_copy_has_ended_when_others_write_its_slot(seed):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("failure", ["before", "after"])
 def test_slot_whose_copies_were_not_taken_holds_nothing(failure, seed):
-    """After a failed submission kernels read what they need, and no stray copy writes under them."""
+    """After a failed submission kernels read what they need, and no copy writes under them."""
     pick = random.Random(seed).choice
     simulated = simulation(5, 2, seed)
     simulated.step(PREFETCH)

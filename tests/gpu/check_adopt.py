@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Checks that at most one layer is in memory twice while layers are adopted out of PyTorch's memory.
+"""Checks that at most one layer is in memory twice while PyTorch's layers are adopted.
 
 It adopts as `vllm_dwdp.engine.moe.adoption.adopt` does, but without vLLM. No other process may use
 the GPU.

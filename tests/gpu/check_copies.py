@@ -146,7 +146,7 @@ def measure_host_cost(pair, mode, expected, chosen=None):
 
 @part("a small host-to-device copy beside a prefetch", Need.TORCH)
 def small_copy(device):
-    """Stream priority doesn't order copy engines, so vLLM's inputs may queue behind expert copies."""
+    """Stream priority doesn't order copy engines: vLLM's inputs may queue behind expert copies."""
     pair = pair_of(device)
     pair.make_scheduler()
     inputs = torch.zeros(64 << 10, dtype=torch.uint8).pin_memory()

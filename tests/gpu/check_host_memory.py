@@ -110,7 +110,7 @@ def speeds(device):
 
 @part("prefetch from host memory beside compute", Need.TORCH)
 def overlap(device):
-    """Compare the time of prefetching steps with the larger of compute and copies, and with their sum.
+    """Compare prefetch steps with the larger of compute and copy time, and with the sum of both.
 
     Slots are empty at the start, so the first layers of the first step wait for their copies.
     """

@@ -61,7 +61,7 @@ def route(num_tokens):
 
 @functools.cache
 def layers(device):
-    """A pair of ranks, and the weights [w13, w2] of layer 0 by the memory that they are read from."""
+    """A pair of ranks, and by memory the weights [w13, w2] of layer 0."""
     torch.manual_seed(0)
     shapes = {
         "w13_weight": (NUM_EXPERTS, 2 * INTERMEDIATE, HIDDEN),

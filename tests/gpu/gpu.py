@@ -79,7 +79,7 @@ class Gpu:
         return torch.cuda.stream(self._streams[handle])
 
     def read(self, handle, view, num_bytes):
-        """Read the start of a view with a kernel in the current stream; returns uint8 [num_bytes]."""
+        """uint8 [num_bytes] on the GPU; a kernel in the current stream reads it from a view."""
         found = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
         _read[(triton.cdiv(num_bytes, READ_BLOCK.value),)](bytes_of(view), found, num_bytes)
         return found
@@ -90,7 +90,7 @@ class Gpu:
 
 @triton.jit
 def _read(source, found, num_bytes):
-    """A Triton kernel, as most of vLLM's; Triton compiles it for the alignment of its pointers."""
+    """A Triton kernel, as vLLM's MoE kernels; Triton inspects the pointers that it gets."""
     places = tl.program_id(0) * READ_BLOCK + tl.arange(0, READ_BLOCK)
     tl.store(found + places, tl.load(source + places, mask=places < num_bytes), places < num_bytes)
 

@@ -87,7 +87,7 @@ def test_killed_server_leaves_no_engine_worker_or_memory(serve, demo_model):
 def test_server_killed_while_starting_leaves_nothing(serve, demo_model, moment):
     server = serve(demo_model, *TWO_RANKS)
     server.wait_for_log(moment)
-    assert_killed_server_leaves_nothing(server, within_s=120)  # most of the time goes into importing vLLM
+    assert_killed_server_leaves_nothing(server, within_s=120)  # importing vLLM takes long
 
 
 def test_server_ends_when_asked(serve, demo_model):
@@ -116,7 +116,7 @@ def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_mod
 
 
 def test_server_interrupted_while_starting_blames_nobody(serve, demo_model):
-    """Ctrl-C reaches all processes of a command. With one API server vLLM reports it as a failure."""
+    """Ctrl-C reaches all processes of a command. With one API server vLLM reports a failure."""
     server = serve(demo_model, *TWO_RANKS, "--api-server-count", "1")
     server.wait_for_log(r"Worker pid=\d+")
     for process in server.family():

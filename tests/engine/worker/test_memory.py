@@ -123,7 +123,7 @@ class Load:
 
     @property
     def settled_bytes(self):
-        """Memory after binding. Own files may be closed by then, so their size is taken from the statistics."""
+        """Memory after binding. Own files may be closed by then, so statistics give their size."""
         return self.samples[-1].anonymous_bytes + self.stats["expert_bytes_owned"]
 
     def timeline(self):
