@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two clients that send a deployment the requests of one round."""
+"""Sends a deployment the requests of one round, from two clients."""
 
 import argparse
 import asyncio
@@ -19,7 +19,10 @@ NUM_CLIENTS = 2
 
 @dataclass(frozen=True)
 class Load:
-    """What each of the two clients sends; lengths in tokens, `spread` as a share of them."""
+    """The requests that each client sends.
+
+    Lengths are in tokens. Input lengths vary by up to `spread` of `input_tokens`, up and down.
+    """
 
     num_prompts: int = 40
     max_concurrency: int = 16
@@ -29,7 +32,7 @@ class Load:
 
 
 def measure(deployment: Deployment, model: Path, load: Load, seed: int) -> float:
-    """Total tokens/s, input and output, of one round; the deployment is paused afterwards."""
+    """Input and output tokens per second in one round. Pauses the deployment afterwards."""
     deployment.resume()
     tokens_per_s = asyncio.run(_serve(deployment, model, load, seed))
     deployment.pause()
@@ -52,7 +55,7 @@ async def _serve(deployment: Deployment, model: Path, load: Load, seed: int) -> 
 
 
 def _client_arguments(server: Server, model: Path, load: Load, seed: int) -> argparse.Namespace:
-    """What `vllm bench serve` would be given."""
+    """The arguments of `vllm bench serve` for one client, parsed."""
     parser = argparse.ArgumentParser()
     add_cli_args(parser)
     spread = json.dumps({"input": load.spread, "output": 0.0})

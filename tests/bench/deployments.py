@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The deployments that share a host's two cores in turns; those that don't work are stopped."""
+"""Deployments that use the same two cores in turns: all but one are stopped at any time."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.server import Server
 
 KV_CACHE_BYTES = 512 << 20
-"""Of each engine: room for several times what the clients have under way, all engines together."""
+"""KV cache of each engine. Even one of them holds several times the requests under way."""
 COMMON = ("--no-enable-prefix-caching", "--max-model-len", "2048")
 COMMON += ("--kv-cache-memory-bytes", str(KV_CACHE_BYTES))
 DWDP = ("--data-parallel-size", "2", "--distributed-executor-backend", "dwdp")
@@ -25,11 +25,11 @@ RECIPES = {
     "replicas": [("0", ()), ("1", ())],
     "one": [("0-1", ())],
 }
-"""By name: for each server the cores of its workers, as vLLM wants them said, and its options."""
+"""By deployment: each server's value of VLLM_CPU_OMP_THREADS_BIND, and its options."""
 
 
 class Deployment:
-    """The servers that share the work: one that takes all clients, or one for each."""
+    """One server that all clients use, or one server for each client."""
 
     def __init__(self, servers: list[Server]) -> None:
         self.servers = servers
@@ -41,7 +41,7 @@ class Deployment:
         self._each(psutil.Process.resume)
 
     def cpu_seconds(self) -> Counter[str]:
-        """What its processes have used until now, by their titles without numbers."""
+        """CPU seconds used so far, by the titles of the processes without their numbers."""
         used: Counter[str] = Counter()
 
         def count(process: psutil.Process) -> None:
@@ -52,7 +52,7 @@ class Deployment:
         return used
 
     def _each(self, act: Callable[[psutil.Process], None]) -> None:
-        """For every process of every server, but those that end meanwhile."""
+        """Call `act` for every process of every server; skip processes that end meanwhile."""
         for server in self.servers:
             for process in server.family():
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -66,7 +66,7 @@ def _title(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def deployments(model: Path, logs: Path, names: list[str]) -> Iterator[dict[str, Deployment]]:
-    """Those of these names, ready and stopped by SIGSTOP."""
+    """Start the deployments of these names; each is ready, and stopped by SIGSTOP."""
     made: dict[str, Deployment] = {}
     with contextlib.ExitStack() as stack:
         for name in names:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A process that takes half of one core while it lives, whatever runs beside it."""
+"""A process that tries to use half of one core, whatever else runs there."""
 
 import contextlib
 import os
@@ -17,21 +17,21 @@ BUSY_S = 0.01
 
 
 class Disturbance:
-    """The process as others see it."""
+    """The running process, as the benchmark sees it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = psutil.Process(process.pid)
         self._began_s = time.monotonic()
 
     def share(self) -> float:
-        """Of one core, what the kernel has given the process since its start."""
+        """The share of one core that the process has used since its start."""
         times = self._process.cpu_times()
         return (times.user + times.system) / (time.monotonic() - self._began_s)
 
 
 @contextlib.contextmanager
 def disturbance() -> Iterator[Disturbance]:
-    """Starts the process; it ends with the block."""
+    """Run the process until the `with` block ends."""
     with subprocess.Popen([sys.executable, __file__]) as process:
         try:
             yield Disturbance(process)
@@ -40,7 +40,7 @@ def disturbance() -> Iterator[Disturbance]:
 
 
 def take_half() -> None:
-    """Spin for BUSY_S of CPU time in each PERIOD_S of wall time, or for less if others spin, too.
+    """Use BUSY_S of CPU time in each PERIOD_S of wall time, or less if the core is busy.
 
     Runs until the process is killed.
     """

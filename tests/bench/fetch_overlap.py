@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How much of its copies prefetch hides, and what the scheduler costs; the last line is JSON.
+"""Measures how much copy time prefetch hides behind compute, and what the scheduler costs.
 
-Two ranks' experts in real memory files; rank 0 runs layers of synthetic compute (a matrix product
-that stays in cache) on one core, its copier has another. Compute per layer is --ratio times the
-copy. Not a timed unit test: run it on a machine that does nothing else.
+The experts of two ranks lie in real memory files. Rank 0 computes on one core (matrix products that
+stay in cache) and copies on another. A layer's compute takes --ratio times as long as its copy. The
+last line of the output is JSON. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def compute(num_products: int) -> None:
 
 
 def copy_seconds(rank: Rank, copier: HostCopier) -> float:
-    """Median over layers of copying all that one misses, while nothing else runs."""
+    """Median time to copy all experts that a layer lacks, while nothing else runs."""
     seconds = []
     for _ in range(3):
         for copies in rank.copies:
@@ -86,7 +86,7 @@ def copy_seconds(rank: Rank, copier: HostCopier) -> float:
 
 
 def products_in(seconds: float) -> int:
-    """How many products take this long."""
+    """The number of matrix products that take this long."""
     compute(200)
     start = time.perf_counter()
     compute(2000)
@@ -94,7 +94,7 @@ def products_in(seconds: float) -> int:
 
 
 def exposed_share(rank: Rank, num_products: int, steps: int, copy_s: float) -> float:
-    """Of the copy time, what layers waited for: median over steps."""
+    """The share of the copy time that layers waited for; the median over steps."""
     rank.scheduler.start()
     shares = []
     num_layers = len(rank.copies)
@@ -109,12 +109,12 @@ def exposed_share(rank: Rank, num_products: int, steps: int, copy_s: float) -> f
 
 
 def hook_microseconds(mode: FetchMode) -> float:
-    """The host's time for wait and release of one layer whose copies are next to nothing."""
+    """Median time of `wait` and `release` for one layer that has nothing to copy."""
     copier = HostCopier()
     ids = torch.arange(NUM_IDS, dtype=torch.int32)
     none = SimpleNamespace(
         everything=CopyList([]),
-        chosen=ChosenExperts(copier, [[] for _ in range(NUM_IDS)], 2),  # all are here
+        chosen=ChosenExperts(copier, [[] for _ in range(NUM_IDS)], 2),  # no expert is missing
         bytes_by_peer=(0, 0),
         num_slices=1,
     )

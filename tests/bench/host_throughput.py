@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Tokens/s of two DWDP ranks beside what else would use a host's two cores.
+"""Compares the tokens/s of two DWDP ranks with other ways to use a host's two cores.
 
-That is stock `-tp 2`, two unsharded engines, and one engine on both cores. Each is measured twice
-a round, undisturbed and while another process takes half of one core. All stay loaded; those that
-don't work are stopped (SIGSTOP). Rounds are interleaved, each round sends the same requests to
-each deployment, and the last line is JSON with ratios of medians. All deployments at once need
-about 20 GiB of memory; `--beside` names those to start with DWDP.
+The other deployments are stock `-tp 2`, two unsharded engines, and one engine on both cores. Each
+round measures every deployment twice: undisturbed, and while another process takes half of one
+core. All deployments stay loaded, and all but the measured one are stopped (SIGSTOP). In a round
+all get the same requests. The last line is JSON with ratios of medians. All deployments together
+need about 20 GiB of memory; `--beside` names those to start beside DWDP.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WARM_UP = Load(num_prompts=6)
 
 @dataclass
 class Results:
-    """Of one variant: tokens/s of each round and CPU seconds of all rounds, by deployment."""
+    """Results of one variant, by deployment: tokens/s of each round, CPU seconds of all rounds."""
 
     tokens_per_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     cpu_seconds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -48,14 +48,14 @@ class Results:
 
 
 class Comparison:
-    """Rounds over all deployments, in every variant."""
+    """Measures all deployments in rounds, each in every variant."""
 
     def __init__(self, made: dict[str, Deployment], model: Path, load: Load) -> None:
         self._made, self._model, self._load = made, model, load
         self.results = {variant: Results() for variant in VARIANTS}
 
     def run(self, num_rounds: int) -> None:
-        """Warm up, then interleave rounds; every round starts with another deployment."""
+        """Warm all deployments up, then run the rounds; each starts with another deployment."""
         names = list(self._made)
         for name in names:
             measure(self._made[name], self._model, WARM_UP, seed=0)
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def expert_bytes_ratio(dwdp: Deployment, model: RandomMoe) -> float:
-    """Expert memory of all ranks, beside that of one copy."""
+    """Resident expert memory of all ranks, divided by the size of one copy of the experts."""
     processes = [process.pid for process in dwdp.servers[0].family()]
     return round(group_resident_bytes(processes) / model.expert_bytes, 4)
 
@@ -92,7 +92,7 @@ def print_configuration(model: RandomMoe, load: Load, num_rounds: int) -> None:
 
 
 def print_results(comparison: Comparison, expert_bytes: float) -> None:
-    """A line of CPU seconds for each variant and deployment, then the ratios."""
+    """Print a line of CPU seconds for each variant and deployment, then the ratios."""
     for variant, results in comparison.results.items():
         for name, used in results.cpu_seconds.items():
             seconds = {title: round(s, 1) for title, s in used.most_common()}
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it overrides the option of all deployments
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override --kv-cache-memory-bytes
     load, model = Load(**args.load), RandomMoe(**args.model)
     print_configuration(model, load, args.rounds)
     with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:

@@ -17,16 +17,16 @@ STANDARD_DEVIATION = 0.02
 BF16_BYTES = 2
 FP8 = torch.float8_e4m3fn
 FP8_BLOCK = 128
-"""Rows, and columns, that share a scale."""
+"""A block of this many rows and columns shares a scale."""
 
 FP8_SPREAD = 100.0
-"""Standard deviation of quantised values; 448 is the largest that there is."""
+"""Standard deviation of the quantised values; the largest value of the type is 448."""
 
 POOL_SIZE = 1 << 25
 
 
 class RandomWeights:
-    """Copies of parts of one pool of normal values: to draw billions takes minutes."""
+    """Makes weights from parts of one pool of normal values; drawing billions takes minutes."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ class RandomWeights:
         self._pool_bf16 = (self._pool * STANDARD_DEVIATION).bfloat16()
 
     def bf16(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Norms are one, everything else is normal."""
+        """Ones for a shape of one dimension (a norm), else normal values."""
         if len(shape) == 1:
             return torch.ones(shape, dtype=torch.bfloat16)
         return self._part(self._pool_bf16, shape).clone()
@@ -43,7 +43,7 @@ class RandomWeights:
         return (self._part(self._pool, shape) * FP8_SPREAD).clamp(-448, 448).to(FP8)
 
     def fp8_scales(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """float32, another one for every block."""
+        """float32, a random scale for each block."""
         return (torch.rand(shape) + 0.5) * (STANDARD_DEVIATION / FP8_SPREAD)
 
     def _part(self, pool: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -54,9 +54,9 @@ class RandomWeights:
 
 @dataclass(frozen=True)
 class RandomMoe:
-    """Sizes; the tokenizer is the demo model's.
+    """The sizes of the model. It has the tokenizer of the demo model.
 
-    block_fp8: experts are quantised to FP8 in blocks, as those of DeepSeek and Qwen3-FP8 are.
+    block_fp8: quantise experts to FP8 in blocks, as in checkpoints of DeepSeek and Qwen3-FP8.
     """
 
     num_layers: int = 8
@@ -78,7 +78,7 @@ class RandomMoe:
         return self.num_expert_params * (1 if self.block_fp8 else BF16_BYTES)
 
     def write(self, folder: Path) -> Path:
-        """Write the checkpoint, a file per layer; returns the folder."""
+        """Write the checkpoint, one file per layer, and return the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
             shutil.copy(DEMO_MODEL / name, folder)

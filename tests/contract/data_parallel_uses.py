@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Compares docs/data-parallel-fields.md with vLLM: every file that reads a field stands there.
+"""Checks that docs/data-parallel-fields.md names every file of vLLM that reads one of the fields.
 
     python tests/contract/data_parallel_uses.py vllm-0.33.0-cp38-abi3-manylinux1_x86_64.whl ...
 
-Prints each use that the page doesn't explain, and exits with 1 when there is one.
+Prints each use that the page doesn't explain, and exits with 1 if there is one.
 """
 
 import ast
@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "data-parallel-fields.md"
 PREFIX = "data_parallel_"
 FIELDS = ("index", "rank", "rank_local", "size", "size_local", "external_lb", "hybrid_lb")
 EITHER_LB = "local_engines_only"
-"""A property of vLLM's config that reads the last two."""
+"""A property of vLLM's config that reads `external_lb` and `hybrid_lb`."""
 
 
 class Use(NamedTuple):
@@ -31,18 +31,18 @@ class Use(NamedTuple):
 
 
 def unexplained(source: Path) -> list[Use]:
-    """Uses in a package folder (`.../vllm`) or a wheel that the page doesn't name, in order."""
+    """The uses in a package folder (`.../vllm`) or a wheel that the page doesn't name, sorted."""
     explained = list(_explained(PAGE.read_text()))
     return sorted(use for use in uses(source) if not _is_among(use, explained))
 
 
 def uses(source: Path) -> set[Use]:
-    """Every file that reads a field, on whatever object."""
+    """Every use in a package folder or a wheel. The object whose field is read doesn't matter."""
     return {Use(file, field) for file, text in _files(source) for field in _fields_read(text)}
 
 
 def _explained(page: str) -> Iterator[tuple[str, str]]:
-    """Patterns of file names with the field under whose heading they stand."""
+    """(pattern of file names, field) for each row of the page's tables."""
     fields: list[str] = []
     for line in page.splitlines():
         if line.startswith("### "):
@@ -67,7 +67,7 @@ def _fields_read(text: str) -> set[str]:
 
 
 def _name_read(node: ast.AST) -> str | None:
-    """The attribute that this expression reads, by a dot or by getattr."""
+    """The attribute that the expression reads by a dot or by getattr; None if it reads none."""
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
         return node.attr
     if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":

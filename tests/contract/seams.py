@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What dwdp relies on in vLLM: per file of its package, dotted definitions.
+"""The contract with vLLM: the definitions in vLLM's source that dwdp relies on.
 
-Attributes and arguments count as definitions of their class or function.
+They are listed by file of vLLM's package, as dotted names. An attribute counts as a definition in
+its class, and an argument as one in its function.
 """
 
 from typing import NamedTuple

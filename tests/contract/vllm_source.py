@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Looks for what dwdp relies on in vLLM's source: an installed package or a wheel, not imported.
+"""Checks that vLLM's source has the definitions that dwdp relies on, without importing vLLM.
 
     python tests/contract/vllm_source.py vllm-0.33.0-cp38-abi3-manylinux1_x86_64.whl ...
 
-Prints what is missing of the contract (seams.py), and exits with 1 when anything is.
+Takes package folders (`.../vllm`) and wheels. Prints the entries of the contract (seams.py) that
+are missing, and exits with 1 if there is one.
 """
 
 import ast
@@ -19,7 +20,7 @@ except ImportError:  # run as a script
 
 
 def missing(source: Path) -> list[Seam]:
-    """Seams that a package folder (`.../vllm`) or a wheel lacks."""
+    """The entries of the contract that a package folder (`.../vllm`) or a wheel lacks."""
     return [seam for seam in CONTRACT if not _has(source, seam)]
 
 
@@ -37,7 +38,7 @@ def _has(source: Path, seam: Seam) -> bool:
 
 
 def _nodes(scope: ast.AST) -> list[ast.AST]:
-    """Definitions in a scope, and whatever is assigned in it; arguments of a function."""
+    """The arguments of a function, or the definitions and assignments in another scope."""
     if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
         return [*scope.args.args, *scope.args.kwonlyargs]
     nodes = list(getattr(scope, "body", []))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Every test ends without a violation and without anything left allocated."""
+"""The fake driver; a test fails if it leaves a violation, an allocation or an open descriptor."""
 
 import gc
 

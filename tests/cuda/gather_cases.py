@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The gather kernel against ChosenExperts, its reference: random experts, copies and ids.
+"""Compares the gather kernel with its reference, ChosenExperts, on random experts, copies and ids.
 
-Ends with an error at the first byte, total or hit that differs. Runs on the device named, or on the
-CPU, by Triton's interpreter.
+Ends with an error at the first difference in bytes, totals or hits. The argument is the device;
+without it Triton's interpreter runs the kernel on the CPU.
 """
 
 import random
@@ -20,7 +20,7 @@ DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cpu"
 
 
 class Case:
-    """Experts of random sizes, as copies would have them: the reference's and the kernel's."""
+    """The copies of experts of random sizes, once for the reference and once for the kernel."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -37,7 +37,10 @@ class Case:
         self.destinations = [torch.zeros_like(source) for source in self.sources]
 
     def experts(self, which):
-        """By expert: copies of several peers."""
+        """By expert, copies from several peers: (peer, destination, source, bytes).
+
+        which: 0 for the reference's memory, 1 for the kernel's.
+        """
         at, found = 0, []
         for sizes in self.sizes:
             copies = []
@@ -94,7 +97,7 @@ def check(seed):
 
 
 def check_replays(seed):
-    """As a captured graph runs it: forgets, then the same launch on what the ids are by then."""
+    """Run the kernel as a captured graph does: forget, then launch again with new ids in place."""
     case = Case(seed)
     gathered = GatheredExperts(case.experts(1), make_totals(NUM_PEERS, DEVICE))
     ids = torch.zeros(4, dtype=torch.int32)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Compiles the gather kernel for GPUs, which needs none; prints what it was compiled for."""
+"""Compiles the gather kernel for several GPU architectures, without a GPU, and prints them."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def compile_for(capability, id_type, word_bytes, word_type):
     signature = {name: TYPES.get(name, "constexpr") for name in kernel.arg_names}
     assert signature.keys() == TYPES.keys() | constants.keys()
     pointers = [(i,) for i, name in enumerate(signature) if signature[name][0] == "*"]
-    aligned = {pointer: [["tt.divisibility", 16]] for pointer in pointers}  # as PyTorch allocates
+    aligned = {pointer: [["tt.divisibility", 16]] for pointer in pointers}  # as in PyTorch
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))
 

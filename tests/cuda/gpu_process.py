@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank as a process on a GPU, or on one of the fake driver's; says in JSON how it went.
+"""Runs one rank on a GPU, or on a GPU of the fake driver, and prints its outcome as JSON.
 
-Run with a job: {"rank", "size", "port", "gpu", "steps"}, and if wanted "visible" for
-CUDA_VISIBLE_DEVICES, "device": "gpu" for a real one; for the fake driver "fabric", the directory
-that stands for an NVLink domain, "lacks", the attributes that its GPUs lack, and "fails", a call
-that fails: (symbol, which call, error).
+The argument is a job in JSON: {"rank", "size", "port", "gpu", "steps"}. Optional keys:
+
+* "visible": the value of CUDA_VISIBLE_DEVICES.
+* "uses_host": try the host's memory as well as the GPU's when ranks try each other's memory.
+* "device": "gpu" for a real GPU. The other keys are for the fake driver.
+* "fabric": a directory that stands for an NVLink domain.
+* "lacks": the attributes that the GPUs lack.
+* "fails": (symbol, which call, error), a call that fails.
 """
 
 import gc
@@ -35,7 +39,7 @@ outcome = {"handles": None, "has_loaded": False}
 
 
 def run(device):
-    """What this rank read wrongly, after its steps."""
+    """Run the steps. Returns the number of wrong reads in words, or the sentence of a failure."""
     session = make_session(job["rank"], job["size"], job["port"], one_host=False)
     try:
         session.open()

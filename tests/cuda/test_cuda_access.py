@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Views become read-only in one call, else mapping by mapping, else not, which a warning says."""
+"""Views become read-only in one call, or mapping by mapping; where both fail, a warning says so."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def sealed_block(driver, value):
 
 
 class View:
-    """Own, private and imported memory side by side; the values are 1, 0 and 2."""
+    """A view of own, private and imported memory, a page of each; their bytes are 1, 0 and 2."""
 
     def __init__(self, fake):
         self.driver = fake.driver()
@@ -37,7 +37,7 @@ class View:
         self.shown = bytes_of(self.view)[::PAGE].tolist()
 
     def is_writable(self, fake, page):
-        """Whether a kernel can write to a page; a violation is noted if it can't."""
+        """Whether a kernel can write to a page. The fake driver notes a violation if it can't."""
         stream = fake.make_stream()
         is_taken = fake.fill(stream, self.view.address + page * PAGE, 1, 7) == 0
         fake.destroy_stream(stream)
@@ -69,7 +69,7 @@ def test_each_mapping_has_its_own_call_where_one_for_all_is_refused(fake):
 
 
 def test_mapping_that_can_not_be_read_only_stays_writable_with_a_warning(fake):
-    """Private pages were written, so that reading alone is less than they have."""
+    """Private pages were writable before, so read-only access is a downgrade for them."""
     fake.refuse_downgraded_access()
     made = View(fake)
     assert made.num_calls == 1 + 3 + 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The copy stream: ordered by events alone, batches within the driver's limits."""
+"""The copy stream: events alone order it, and batches stay within the driver's limits."""
 
 import gc
 import threading
@@ -26,7 +26,7 @@ def stream(fake):
     ("use_batches", "symbol"), [(False, "cuMemcpyDtoDAsync"), (True, "cuMemcpyBatchAsync")]
 )
 def test_what_the_wrong_stream_orders_is_a_race(fake, stream, use_batches, symbol):
-    """The guards themselves: copies ordered with another stream than the kernels'."""
+    """Tests the fake driver's checks: copies are ordered with a stream that runs no kernels."""
     (rank,) = make_ranks(fake, use_batches=use_batches)[:1]
     rank.scheduler._current_stream = lambda: stream
     for _ in range(3):
@@ -91,7 +91,7 @@ def test_ticket_of_nothing_is_refused(fake, stream, ticket):
 
 
 def progress_of(copier):
-    """All that a watching thread sees of two lists of four copies, until both have ended."""
+    """(ticket, layer, has begun, copies ended) at each look of another thread, until all end."""
     found = []
 
     def look():
@@ -106,7 +106,7 @@ def progress_of(copier):
 
 @pytest.mark.parametrize("use_batches", [False, True])
 def test_another_thread_sees_how_far_copies_have_come(fake, stream, use_batches):
-    """Also while another list is behind; a batch ends as a whole."""
+    """Two lists are under way, one behind the other. The copies of a batch end together."""
     driver = fake.driver()
     source, page = (driver.create_slot_page(PAGE) for _ in range(2))
     copies = [(page.address + at, source.address + at, 1024) for at in range(0, PAGE, 1024)]

@@ -62,7 +62,7 @@ def test_view_of_own_peers_and_private_pages_shows_them_side_by_side(fake):
 
 
 def device_of(capsule):
-    """(kind of device, ordinal) of a DLPack tensor: what follows the address of its data."""
+    """(kind of device, ordinal) of a DLPack tensor. Both follow the data pointer in its struct."""
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
     device = get_pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
@@ -134,7 +134,10 @@ def test_exported_descriptors_are_closed_on_exec(fake):
 
 
 def test_memory_that_goes_during_a_capture_stays_mapped(fake):
-    """Nobody can wait for the kernels that may read it. It stays for good, so: another process."""
+    """During a capture the driver can't wait for kernels that may still read the memory.
+
+    The memory stays mapped until its process ends, so the test runs in a process of its own.
+    """
     body = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
@@ -187,7 +190,7 @@ def test_gpu_that_fills_up_gives_as_much_as_it_has(fake):
 
 
 def test_memory_that_is_never_exported_could_not_be(fake):
-    """Such handles take entries of tables that a GPU has few of."""
+    """Exportable memory takes entries of a GPU's small tables."""
     driver = fake.driver()
     view = driver.reserve_view(PAGE)
     view.map_private(0, PAGE)
@@ -241,7 +244,7 @@ def test_gpu_without_virtual_memory_is_refused_by_that_attribute(fake):
 class TestFabricHandles:
     @pytest.fixture
     def domain(self, fake, monkeypatch, tmp_path):
-        """Where fabric handles work; no memory is left in it."""
+        """A directory that stands for an NVLink domain; no memory may be left in it."""
         monkeypatch.setenv("FAKE_CUDA_FABRIC", str(tmp_path))
         yield tmp_path
         gc.collect()
@@ -333,7 +336,7 @@ def test_a_driver_older_than_a_symbol_is_refused(fake):
 
 
 def test_each_symbol_is_asked_for_at_its_own_version(fake):
-    """An older driver refuses versions above its own; batches alone are newer than 11.3."""
+    """A driver refuses versions above its own; only batched copies need more than CUDA 11.3."""
     fake.set_version(11_030)
     driver = fake.driver()
     assert sealed_block(driver, pattern(PAGE)).num_bytes == PAGE

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Every driver call that can fail is made to fail once: a clear error, and nothing left behind."""
+"""Each driver call fails in turn: the error is clear, and nothing is left behind."""
 
 import gc
 
@@ -37,14 +37,14 @@ SYMBOLS = (
 )
 
 ADVICE = {"cuMemAddressReserve": "lift this process's limit on them (ulimit -v)"}
-"""Of a call that wants no memory."""
+"""The advice for calls that fail for another reason than full memory."""
 
 CALLED_BY_DESTRUCTORS = ("cuCtxPushCurrent", "cuCtxSynchronize")
-"""Which carry on."""
+"""Destructors carry on when these calls fail."""
 
 
 def run(fake, **options):
-    """Two ranks from nothing to the end of a second step."""
+    """Make two ranks and run two steps on each."""
     ranks = make_ranks(fake, **options)
     for rank in ranks:
         rank.scheduler.start()
@@ -59,7 +59,7 @@ def options_for(symbol):
 
 @pytest.fixture(scope="module", params=HandleType, ids=lambda handle_type: handle_type.name)
 def handle_type(request, tmp_path_factory):
-    """By which the ranks hand over their memory."""
+    """The type of handle by which the ranks share memory."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param is HandleType.FABRIC:
             patch.setenv("FAKE_CUDA_FABRIC", str(tmp_path_factory.mktemp("domain")))
@@ -68,7 +68,7 @@ def handle_type(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def num_calls(library, handle_type):
-    """Of each symbol in a run without a fault."""
+    """By symbol, its number of calls in a run without a fault."""
     counts = {}
     for symbol in SYMBOLS:
         library.reset()
@@ -79,7 +79,7 @@ def num_calls(library, handle_type):
 
 
 def places(last):
-    """The first call, the second, one in the middle, the last: as many as there are."""
+    """The numbers of the first, the second, a middle and the last call, without duplicates."""
     return sorted({1, min(2, last), (last + 1) // 2, last})
 
 

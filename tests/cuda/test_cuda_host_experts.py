@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Experts in host memory: views show them in place, slots take copies of them, peers read them."""
+"""Experts in host memory: views show them, slots hold copies of them, and peers read them."""
 
 import gc
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Links between GPUs are measured through the driver, peer by peer, by the rank's copier."""
+"""A rank measures the link to each peer's GPU with its copier, over the fake driver."""
 
 import time
 

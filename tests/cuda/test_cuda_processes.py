@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ranks as real processes on the fake driver's GPUs: real sockets, real exchange, real steps."""
+"""Ranks in processes of their own, with real sockets, on the fake driver's GPUs."""
 
 import json
 import subprocess
@@ -23,9 +23,10 @@ SCRIPT = Path(__file__).parent / "gpu_process.py"
 
 
 def run_ranks(size, host=None, **by_rank):
-    """What each rank says in the end. by_rank: lists of what a rank's job has of its own.
+    """Run gpu_process.py for each rank; returns their outcomes.
 
-    host: the name of each rank's host; None: this one for all.
+    by_rank: by key of the job, a list of the ranks' values. host: the names of the ranks' hosts;
+    None runs all ranks on this host.
     """
     port = free_port()
     processes = []
@@ -51,7 +52,7 @@ def run_ranks(size, host=None, **by_rank):
 
 @pytest.fixture
 def domain(tmp_path):
-    """An NVLink domain; no memory is left in it."""
+    """A directory that stands for an NVLink domain; no memory may be left in it."""
     yield str(tmp_path)
     assert not any(tmp_path.iterdir())
 
@@ -80,7 +81,7 @@ def test_ranks_that_see_different_gpus_are_refused_with_that_reason():
 
 
 def test_gpus_without_peer_access_are_refused_before_loading_with_pair_and_remedy():
-    """Rank 1 makes three pages for itself; the next access is to the view with rank 0's page."""
+    """On rank 1 the fourth cuMemSetAccess is the first for memory of rank 0."""
     said = run_ranks(2, fails=[None, ("cuMemSetAccess", 4, INVALID_DEVICE)])
     assert said[0]["ending"] == said[1]["ending"]
     sentence = said[0]["ending"]
@@ -92,7 +93,7 @@ def test_gpus_without_peer_access_are_refused_before_loading_with_pair_and_remed
 
 
 def test_host_memory_is_tried_before_loading_where_experts_will_lie_there():
-    """Rank 1 takes the page of rank 0's GPU, but not the one of its host."""
+    """Rank 1 imports the page of rank 0's GPU, but not the page of its host memory."""
     assert run_ranks(2, uses_host=[True] * 2)[0]["ending"] == "0 wrong reads"
     fails = ("cuMemImportFromShareableHandle", 2, INVALID_VALUE)
     said = run_ranks(2, uses_host=[True] * 2, fails=[None, fails])
@@ -130,14 +131,14 @@ def test_ranks_of_one_host_prefer_descriptors(domain):
     ids=["export", "import"],
 )
 def test_descriptors_that_fail_on_a_page_are_passed_over_by_all(domain, fails):
-    """On rank 1 alone. A rank's first export is its trial of fabric handles."""
+    """Only rank 1 fails, at its second export; the first export is its trial of fabric handles."""
     for rank in run_ranks(3, fabric=[domain] * 3, fails=[None, fails, None]):
         assert rank["ending"] == "0 wrong reads"
         assert rank["handles"] == "fabric handles"
 
 
 def test_fabric_handles_that_fail_on_a_page_end_all_ranks(domain):
-    """Rank 1 can't see rank 0's GPU, and its export of a page by fabric fails, its third."""
+    """Rank 1 can't see rank 0's GPU, and its third export fails, that of a page by fabric."""
     fails = ("cuMemExportToShareableHandle", 3, NOT_SUPPORTED)
     said = run_ranks(2, gpu=[0, 0], visible=["0,1", "1"], fabric=[domain] * 2, fails=[None, fails])
     assert said[0]["ending"] == said[1]["ending"]
@@ -156,7 +157,7 @@ def test_hosts_of_one_domain_share_by_fabric(domain, size):
 
 @needs_hosts
 def test_hosts_without_imex_are_refused_with_both_reasons(domain):
-    """Rank 1's host is in the domain, rank 0's isn't."""
+    """Only the host of rank 1 is in an NVLink domain."""
     said = run_ranks(2, host=["here", "there"], fabric=[None, domain])
     assert said[0]["ending"] == said[1]["ending"]
     sentence = said[0]["ending"]
@@ -178,7 +179,7 @@ def test_hosts_of_two_domains_are_refused_after_the_trial(tmp_path):
 
 
 def test_attributes_that_ranks_lack_are_named(domain):
-    """Rank 0 has descriptors alone, rank 1 fabric handles alone."""
+    """Rank 0 supports only descriptors, and rank 1 only fabric handles."""
     lacks = [[FABRIC], [POSIX_DESCRIPTORS]]
     said = run_ranks(2, fabric=[domain] * 2, lacks=lacks)
     assert said[0]["ending"] == said[1]["ending"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The scheduler on the CUDA path: kernels read right bytes, whatever order streams run in."""
+"""The scheduler on the CUDA path: kernels read right bytes in whatever order the streams run."""
 
 import pytest
 from support.fake_cuda import OUT_OF_MEMORY
@@ -53,7 +53,7 @@ def test_layer_that_runs_twice_in_a_step_and_one_cut_short(fake):
     "symbol", ["cuEventRecord", "cuStreamIsCapturing", "cuMemcpyBatchAsync", "cuStreamWaitEvent"]
 )
 def test_step_after_one_that_a_driver_call_broke_reads_right_bytes(fake, symbol, nth):
-    """A slot that copies never came to, or not all, is never taken for one that fills."""
+    """A slot whose copies were not all submitted is not taken for a slot that is filling."""
     (rank,) = make_ranks(fake, use_batches=symbol == "cuMemcpyBatchAsync")[:1]
     rank.step()
     rank.step()
@@ -61,7 +61,7 @@ def test_step_after_one_that_a_driver_call_broke_reads_right_bytes(fake, symbol,
     fake.fail(symbol, nth, OUT_OF_MEMORY)
     with pytest.raises(DriverError, match=f"{symbol}.*OUT_OF_MEMORY"):
         rank.step()
-    rank.num_wrong_reads()  # of a step that has failed
+    rank.num_wrong_reads()  # forgets the reads of the failed step
     for mode in (PREFETCH, DIRECT, PREFETCH):
         rank.step(mode)
     assert rank.num_wrong_reads() == 0
@@ -78,7 +78,10 @@ def test_steps_cost_no_waiting_of_the_host(fake):
 
 
 def test_stop_returns_when_the_gpu_has_copied(fake):
-    """What a scheduler waits for is only ordered with the kernels; memory may go after a stop."""
+    """`stop` waits on the host until the copies have ended, since memory may be freed after it.
+
+    `wait` only orders kernels after copies.
+    """
     (rank,) = make_ranks(fake)[:1]
     rank.scheduler.start()
     rank.step()
@@ -107,7 +110,7 @@ def test_a_round_is_one_batch(fake):
 
 
 def test_captured_prefetch_is_refused_and_captured_direct_steps_replay(fake):
-    """A batch under capture would be lost without an error that ends the capture."""
+    """A capture would lose a batch of copies, and the driver would report no error."""
     (rank,) = make_ranks(fake)[:1]
     rank.scheduler.start()
     rank.scheduler.fence_graph()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The fake driver enforces what dwdp relies on: each rule broken once."""
+"""The fake driver notices each broken rule of the CUDA driver that dwdp relies on."""
 
 import gc
 
@@ -50,7 +50,7 @@ def test_read_of_unmapped_addresses_is_a_violation(fake, stream):
 
 
 def test_memory_shared_by_two_views_is_one_to_the_race_check(fake, stream):
-    """Aliases: what counts is the physical memory."""
+    """The race check goes by physical memory, not by addresses."""
     driver = fake.driver()
     page = driver.create_slot_page(PAGE)
     views = []
@@ -73,7 +73,7 @@ def test_memory_shared_by_two_views_is_one_to_the_race_check(fake, stream):
 
 
 def test_work_runs_late_and_in_an_order_that_the_seed_picks(fake):
-    """Two streams that nothing orders: both orders happen, over the seeds."""
+    """Nothing orders two streams, so each runs first with some of the seeds."""
     driver = fake.driver()
     page = driver.create_slot_page(PAGE)
     seen = set()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The gather kernel: what the reference copies, and nothing else; and it compiles for GPUs.
+"""The gather kernel copies what its reference copies and nothing else, and compiles for GPUs.
 
-Triton's interpreter runs it here, on CPU tensors. It must be chosen before Triton is imported, so
-this runs in processes of its own.
+Triton's interpreter runs the kernel here, on CPU tensors. A process must choose the interpreter
+before it imports Triton, so the scripts run in processes of their own.
 """
 
 import os

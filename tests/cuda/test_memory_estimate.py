@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What is estimated from layouts before loading is what a rank takes in the end."""
+"""The estimate made from layouts before loading equals the memory that a rank then uses."""
 
 import pytest
 from support.gpu_ranks import adopt, layouts_of, make_layers

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Real vLLM engines on the demo checkpoint, each in processes of its own."""
+"""Fixtures for tests with vLLM: engines on the demo model in processes of their own, MoE layers."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ def engine_environment():
         HF_HUB_OFFLINE="1",
         VLLM_NO_USAGE_STATS="1",
     )
-    # A shell that starts the tests in the background has them ignore Ctrl-C, and all they start.
+    # If a shell starts the tests in the background, they and their children would ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with leftovers.marking():
         yield
@@ -37,13 +37,13 @@ def engine_environment():
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """It raises KeyboardInterrupt, also after a test that ran an engine of vLLM in this process."""
+    """Ctrl-C raises KeyboardInterrupt, even if a vLLM engine in this process has changed that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
 def one_process_group(tmp_path_factory):
-    """What vLLM's layers need around them when they are built outside an engine."""
+    """Process groups of one process; without an engine, vLLM's layers need them to be built."""
     from layer_group import distributed_by_one
 
     with distributed_by_one(tmp_path_factory.mktemp("dist") / "store"):
@@ -57,7 +57,7 @@ def demo_model():
 
 @pytest.fixture(scope="session")
 def run_generate():
-    """Run generate.py in a process of its own, with environment variables."""
+    """Runs generate.py in a process of its own; keyword arguments are environment variables."""
 
     def run(model: Path, out: Path, *arguments: str, **environment: str):
         return subprocess.run(
@@ -73,7 +73,7 @@ def run_generate():
 
 @pytest.fixture(scope="session")
 def generate(run_generate, tmp_path_factory):
-    """What generate.py wrote and said; it runs once for the same arguments."""
+    """Runs generate.py once for each set of arguments; returns its output file and its log."""
 
     @functools.cache
     def run(
@@ -92,7 +92,7 @@ def generate(run_generate, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_first_model(tmp_path_factory):
-    """The demo model with a dense first layer, made of four experts; five MoE layers are left."""
+    """The demo model with a dense first layer, made of four of its experts, and five MoE layers."""
     folder = tmp_path_factory.mktemp("models") / "dense_first"
     shutil.copytree(MODEL, folder)
     config = json.loads((MODEL / "config.json").read_text())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A logits processor that ends its worker as soon as a request asks for it."""
+"""A logits processor that ends its worker when a request asks for that."""
 
 import os
 
@@ -8,7 +8,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 
 class DeadlyWord(LogitsProcessor):
-    """Ends the process that runs a request with `extra_args={"deadly": True}`."""
+    """Ends its process when that gets a request with `extra_args={"deadly": True}`."""
 
     def __init__(self, vllm_config, device, is_pin_memory):
         pass

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Memory of a GPU whose driver is the fake one, for ranks whose kernels run on the CPU.
+"""Memory of a GPU of the fake driver, for ranks whose kernels run on the CPU.
 
-A plugin of vLLM (fake_gpu_plugin) hands it to the ranks of an engine, in the environment of
-cuda_stand_in.py. More variables there:
+A vLLM plugin (fake_gpu_plugin) gives the ranks of an engine this memory, in the environment that
+cuda_stand_in.py defines. More environment variables:
 
 * FAKE_GPU_BYTES: the free memory of each rank's GPU.
-* FAKE_GPU_FULL: a kind of memory for which rank 1's GPU has no room.
-* FAKE_GPU_HANGS: a copy of rank 1 doesn't end, which its watch finds at once.
+* FAKE_GPU_FULL: a kind of memory (a key of ALLOCATED_IN) that rank 1 can't allocate.
+* FAKE_GPU_HANGS: a copy of rank 1 doesn't end; the rank's copy watch looks every WATCH_INTERVAL_S.
 """
 
 import functools
@@ -33,11 +33,11 @@ ALLOCATED_IN = {
     "private page": (ExpertViews, "_finish", "cuMemCreate"),
     "reservation": (ExpertViews, "build", "cuMemAddressReserve"),
 }
-"""By kind of memory: the method that allocates it first of all, and the driver's function."""
+"""By kind of memory: class and method that allocate it first of all, and the driver's function."""
 
 
 class FakeGpuMemory(HostMemory):
-    """What the CPU does with memory, over the CUDA driver's calls."""
+    """A CPU rank's memory, managed through the CUDA driver's calls."""
 
     kind = "cuda"
 
@@ -61,7 +61,7 @@ class FakeGpuMemory(HostMemory):
 
 
 def fill_up(fake, kind):
-    """The first allocation of this kind in this process fails."""
+    """Make the first allocation of this kind in this process fail."""
     owner, name, symbol = ALLOCATED_IN[kind]
     allocate = getattr(owner, name)
 
@@ -69,14 +69,14 @@ def fill_up(fake, kind):
     def fail(*args, **kwargs):
         fake.fail(symbol, 1, OUT_OF_MEMORY)
         made = allocate(*args, **kwargs)
-        fake.fail(symbol, 0)  # it needed none
+        fake.fail(symbol, 0)  # the method allocated nothing
         return made
 
     setattr(owner, name, fail)
 
 
 def hang_once_watched(fake):
-    """The first steps have a copy that doesn't end."""
+    """Make one of the first copies hang once the copy watch runs, and make the watch look often."""
     start = CopyWatch.start
 
     def start_and_hang(watch):
@@ -87,5 +87,5 @@ def hang_once_watched(fake):
 
 
 def register():
-    """Called by vLLM in every process that has this plugin."""
+    """Entry point of the plugin; vLLM calls it in each of its processes."""
     MEMORY_OF_DEVICE["cpu"] = FakeGpuMemory

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What tests of the forms of serving ask of servers, beyond one completion."""
+"""Helpers for tests that serve in several forms: ways to start servers, and questions to them."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ REQUEST_S = 120
 
 @contextlib.contextmanager
 def server_per_rank(model, logs, *options, environment=MappingProxyType({})):
-    """The two ranks of one job, each behind a front-end of its own, ready to answer."""
+    """Start the two ranks of one job, each with a server of its own; both are ready to answer."""
     job = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2)))
     job += ("--distributed-executor-backend", "dwdp", *options)
     made = [
@@ -45,21 +45,21 @@ def server_per_rank(model, logs, *options, environment=MappingProxyType({})):
 
 
 def supervisor(port):
-    """A server for each of two ranks, at this port and the next; their supervisor at the third."""
+    """Options for two ranks with servers at `port` and the next, and their supervisor after."""
     options = ("--data-parallel-multi-port-external-lb", "--data-parallel-size-local", "2")
     options += ("--port", str(port), "--data-parallel-supervisor-port", str(port + 2))
     return (*options, "--data-parallel-rpc-port", str(free_port(2)))
 
 
 def at_port(server, port):
-    """The same server, asked at another of its ports."""
+    """The same server, but requests go to another of its ports."""
     other = copy.copy(server)
     other.port = port
     return other
 
 
 def post(server, path, body):
-    """The open HTTP response to a JSON body."""
+    """Post the body as JSON; returns the open HTTP response."""
     data = json.dumps({"model": "demo", **body}).encode()
     request = urllib.request.Request(
         f"{server.url}{path}", data, {"content-type": "application/json"}
@@ -68,7 +68,7 @@ def post(server, path, body):
 
 
 def finished_by_engine(server):
-    """How many requests each engine behind a server has finished, by vLLM's engine label."""
+    """By vLLM's engine label, the number of requests that the engine has finished."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=REQUEST_S) as answer:
         lines = answer.read().decode()
     found = re.findall(r'^vllm:request_success_total\{engine="(\d+)".* (\S+)$', lines, re.M)
@@ -76,12 +76,12 @@ def finished_by_engine(server):
 
 
 def owned_experts(text):
-    """The runs of experts that ranks own, as they say in the log of their start."""
+    """The runs of experts that the ranks own, as they log them at start-up; sorted."""
     return sorted(re.findall(r"MoE layers, experts (\[\d+, \d+\)) of 16", text))
 
 
 def assert_answers_like_stock(servers, stock):
-    """All 64 prompts, spread over the servers, a few at a time on every rank."""
+    """Check all 64 prompts, spread over the servers, with two requests under way at a time."""
     expected = [(o["prompt"], len(o["tokens"]), o["text"]) for o in stock["outputs"]]
     jobs = [(servers[i % len(servers)], *job) for i, job in enumerate(expected)]
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Greedy tokens and log-probabilities of 64 prompts, each run alone, as JSON."""
+"""Writes greedy tokens and log-probabilities of 64 prompts as JSON; prompts run alone on a rank."""
 
 import argparse
 import json

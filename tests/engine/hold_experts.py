@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """An offline job that answers one prompt per rank, prints its statistics as JSON, and stays.
 
-It fetches 'direct': on a busy machine 'auto' may run steps to measure compute, whose activations
-would count as memory that loading takes.
+It fetches in 'direct' mode. With 'auto' a busy machine may run steps to measure compute, and their
+activations would count as memory that loading takes.
 """
 
 import argparse

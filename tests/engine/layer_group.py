@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The ranks of a dwdp group as MoE layers of one process: vLLM's own layers, real memory files."""
+"""The ranks of a group in one process, with vLLM's own MoE layers and real memory files."""
 
 from contextlib import contextmanager
 
@@ -31,7 +31,7 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 
 HIDDEN = 160
 INTERMEDIATE = 72
-"""vLLM pads it to 96, a multiple of 32; w2's rows are 7.5 pages of 16-bit values."""
+"""vLLM pads this to 96, a multiple of 32, so a 16-bit expert of w2_weight fills 7.5 pages."""
 TOP_K = 3
 NUM_LAYERS = 2
 SLICE_BYTES = 1 << 14
@@ -39,20 +39,20 @@ SLICE_BYTES = 1 << 14
 
 @contextmanager
 def distributed_by_one(store):
-    """vLLM's process groups, of this process alone."""
+    """Make vLLM's process groups, of this process alone."""
     with set_current_vllm_config(VllmConfig()):
         init_distributed_environment(1, 0, f"file://{store}", 0, "gloo")
         initialize_model_parallel()
         register_op()
-        # vLLM's kernel takes AMX's registers as given. In a model a product comes before it, and
-        # PyTorch asks Linux for them then.
+        # vLLM's kernel uses the AMX registers without asking Linux for them. In a model PyTorch has
+        # asked before, for another matrix product; so run one here.
         torch.ones(32, 32, dtype=torch.bfloat16) @ torch.ones(32, 32, dtype=torch.bfloat16)
         yield
         cleanup_dist_env_and_memory()
 
 
 class Model:
-    """MoE layers of one process, with the weights that every rank's checkpoint has."""
+    """MoE layers without a model around them: all experts, or inside `as_rank` a rank's own."""
 
     def __init__(self, num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
         self.config = VllmConfig()
@@ -82,14 +82,14 @@ class Model:
 
     @torch.inference_mode()
     def run(self, x, logits, layer_idxs=None):
-        """Outputs of the layers [num_tokens, HIDDEN], each run on the same x and logits."""
+        """Run each layer on the same x [num_tokens, HIDDEN] and logits; returns outputs as x."""
         order = range(len(self.layers)) if layer_idxs is None else layer_idxs
         with set_current_vllm_config(self.config), set_forward_context(None, self.config):
             return [self.layers[i](x.clone(), logits) for i in order]
 
 
 def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
-    """Per layer: (parameter, shard, expert) -> tensor, as checkpoints have them."""
+    """Random weights, for each layer a dictionary (parameter, shard, expert) -> tensor."""
     torch.manual_seed(0)
     shapes = {
         ("w13_weight", "w1"): (INTERMEDIATE, HIDDEN),
@@ -111,7 +111,7 @@ def make_checkpoint(num_experts, dtype, has_bias, num_layers=NUM_LAYERS):
 
 @contextmanager
 def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
-    """MoE layers built inside are those of this rank's context. callbacks: see MoeContext."""
+    """MoE layers built in the `with` block are those of this rank. callbacks: see MoeContext."""
     context = MoeContext(
         rank=rank,
         dwdp_size=dwdp_size,
@@ -125,9 +125,9 @@ def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
 
 
 class Group:
-    """All ranks of a group, loaded and adopted, handing each other descriptors.
+    """All ranks of a group. They have loaded and adopted their experts, and share descriptors.
 
-    make_memory: of a rank's number the memory that its experts live in.
+    make_memory: makes the memory of a rank, given its number.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Group:
             self.adopt(rank)
 
     def adopt(self, rank):
-        """Move a rank's experts to its memory."""
+        """Move a rank's experts to its memory, as `vllm_dwdp.engine.moe.adoption` does."""
         memory = self.memories[rank]
         experts = self.models[rank].experts
         layouts = tuple(layer_layout(e, memory.driver.granularity) for e in experts)
@@ -158,7 +158,7 @@ class Group:
 
     @property
     def memory(self):
-        """Rank 0's."""
+        """The memory of rank 0."""
         return self.memories[0]
 
     @property
@@ -166,9 +166,9 @@ class Group:
         return self.memory.driver
 
     def bind(self, rank, mode=FetchMode.DIRECT, num_slots=2, poison=None, take_handles=None):
-        """The rank's model, run in this mode from now on.
+        """Bind a rank's views and slots; returns its model, whose steps run in `mode`.
 
-        poison: see poison.py; take_handles: see ExpertViews; None: those of this group.
+        poison: see poison.py. take_handles: see ExpertViews; by default it asks this group's ranks.
         """
         experts, memory, model = self.rank_experts[rank], self.memories[rank], self.models[rank]
         layout = experts.layout
@@ -195,6 +195,6 @@ class Group:
         return model
 
     def take_handles(self, peer, parcel, expected_sizes):
-        """Those of a peer of this process, without a session."""
+        """Take the descriptors of a peer in this process, without a session."""
         blocks = self.rank_experts[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)
         return [fd for fd, _ in blocks]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Models of one process, built and loaded by vLLM as it does in a worker, but never run."""
+"""Builds models and loads them with vLLM's loaders, in this process; they never run."""
 
 import re
 from typing import NamedTuple
@@ -23,20 +23,20 @@ NUMBERED = re.compile(r"\.experts\.(\d+)\.")
 
 
 class RankLoad(NamedTuple):
-    """What a rank holds, how much it read, by its own count, and what it touched, by PyTorch's."""
+    """What a rank has loaded, and what it read: by its own count, and as PyTorch saw it."""
 
     experts: dict[str, dict[str, torch.Tensor]]
-    """Its share [local experts, ...] of each layer's tensors, by name."""
+    """By layer and name, the rank's share [local experts, ...] of the expert tensors."""
     local_experts: dict[str, range]
     read_count: ReadCount
     num_touched_bytes: int
-    """Of the checkpoint's tensors of routed experts."""
+    """Bytes of the checkpoint's expert tensors that PyTorch's operators read."""
     opened: set[int]
-    """Numbers in the names of tensors that the loader handed to the model."""
+    """Numbers of experts in the names of tensors that the loader handed to the model."""
     names: list[str]
-    """All of those names."""
+    """Names of all tensors that the loader handed to the model."""
     steps: list[str]
-    """What the loader said of its progress."""
+    """The steps of progress that the loader reported."""
 
     @property
     def num_expert_bytes(self):
@@ -44,7 +44,7 @@ class RankLoad(NamedTuple):
 
 
 def load_stock(folder, model_class=None, **options):
-    """Expert tensors [experts, ...] by layer and name."""
+    """Expert tensors [experts, ...] by layer and name, as stock vLLM loads them."""
     return _experts(_load(folder, DefaultModelLoader, model_class, options))
 
 
@@ -69,7 +69,7 @@ def load_rank(
 
 
 class FileReads(TorchDispatchMode):
-    """Counts the bytes of watched tensors that PyTorch's operators read. A view reads none."""
+    """Counts the bytes of watched tensors that PyTorch's operators read; views read nothing."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ class _Watched(DwdpModelLoader):
 
 
 def _load(folder, loader_class, model_class, options):
-    """Memory that the loader leaves alone is NaN."""
+    """Load a checkpoint into a model full of NaN; values that the loader doesn't write stay NaN."""
     arguments = {"max_model_len": 256, "enforce_eager": True, "skip_tokenizer_init": True}
     config = EngineArgs(model=str(folder), **arguments, **options).create_engine_config()
     with set_current_vllm_config(config), set_default_torch_dtype(torch.bfloat16):

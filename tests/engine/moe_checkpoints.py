@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Small MoE checkpoints with random weights, their experts stored in every way that models have."""
+"""Small MoE checkpoints with random weights, which store their experts in different ways."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
 NUM_EXPERTS = 7
-"""Not divisible by the numbers of ranks."""
+"""No test's number of ranks divides this."""
 SIZES = {
     "vocab_size": 4096,
     "hidden_size": 64,
@@ -75,10 +75,11 @@ FAMILIES = {
 
 
 def write_family(folder: Path, family: str, *, is_fused: bool, **sizes: int) -> Path:
-    """A checkpoint as Transformers writes it. sizes: of its configuration, instead of small ones.
+    """Write a checkpoint with Transformers; returns its folder.
 
-    is_fused: write what Transformers holds in memory. Otherwise it writes the names that the
-    family's first checkpoints had, which is one tensor per expert for most.
+    is_fused: write tensors as Transformers holds them in memory. By default it writes the tensors
+    that the family's first checkpoints had, for most families one per expert. sizes: fields of the
+    model's configuration, in the place of SIZES.
     """
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **sizes})
@@ -92,12 +93,12 @@ def write_family(folder: Path, family: str, *, is_fused: bool, **sizes: int) -> 
 
 
 def write_fused_demo(folder: Path) -> Path:
-    """The demo model, with the experts of a layer in two tensors."""
+    """Write the demo model with all experts of a layer in two tensors; returns the folder."""
     return change(shutil.copytree(DEMO_MODEL, folder), fuse)
 
 
 def fuse(tensors: dict[str, torch.Tensor]) -> None:
-    """Put the experts of each layer, one by one in a Qwen3-MoE checkpoint, in two tensors."""
+    """Join the experts of each layer of a Qwen3-MoE checkpoint into two tensors."""
     for prefix in sorted({name.partition(".experts.")[0] for name in tensors if "expert" in name}):
         experts = []
         while f"{prefix}.experts.{len(experts)}.up_proj.weight" in tensors:
@@ -111,7 +112,7 @@ def fuse(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def change(folder: Path, changed: Callable[[dict[str, torch.Tensor]], None]) -> Path:
-    """Let `changed` change the tensors of each file of a checkpoint."""
+    """Let `changed` change the tensors of each file of a checkpoint in place; returns `folder`."""
     for file in folder.glob("*.safetensors"):
         tensors = load_file(file)
         changed(tensors)
@@ -150,10 +151,10 @@ ERNIE_VL = {
 
 
 def write_ernie_vl(folder: Path) -> Path:
-    """The language model of an ERNIE-4.5-VL checkpoint.
+    """Write the language model of an ERNIE-4.5-VL checkpoint; returns the folder.
 
-    In a layer it has experts for text, numbered from 0, and then those for pictures, which vLLM
-    loads to a MoE layer of their own.
+    A layer has experts for text, numbered from 0, and after them experts for pictures. vLLM loads
+    the experts for pictures into a MoE layer of their own.
     """
     folder.mkdir()
     of_text = {"moe_num_experts": NUM_EXPERTS, "model_type": "ernie4_5_vl_moe_text"}

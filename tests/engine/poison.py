@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Slots full of NaN until the last moment, and copies that happen as early or as late as they may.
+"""Fills slots with NaN before each copy, and runs copies as early or as late as is allowed.
 
-What reads a slot too early reads NaN; what is overwritten too early is wrong. Real copies, real
-memory: only the time at which they start is chosen here.
+A kernel that reads a slot too early reads NaN, and a kernel whose slot is overwritten too early
+reads wrong values. Copies and memory are real; only the times of the copies are chosen here.
 """
 
 import ctypes
@@ -11,13 +11,16 @@ import dataclasses
 
 
 class Poison:
-    """is_late: a copy begins when somebody waits for it; else it has ended when it is submitted."""
+    """Puts poisoned stand-ins between a scheduler and its copier.
+
+    is_late: a copy begins when it is waited for; otherwise `submit` returns when it has ended.
+    """
 
     def __init__(self, *, is_late):
         self._is_late = is_late
 
     def between(self, copier, copies, slots, layouts):
-        """What the scheduler gets in the place of the copier and of each layer's copies."""
+        """(copier, copies of each layer) to give to the scheduler in the place of the real ones."""
         pages = [
             [
                 (page.address, page.num_bytes)
@@ -76,6 +79,6 @@ class PoisonedChosen:
 
 
 def fill_with_nan(pages):
-    """All bits set: NaN in every floating-point type."""
+    """Set all bits of the pages, which is NaN in every floating-point type."""
     for address, num_bytes in pages:
         ctypes.memset(address, 0xFF, num_bytes)

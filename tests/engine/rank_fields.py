@@ -7,7 +7,7 @@ EXTENSION = "rank_fields.RankFields"
 
 
 class RankFields:
-    """Mixed into the worker by `--worker-extension-cls`."""
+    """vLLM mixes this class into the worker, with `--worker-extension-cls`."""
 
     def rank_fields(self) -> dict:
         parallel = self.vllm_config.parallel_config

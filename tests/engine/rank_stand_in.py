@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A rank without a model: the real loop, inbox, pipe and handle over an LLM that only answers."""
+"""An offline rank without a model: loop, inbox, pipe and handle are real, the LLM is not."""
 
 import contextlib
 import multiprocessing
@@ -26,7 +26,7 @@ class Output(NamedTuple):
 
 
 class AnsweringEngine:
-    """Finishes each request in its first step; `answer` makes the output's prompt of a prompt."""
+    """An engine that finishes each request in one step. The output's prompt is `answer(prompt)`."""
 
     def __init__(self, answer):
         self.input_processor = self
@@ -37,7 +37,7 @@ class AnsweringEngine:
         return ("generate",)
 
     def process_inputs(self, request_id, prompt, params, *, priority, **_):
-        """What vLLM makes of token ids; it copies the parameters."""
+        """The request that vLLM makes of token ids."""
         return EngineCoreRequest(
             request_id=request_id,
             prompt_token_ids=prompt["prompt_token_ids"],
@@ -60,7 +60,7 @@ class AnsweringEngine:
 
 
 class AnsweringLLM:
-    """Takes dictionaries with token ids as they are; a text becomes the numbers of its letters."""
+    """An LLM over AnsweringEngine. The token ids of a text are the code points of its letters."""
 
     def __init__(self, answer):
         self.llm_engine = AnsweringEngine(answer)
@@ -77,7 +77,7 @@ def prompt_of(prompt, params=None, **options):
 
 
 class StandInRank:
-    """A forked process: what the test defines after that is unknown to it."""
+    """The rank in a forked process, which doesn't know what the test defines after the fork."""
 
     def __init__(self, answer):
         context = multiprocessing.get_context("fork")
@@ -89,7 +89,7 @@ class StandInRank:
         self.handle = RankHandle(0, process, ours, self._news)
 
     def answers(self, kind, *items):
-        """By the number of the item: whether it is an error, and the result or error."""
+        """Send the items; returns (is it an error, result or error) by the number of the item."""
         self.handle.send_items(kind, list(enumerate(items)))
         found = {}
         while len(found) < len(items):
@@ -100,7 +100,7 @@ class StandInRank:
 
     def end(self):
         self.handle.send(None)
-        self.handle.join(time.monotonic() + ANSWER_S)  # its reader joins the process, too
+        self.handle.join(time.monotonic() + ANSWER_S)  # the handle's reader thread joins it as well
         assert self.handle.process.exitcode == 0
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The ranks of a group as threads of one process, which meet as ranks of an engine do."""
+"""The ranks of a group as threads of one process; they meet as the ranks of engines do."""
 
 import threading
 
@@ -16,13 +16,13 @@ BOUND = "bound"
 
 
 class MeetingGroup(Group):
-    """A group whose ranks adopt their experts after they have met; see `endings`."""
+    """A group whose ranks start, meet and adopt their experts in `endings`."""
 
     def adopt_all(self):
-        """Not before they have met."""
+        """Does nothing; each rank adopts its experts in `endings`."""
 
     def endings(self):
-        """Start all ranks at once: of each its last sentence, or BOUND."""
+        """Start all ranks at once; returns for each BOUND, or the sentence with which it failed."""
         port, size = free_port(), len(self.models)
         found = [None] * size
 

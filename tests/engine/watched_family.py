@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A front-end, its engine and its worker, as processes that do nothing and ignore SIGTERM.
+"""Stands for a front-end, an engine and a worker: three processes that only sleep.
 
-Prints their process ids when all watch. With the argument "early" the engine makes no worker.
+Engine and worker watch their parents. The script prints the process ids once both do. With the
+argument "early" the engine starts no worker. The worker ignores SIGTERM.
 """
 
 import multiprocessing

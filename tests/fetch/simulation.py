@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Slots, a copier and kernels in one thread, which end in any order that a seed says.
+"""Simulates slots, a copier and kernels in one thread; a seed decides when copies make progress.
 
-Memory is a set of parts per slot; a part is (layer, number). Reading a slot that lacks a part, or
-that changes under a kernel, fails the test.
+Each slot holds a set of parts; a part is (layer, number). A test fails if a kernel reads a slot
+that lacks a part it needs, or if a copy writes to a slot while a kernel reads it.
 """
 
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class CopyFailed(Exception):
 
 @dataclass
 class Memory:
-    """What each slot holds, and which slots kernels are reading."""
+    """The parts that each slot holds, and the slots that kernels are reading."""
 
     parts: dict[int, set] = field(default_factory=dict)
     reading: set[int] = field(default_factory=set)
@@ -43,7 +43,7 @@ class Memory:
 
 @dataclass
 class Everything:
-    """Stands for a CopyList: all parts of a layer."""
+    """Takes the place of a CopyList: copies all parts of a layer."""
 
     layer: int
     slot: int
@@ -58,9 +58,10 @@ class Job:
 
 
 class SimulatedCopier:
-    """Jobs in order, a part at a time, whenever the simulation lets it.
+    """Copies in the order of submission, one part at a time, when the simulation lets it.
 
-    next_fails: the next submission raises, having given nothing or all of it to be copied.
+    next_fails: "before" or "after" makes the next `submit` raise before or after it has taken the
+    job.
     """
 
     def __init__(self, memory, random):
@@ -85,7 +86,7 @@ class SimulatedCopier:
 
     def cancel(self, ticket):
         for job in self._jobs:
-            if job.ticket == ticket:  # a part that has begun is still written
+            if job.ticket == ticket:  # a part that was begun is still written
                 job.num_left = min(job.num_left, self._random.randint(0, 1))
 
     def wait(self, ticket, stream):
@@ -119,7 +120,7 @@ class SimulatedCopier:
 
 
 class SimulatedChosen:
-    """Stands for ChosenExperts: brings the parts asked for, remembers what it brought."""
+    """Takes the place of ChosenExperts: copies the first `num_ids` parts, except those it holds."""
 
     def __init__(self, layer, slot, memory):
         self._layer, self._slot, self._memory = layer, slot, memory
@@ -147,7 +148,7 @@ class SimulatedLayer:
 
 
 class Simulation:
-    """Layers and slots; `without` are the indices of layers that miss nothing."""
+    """A scheduler over simulated slots. without: indices of layers that lack no expert."""
 
     def __init__(self, num_layers, num_slots, random, without=(), **options):
         self.memory = Memory()
@@ -166,7 +167,7 @@ class Simulation:
         )
 
     def run(self, layer, mode, *, num_chosen=NUM_PARTS, fails=False):
-        """One layer of a step in this mode, from wait to release."""
+        """Run one layer of a step in this mode, from wait to release."""
         self.scheduler.policy = Policy.always(mode)
         self.copier.maybe_advance()
         taken = self.scheduler.wait(layer, 1, ChosenIds(0, num_chosen, 4))
@@ -185,7 +186,7 @@ class Simulation:
             self.run(layer, mode, **options)
 
     def replay_graph(self, mode):
-        """A captured step of this mode; one that copies writes the slots itself."""
+        """Replay a captured step of this mode; a graph that copies writes to the slots itself."""
         self.scheduler.policy = Policy.always(mode, captured_tokens=1)
         self.scheduler.fence_graph()
         if self.scheduler.policy.graphs_write_slots:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Bandwidths are of the bytes that were moved, and of the engine that moves them in a step."""
+"""Probes of bandwidths: how many bytes they move, how often, and which of the times they take."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def sources(*sizes):
 
 
 class NotingCopier:
-    """Notes the lists it is given, and is done at once."""
+    """A copier that records the lists it gets and copies nothing."""
 
     def __init__(self):
         self.lists = []
@@ -41,7 +41,7 @@ class NotingCopier:
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """Whoever looks at the clock finds a second more; a measurement ends at once."""
+    """A clock that advances by a second at each look, so that a measurement takes no time."""
     ticks = itertools.count()
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
     return lambda: next(ticks)
@@ -63,7 +63,7 @@ def test_reads_are_of_as_much_as_there_is_room_for(ticking, monkeypatch, sizes):
 def test_slow_memory_is_read_less_often_so_that_its_turn_ends(
     ticking, monkeypatch, until, num_reads
 ):
-    """Each read takes a second; half of the turn is for all reads of one measurement."""
+    """A read takes one second. All reads of a measurement together may take half of the turn."""
     looks = iter([0, until])
     monkeypatch.setattr("time.monotonic", lambda: next(looks))
     assert gpu_probe(ticking).reads(sources(4096), until=until) == num_reads * 4096
@@ -87,7 +87,7 @@ def test_gpu_moves_more_than_its_cache_holds(ticking, cache_bytes, room):
 
 @pytest.mark.parametrize(("probe", "expected"), [(HostProbe, 4096 * 4096), (GpuProbe, 2048 * 4096)])
 def test_median_counts_on_a_gpu_and_the_fastest_on_a_cpu(monkeypatch, probe, expected):
-    """The times after the first are 2, 1 and 3 seconds, of rounds that fill the room."""
+    """After the first round, which isn't counted, rounds take 2, 1 and 3 seconds."""
     edges = itertools.accumulate([0, 9, 0, 2, 0, 1, 0, 3])
     monkeypatch.setattr("time.perf_counter", lambda: next(edges))
     looks = iter([0, 0, 1])
@@ -100,9 +100,9 @@ def test_median_counts_on_a_gpu_and_the_fastest_on_a_cpu(monkeypatch, probe, exp
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (Bandwidths(copies=10e9, peers=10e9, own=10e9), True),  # one host
-        (Bandwidths(copies=87e9, peers=1627e9, own=1627e9), True),  # two ranks of one GPU
-        (Bandwidths(copies=354e9, peers=354e9, own=1627e9), False),  # NVLink
+        (Bandwidths(copies=10e9, peers=10e9, own=10e9), True),  # ranks on one host
+        (Bandwidths(copies=87e9, peers=1627e9, own=1627e9), True),  # two ranks on one GPU
+        (Bandwidths(copies=354e9, peers=354e9, own=1627e9), False),  # GPUs with NVLink
     ],
 )
 def test_what_kernels_read_decides_where_weights_are_read(found, expected):

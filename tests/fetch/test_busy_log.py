@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The line a minute says what grew since the last one, and nothing while nothing runs."""
+"""The log of each minute says how much the counters grew; it is silent while no step runs."""
 
 import logging
 import random

@@ -14,7 +14,7 @@ def copy_list(destination, source):
 
 
 def test_lists_may_be_dropped_while_they_run():
-    """Whoever drops the last reference to a list must not need Python's lock: this would hang."""
+    """A copier thread may drop the last reference to a list; it would hang if it needed the GIL."""
     copier = HostCopier(num_threads=2)
     source = torch.arange(1 << 16)
     destination = torch.zeros_like(source)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A copy that doesn't end is named, with its layer, its peer and its bytes, and ends the rank."""
+"""A copy that doesn't end ends the rank; the log names its layer, its peer and its bytes."""
 
 import logging
 import signal
@@ -18,7 +18,7 @@ LAYERS = [[CopiedSlice(1, 4096)], [CopiedSlice(0, 4096), CopiedSlice(1, 8192)]]
 
 
 class StuckCopier:
-    """What is under way stays so until the test says otherwise."""
+    """A copier whose progress changes only when the test changes it."""
 
     def __init__(self, **progress):
         self.progress = SimpleNamespace(
@@ -108,6 +108,6 @@ while True:
 
 
 def test_process_that_can_not_end_in_order_is_ended_all_the_same():
-    """A driver's call that hangs keeps Python from running what a signal asks for."""
+    """While a driver call hangs, Python runs no signal handlers."""
     ended = subprocess.run([sys.executable, "-c", HANGING_RANK], timeout=60, capture_output=True)
     assert ended.returncode == -signal.SIGALRM

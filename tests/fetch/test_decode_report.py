@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What decode steps read over the link is said at start, and warned of where it takes long."""
+"""At start a rank logs how much decode steps read over the link, and warns if that takes long."""
 
 import logging
 
@@ -13,11 +13,11 @@ from vllm_dwdp.fetch.decode_report import MAX_LINK_S, DecodeModel, report_decode
 GB = 10**9
 NVLINK = Bandwidths(copies=370 * GB, peers=370 * GB, own=3350 * GB)
 LARGE = DecodeModel(missing_bytes=58 * 9_870_000_000, num_experts=256, top_k=8, bandwidths=NVLINK)
-"""58 layers of which a rank lacks 9.87 GB each."""
+"""A model with 58 MoE layers; a rank lacks 9.87 GB of each."""
 
 
 def model(missing_bytes, *, peers, own):
-    """Of which one token chooses everything."""
+    """A model in which one token chooses all experts."""
     return DecodeModel(missing_bytes, 8, 8, Bandwidths(copies=peers, peers=peers, own=own))
 
 

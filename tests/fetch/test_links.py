@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Links are measured peer by peer, in turns in which no two ranks read one peer."""
+"""Each rank measures its links one after another; in a turn no two ranks read the same peer."""
 
 import time
 from collections import defaultdict
@@ -25,7 +25,7 @@ PAGE = 4096
 
 
 class NotingProbe(LinkProbe):
-    """Of a rank whose peer's memory is a tensor that names it; notes whom it reads until when."""
+    """Records (end of the turn, peer) of each read; a peer's memory holds the peer's number."""
 
     room_bytes = PAGE
 
@@ -50,7 +50,7 @@ def short_turns(monkeypatch):
 
 
 def places(rank, owners):
-    """Those of `rank`, and of the owners that it reads over links."""
+    """The places that `rank` reads: its own memory, and that of the other `owners`."""
     marks = {owner: [torch.tensor([owner], dtype=torch.uint8)] for owner in owners}
     return Places(marks.pop(rank, []), marks)
 
@@ -75,7 +75,7 @@ def test_no_two_ranks_read_one_peer_in_a_turn(num_ranks):
 
 
 def test_peer_of_whom_nothing_is_read_keeps_its_turn():
-    """With redundant experts; the others' turns go on meanwhile."""
+    """With redundant experts a rank may read nothing of a peer, but the others use that turn."""
     notes = []
     start = time.monotonic()
     found = measure_links(NotingProbe(notes), places(0, [0, 2]), rank=0, num_ranks=3)
@@ -102,7 +102,7 @@ def test_figures_are_told_by_rank():
 
 
 def test_parts_of_every_peer_are_measured_not_the_first_ones_alone():
-    """Two layers; where one has too little of a peer, the next one adds to it."""
+    """Parts of the second layer are added where the first one has too few bytes of a peer."""
     placement = Placement.make(num_experts=4, dwdp_size=4)
     layer = (TensorLayout(ExpertTensor("w13_weight", 2 * PAGE), placement, PAGE),)
     layout = RankLayout((layer,) * 2, rank=1)

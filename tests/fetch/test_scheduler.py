@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The scheduler over a simulated copier: no unready read, no write under a kernel, no deadlock."""
+"""The scheduler over simulated copies: kernels read what they need, and nothing hangs."""
 
 import contextlib
 import random
@@ -147,7 +147,7 @@ def test_selective_brings_what_was_chosen_and_not_held():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_cancelled_copy_has_ended_when_others_write_its_slot(seed):
-    """What brings chosen experts need not wait behind the copier, as it does on host memory."""
+    """Copies of chosen experts may not queue behind the copier's; on host memory they do."""
     simulated = simulation(4, 2, seed)
     simulated.scheduler.start()
     for _ in range(5):
@@ -158,7 +158,7 @@ def test_cancelled_copy_has_ended_when_others_write_its_slot(seed):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("failure", ["before", "after"])
 def test_slot_whose_copies_were_not_taken_holds_nothing(failure, seed):
-    """Whatever runs next reads what it needs, and no kernel reads what strays are written to."""
+    """After a failed submission kernels read what they need, and no copy writes under them."""
     pick = random.Random(seed).choice
     simulated = simulation(5, 2, seed)
     simulated.step(PREFETCH)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Illegal transitions of a slot raise, with layer, slot and step, and change nothing."""
+"""An illegal transition of a slot changes nothing; its error names layer, slot and step."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Waits are counted by layer: on the host as they pass, on a GPU when their events have passed."""
+"""Waits are counted by layer: on the host by a clock, on a GPU once their events have passed."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from vllm_dwdp.device.waits import SAMPLED_STEPS, GpuWaits, HostWaits
 
 
 class Event:
-    """PyTorch's, on a GPU whose clock and progress the test sets."""
+    """Takes the place of torch.cuda.Event; the test sets the GPU's clock and progress."""
 
     now_ms = 0.0
     has_passed = False
@@ -33,7 +33,7 @@ class Event:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Its clock stands at 0, and nothing that it is given has run."""
+    """A GPU whose clock is at 0 and on which no event has passed."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     Event.now_ms, Event.has_passed, Event.made = 0.0, False, 0
@@ -41,7 +41,7 @@ def gpu(monkeypatch):
 
 
 def step(waits, number, milliseconds):
-    """Layer 1 waits so long."""
+    """Run a step in which layer 1 waits so long."""
     waits.begin(number)
     Event.now_ms += milliseconds
     waits.end(1)
@@ -85,7 +85,7 @@ def test_events_that_have_passed_are_used_again(gpu):
 
 
 def test_nothing_is_recorded_under_capture(gpu, monkeypatch):
-    """It would become part of the graph."""
+    """A recorded event would become part of the graph."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     seconds = [0.0, 0.0]
     waits = GpuWaits(seconds)

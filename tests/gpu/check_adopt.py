@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Adopting layers out of PyTorch's memory: at most one layer is there twice.
+"""Checks that at most one layer is in memory twice while PyTorch's layers are adopted.
 
-As `vllm_dwdp.engine.moe.adoption.adopt` does it, which needs vLLM. The GPU must be nobody else's.
+It adopts as `vllm_dwdp.engine.moe.adoption.adopt` does, but without vLLM. No other process may use
+the GPU.
 """
 
 import torch
@@ -25,7 +26,7 @@ def used_bytes():
 
 
 def load(num_local):
-    """By layer: tensors as a loader leaves them in PyTorch's memory."""
+    """By layer, expert tensors [num_local, ...] in PyTorch's memory, as a loader leaves them."""
     return [
         [
             torch.ones(num_local, *shape, dtype=torch.bfloat16, device="cuda")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Attaching a model shaped as DeepSeek-R1 (58 layers, 256 experts), its rows scaled to fit."""
+"""Times how long a rank takes to attach a model of 58 layers and 256 experts, as DeepSeek-R1 has.
+
+Its experts are small enough to fit the memory of one GPU.
+"""
 
 import functools
 import time
@@ -11,7 +14,7 @@ from rank_pair import RankPair
 
 NUM_LAYERS, NUM_EXPERTS = 58, 256
 PAGES_OF_A_ROW = {"w13_weight": 7 / 8, "w2_weight": 7 / 16}
-"""In pages of the driver, so that views are cut as on a GPU wherever this runs."""
+"""Size of an expert in pages of the driver, so that any driver cuts views as a GPU's does."""
 
 
 @functools.cache
@@ -37,7 +40,7 @@ def attach(device):
 
 @part("copy plans")
 def copy_plans(device):
-    """Without tables for the gather kernel."""
+    """Makes the copies of all layers, without tables for the gather kernel."""
     pair = attached(device)
     start = time.perf_counter()
     pair.make_scheduler()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What copies cost: slices beside one copy, many submissions, and the host's part.
+"""Measures copies: slices against one whole copy, many submissions, and the time on the host.
 
-Both ranks' memory is on one GPU, where the driver copies by a kernel: figures say
-nothing of NVLink.
+The memory of both ranks is on one GPU, where the driver copies with a kernel, so the figures say
+nothing about NVLink.
 """
 
 import functools
@@ -41,7 +41,7 @@ def pair_of(device):
 
 @part("slices beside one copy")
 def slices(device):
-    """By the host's clock, around copies that take milliseconds."""
+    """Times both with the host's clock, which is exact enough for copies of milliseconds."""
     driver = device.driver()
     page = driver.granularity
     source, target = (driver.create_slot_page(PAGES_COPIED * page) for _ in range(2))
@@ -63,7 +63,7 @@ def slices(device):
 
 
 def copy_seconds(copier, copies, repeats=20):
-    """The median; the first one is dropped."""
+    """Median seconds of a copy; the first repeat isn't counted."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -82,7 +82,7 @@ def single_submissions(device):
 
 @part("many submissions, batched")
 def batched_submissions(device):
-    """A question to NVIDIA's driver, of which some versions were seen to crash or to hang here."""
+    """Some versions of NVIDIA's driver crash or hang here; on a GPU that is a figure, no error."""
     ended, answer = submit_in_child(use_batches=True)
     assert ended or Need.TORCH in device.offers, answer
     say(
@@ -94,7 +94,7 @@ def batched_submissions(device):
 
 
 def submit_in_child(*, use_batches):
-    """(whether all submissions ended and copied right bytes, what the child said last)."""
+    """Run submissions.py; returns (did it end with right bytes, its last output)."""
     command = [sys.executable, str(SUBMISSIONS), "batched" if use_batches else "single"]
     command += [REHEARSE] if REHEARSE in sys.argv else []
     process = subprocess.Popen(
@@ -129,7 +129,7 @@ def host_cost_selective(device):
 
 
 def measure_host_cost(pair, mode, expected, chosen=None):
-    """Of wait and release, eager; the device has ended a step before the next begins."""
+    """Time `wait` and `release` outside of graphs; the device ends each step before the next."""
     pair.scheduler.policy = Policy.always(mode)
     times = []
     with pair.device.on(pair.stream):
@@ -146,7 +146,7 @@ def measure_host_cost(pair, mode, expected, chosen=None):
 
 @part("a small host-to-device copy beside a prefetch", Need.TORCH)
 def small_copy(device):
-    """Stream priority doesn't order copy engines: vLLM's inputs may queue behind gigabytes."""
+    """Stream priority doesn't order copy engines: vLLM's inputs may queue behind expert copies."""
     pair = pair_of(device)
     pair.make_scheduler()
     inputs = torch.zeros(64 << 10, dtype=torch.uint8).pin_memory()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The gather kernel, compiled: what its reference copies, from a GPU's memory to a GPU's memory."""
+"""Checks that the compiled gather kernel copies the same as its reference, within GPU memory."""
 
 import subprocess
 import sys

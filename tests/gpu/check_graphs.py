@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Steps captured in a graph and replayed, slots poisoned before each; prefetch between replays.
+"""Checks steps that are captured in a graph and replayed, and prefetch steps after the replays.
 
-The gather kernel reads other ids at each replay: experts are chosen on the GPU alone.
+Slots are filled with NaN before each replay. The ids of chosen experts change on the GPU between
+replays, and the host doesn't learn them.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ GRAPHS = (Need.TORCH, Need.GRAPHS, Need.TRITON)
 
 
 class CapturedRank:
-    """Rank 0 of two, and what vLLM does with graphs around it."""
+    """Rank 0 of two, whose steps are captured and replayed as vLLM does it."""
 
     def __init__(self, device, mode):
         self._device = device
@@ -36,7 +37,7 @@ class CapturedRank:
 
     def capture(self):
         ids = self.ids if self._mode is FetchMode.SELECTIVE else None
-        self.rank.step(self._mode, ids)  # compiles, outside of the capture
+        self.rank.step(self._mode, ids)  # compiles kernels before the capture
         assert self.rank.num_wrong_reads() == 0
         self.fence(self._mode)
         graph = torch.cuda.CUDAGraph()
@@ -46,13 +47,13 @@ class CapturedRank:
         return graph
 
     def fence(self, mode):
-        """As vLLM does around captures and replays, by the policy that captured steps follow."""
+        """Call `fence_graph` as vLLM does around captures and replays of steps in this mode."""
         self.rank.scheduler.policy = Policy.always(mode, captured_tokens=1)
         with self._device.on(self.rank.stream):
             self.rank.scheduler.fence_graph()
 
     def poison(self):
-        """All bits of the slots set: NaN in every floating-point type."""
+        """Set all bits of the slots, which is NaN in every floating-point type."""
         torch.cuda.synchronize()
         for layer_idx in range(3):
             for tensor_idx in range(3):
@@ -61,7 +62,7 @@ class CapturedRank:
                     self._driver.copy(page.address, nan.data_ptr(), nan.nbytes)
 
     def replay(self, graph):
-        """Host seconds of a replay over poisoned slots."""
+        """Replay the graph over poisoned slots; returns the seconds that it takes on the host."""
         self.poison()
         self.fence(self._mode)
         start = time.perf_counter()
@@ -72,7 +73,7 @@ class CapturedRank:
 
 @contextlib.contextmanager
 def no_garbage():
-    """Memory that went during a capture would break it."""
+    """Collect no garbage in the `with` block: freeing device memory would break a capture."""
     gc.collect()
     gc.disable()
     try:
@@ -98,7 +99,7 @@ def replay_all(device, mode):
 
 
 def prefetch_after(captured):
-    captured.fence(FetchMode.SELECTIVE)  # whatever the slots hold is forgotten
+    captured.fence(FetchMode.SELECTIVE)  # the scheduler forgets what the slots hold
     captured.poison()
     for _ in range(3):
         captured.rank.step(FetchMode.PREFETCH)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Experts in host memory: right bytes in every mode, what copies and reads of them cost, overlap.
+"""Checks experts in host memory: bytes in every mode, bandwidths, and overlap with compute.
 
-The only copies of one GPU that really run beside its kernels: those inside its own memory are done
-by kernels.
+On one GPU only copies from the host run beside kernels; the driver copies inside the GPU's memory
+with kernels.
 """
 
 import functools
@@ -27,14 +27,14 @@ WORDS = tl.constexpr(4096)
 
 @triton.jit
 def _copy(source, destination, num_words):
-    """Of int64, by a kernel."""
+    """Copy int64 words."""
     places = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     read = tl.load(source + places, places < num_words)
     tl.store(destination + places, read, places < num_words)
 
 
 def read_by_kernel(source, target):
-    """uint8 on the GPU."""
+    """Copy `source` to `target` with a kernel; both are uint8 tensors that the GPU can read."""
     num_words = target.numel() // 8
     words = [tensor[: 8 * num_words].view(torch.int64) for tensor in (source, target)]
     _copy[(triton.cdiv(num_words, WORDS.value),)](*words, num_words)
@@ -57,7 +57,7 @@ def rank_of(device):
 
 @part("experts in host memory: direct and prefetch")
 def in_place_and_copied(device):
-    """Of ranks alone, and of two that read each other's."""
+    """Check reads of a rank alone, and of two ranks that read each other's experts."""
     for dwdp_size in (1, 2):
         ranks = make_ranks(device, num_experts=9, dwdp_size=dwdp_size, host_experts=2)
         for mode in (FetchMode.DIRECT, FetchMode.PREFETCH):
@@ -110,9 +110,9 @@ def speeds(device):
 
 @part("prefetch from host memory beside compute", Need.TORCH)
 def overlap(device):
-    """Steps over the slower of their compute and their copies, and of both one after the other.
+    """Compare prefetch steps with the larger of compute and copy time, and with the sum of both.
 
-    Slots are empty at the start: the first layers of the first step are waited for.
+    Slots are empty at the start, so the first layers of the first step wait for their copies.
     """
     rank = rank_of(device)
     rank.make_scheduler()

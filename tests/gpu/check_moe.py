@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A MoE layer's forward over private memory, direct views and slots: equal bits, times as ratios.
+"""Compares a MoE layer over direct views and slots with the same layer over private memory.
 
-Kernels: PyTorch's grouped matrix products, which may read weights by TMA. Reference:
-the same layer in float32, an expert at a time.
+Outputs must have equal bits; times are given as ratios. The kernels are PyTorch's grouped matrix
+products, which may read weights by TMA. The private output is compared with a layer in float32.
 """
 
 import functools
@@ -18,7 +18,10 @@ NUM_EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 32, 4, 2048, 1408
 
 
 def forward(x, ids, shares, weights):
-    """x [tokens, hidden]; ids, shares [tokens, top_k]: the chosen experts and their parts."""
+    """Outputs [tokens, hidden] of a MoE layer.
+
+    x [tokens, hidden]; ids [tokens, top_k]: chosen experts; shares [tokens, top_k]: their weights.
+    """
     order, ends = sort(ids)
     outputs = multiply(x[order // TOP_K], ends, *weights)
     by_choice = torch.empty_like(outputs).index_copy_(0, order, outputs).view(*ids.shape, HIDDEN)
@@ -26,14 +29,14 @@ def forward(x, ids, shares, weights):
 
 
 def sort(ids):
-    """Choices in the order of their experts, and where each expert's end."""
+    """The order of choices sorted by expert, and the end of each expert's choices in it."""
     chosen, order = ids.flatten().sort(stable=True)
     experts = torch.arange(NUM_EXPERTS, device=ids.device)
     return order, torch.searchsorted(chosen, experts, right=True).int()
 
 
 def multiply(rows, ends, w13, w2):
-    """All that reads weights. rows [choices, hidden], sorted by expert."""
+    """The part of the layer that reads weights. rows [choices, hidden], sorted by expert."""
     gate, up = torch.nn.functional.grouped_mm(rows, w13.transpose(1, 2), offs=ends).chunk(2, -1)
     hidden = torch.nn.functional.silu(gate) * up
     return torch.nn.functional.grouped_mm(hidden, w2.transpose(1, 2), offs=ends)
@@ -58,7 +61,7 @@ def route(num_tokens):
 
 @functools.cache
 def layers(device):
-    """A pair of ranks, and a layer's weights [w13, w2] by the memory that they lie in."""
+    """A pair of ranks, and by memory the weights [w13, w2] of layer 0."""
     torch.manual_seed(0)
     shapes = {
         "w13_weight": (NUM_EXPERTS, 2 * INTERMEDIATE, HIDDEN),
@@ -80,7 +83,7 @@ def layers(device):
 
 
 def compare(device, num_tokens, ratio):
-    """ratio: the range that is expected of the time over a view beside private memory."""
+    """ratio: the expected range of the time over a view, divided by that over private memory."""
     pair, by_memory = layers(device)
     x = torch.randn(num_tokens, HIDDEN, device="cuda").bfloat16()
     ids, shares = route(num_tokens)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What no document settles: writes to read-only mappings, and the death of an exporter."""
+"""Finds out what CUDA's documents leave open: writes to read-only mappings, dead exporters."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def write_to_view(device):
 
 @part("memory of a killed exporter")
 def killed_exporter(device):
-    """Read before and after its death, with new memory allocated in between."""
+    """Reads a block before and after its exporter is killed; new memory is allocated in between."""
     ours, theirs = socket.socketpair()
     process = start_child("export", str(theirs.fileno()), pass_fds=[theirs.fileno()])
     theirs.close()
@@ -61,7 +61,7 @@ def shows_marks(device, view):
 
 
 def start_child(*arguments, **options):
-    """This script, in a process that may be killed."""
+    """Start this script in another process, which may be killed."""
     flags = [REHEARSE] if REHEARSE in sys.argv else []
     return subprocess.Popen([sys.executable, __file__, *arguments, *flags], **options)
 
@@ -79,7 +79,7 @@ def write_in_child():
 
 
 def export_in_child(fd):
-    """Shares a block over a socket and waits to be killed."""
+    """Send a block's descriptor over the socket `fd`, then wait to be killed."""
     driver = make_device().driver()
     source = torch.full((4 * driver.granularity,), MARK, dtype=torch.uint8)
     block = driver.create_block(source.nbytes)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The graph check under compute-sanitizer. It runs only when it is asked for by name."""
+"""Runs the graph check under compute-sanitizer, only if this check is asked for by name."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from parts import Need, part, run_parts
 
 COMMAND = (
     *("compute-sanitizer", "--error-exitcode", "9"),
-    *("--report-api-errors", "no"),  # ranks ask for what a GPU may not have
+    *("--report-api-errors", "no"),  # ranks try features that a GPU may lack
     *(sys.executable, str(Path(__file__).with_name("check_graphs.py"))),
 )
 LIMIT_S = 80

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Memory shared between processes, and what a view may be made of; every byte is compared."""
+"""Checks memory shared between processes, and the parts of a view; compares every byte."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ NUM_STEPS = 9
 
 
 def sealed_block(driver, num_bytes, value):
-    """Every byte is `value`."""
+    """A sealed block in which every byte is `value`."""
     block = driver.create_block(num_bytes)
     source = torch.full((num_bytes,), value, dtype=torch.uint8)
     block.fill(0, source.data_ptr(), num_bytes)
@@ -32,7 +32,7 @@ def sealed_block(driver, num_bytes, value):
 
 @part("one read-only view of own, imported and private memory")
 def mixed_view(device):
-    """The pieces one after the other in a view, as a layer has them."""
+    """A view of an own block, a private page and an imported block, as a layer's view has them."""
     driver = device.driver()
     page = driver.granularity
     exported = sealed_block(device.driver(1), page, 2).export_handle(HandleType.FILE_DESCRIPTOR)
@@ -65,14 +65,14 @@ def four_processes(device):
 
 @part("ranks that see no GPU but their own", Need.TWO_GPUS)
 def hidden_gpus(device):
-    """A question to the driver: refusing is an answer as good as sharing."""
+    """Finds out whether ranks can share if each sees only its own GPU; both answers are fine."""
     endings = run_ranks(device, 2, visible=str, gpu=lambda rank: 0)
     say("ranks that see no GPU but their own", answer=[said["ending"] for said in endings])
 
 
 @part("fabric handles")
 def fabric(device):
-    """A question: on one host ranks share by descriptors."""
+    """Finds out whether fabric handles work. On one host ranks don't need them."""
     driver = device.driver()
     answer = driver.obstacles[HandleType.FABRIC]
     if answer is None:
@@ -92,7 +92,10 @@ def compare_ranks(device, size):
 
 
 def run_ranks(device, size, **by_rank):
-    """What each rank's process said in the end. by_rank: functions of the rank."""
+    """Run gpu_process.py for each rank; returns their outcomes.
+
+    by_rank: by key of the job, a function from the rank to its value.
+    """
     port = free_port()
     jobs = [
         {"rank": rank, "size": size, "port": port, "gpu": rank, "steps": NUM_STEPS, **device.job}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM's own Triton MoE kernels, bf16 and block FP8, over private memory, direct views and slots.
+"""Compares vLLM's Triton MoE kernels over direct views and slots with private memory.
 
-Equal bits, times as ratios. Reference: the same layer in float32, an expert at a time.
+It does so in bf16 and in block FP8. Outputs must have equal bits; times are given as ratios. The
+private output is compared with a layer in float32.
 """
 
 import functools
@@ -16,7 +17,7 @@ from parts import Need, part, run_parts
 from rank_pair import RankPair
 
 TOKENS = {64: (0.9, 1.1), 4096: (0.95, 1.03)}
-"""By the number of tokens: the range expected of the time over a view beside private memory."""
+"""By number of tokens, the expected range of the time over a view, divided by private memory's."""
 
 FP8_BLOCK = 128
 MAX_ERROR = {"bf16": 0.02, "block FP8": 0.06}
@@ -34,7 +35,7 @@ def bf16_weights():
 
 
 def fp8_weights():
-    """Scales stand for blocks of 128 x 128 weights."""
+    """Weights, and a scale for each block of 128 x 128 weights."""
     weights = {
         name: torch.randn(shape, device="cuda").to(torch.float8_e4m3fn).cpu()
         for name, shape in SHAPES.items()
@@ -48,7 +49,7 @@ def fp8_weights():
 
 
 def in_float32(weights):
-    """[w13, w2] on the GPU; the reference reads them an expert at a time."""
+    """[w13, w2] on the GPU for `reference`, which converts one expert at a time to float32."""
     found = []
     for name in SHAPES:
         weight = weights[name].cuda()

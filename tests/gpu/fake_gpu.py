@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The fake CUDA driver as the checks of this folder speak to a GPU, to rehearse them."""
+"""The fake CUDA driver with the interface of `Gpu`, to rehearse the checks of this folder."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from vllm_dwdp.device.waits import HostWaits
 
 
 class FakeGpu(FakeCuda):
-    """Two GPUs on host memory: right bytes and right calls, meaningless times."""
+    """Two GPUs on host memory. Bytes and calls are right; times mean nothing."""
 
     offers = frozenset({Need.TWO_GPUS})
     make_waits = HostWaits
     job: dict[str, Any] = {}  # noqa: RUF012
-    """What a rank's process is told of its device: see tests/cuda/gpu_process.py."""
+    """Keys of the job of a rank's process; see tests/cuda/gpu_process.py."""
 
     num_submissions, num_largest = 300, 2
-    """See submissions.py. Few: the fake driver looks at every pair of accesses."""
+    """See submissions.py. Numbers are small since the fake driver checks every pair of accesses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How checks talk to the suite: a line of JSON for each set of figures and for each part's end."""
+"""Checks report to the suite in lines of JSON: one for each set of figures, one for each part."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Range = tuple[float | None, float | None]
 def say(title: str, *, expected: Mapping[str, Range] | None = None, **figures: object) -> None:
     """Report measured figures.
 
-    expected: ranges by the names of figures. A figure outside its range is not an error: it is
+    expected: ranges by the names of figures. A figure outside its range is not an error; it is
     reported apart from errors, for a person to judge.
     """
     expected = dict(expected or {})
@@ -39,5 +39,5 @@ def _text(bounds: Range) -> str:
 
 
 def _print(**line: object) -> None:
-    """Flushed at once: a check that hangs later must not lose the line."""
+    """Print and flush, so that the line isn't lost if the check hangs later."""
     print(json.dumps(line), flush=True)

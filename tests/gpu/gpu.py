@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One real GPU as the harness of tests/cuda speaks to it: streams, and kernels that read views."""
+"""Real GPUs with the interface of the fake driver (FakeCuda): streams, kernels that read views."""
 
 import shutil
 import statistics
@@ -19,16 +19,16 @@ READ_BLOCK = tl.constexpr(4096)
 
 
 class Gpu:
-    """num_gpus: how many ranks take in turn; 1 where all ranks are of one process."""
+    """num_gpus: the number of GPUs that ranks take in turns; 1 if all ranks are in one process."""
 
     violations = ()
     leaks = ()
     make_waits = GpuWaits
     job = {"device": "gpu"}  # noqa: RUF012
-    """What a rank's process is told of its device: see tests/cuda/gpu_process.py."""
+    """Keys of the job of a rank's process; see tests/cuda/gpu_process.py."""
 
     num_submissions, num_largest = 10_000, 64
-    """See submissions.py. More copies in all than those that crashed a driver, 51,828."""
+    """See submissions.py. One driver crashed after 51,828 copies; these are more."""
 
     def __init__(self, num_gpus=1):
         self._num_gpus = num_gpus
@@ -79,7 +79,7 @@ class Gpu:
         return torch.cuda.stream(self._streams[handle])
 
     def read(self, handle, view, num_bytes):
-        """What a kernel reads at the start of a view, in the current stream."""
+        """uint8 [num_bytes] on the GPU; a kernel in the current stream reads it from a view."""
         found = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
         _read[(triton.cdiv(num_bytes, READ_BLOCK.value),)](bytes_of(view), found, num_bytes)
         return found
@@ -90,20 +90,20 @@ class Gpu:
 
 @triton.jit
 def _read(source, found, num_bytes):
-    """Of Triton, as vLLM's are: it looks at the address of what it is given."""
+    """A Triton kernel, as vLLM's MoE kernels; Triton inspects the pointers that it gets."""
     places = tl.program_id(0) * READ_BLOCK + tl.arange(0, READ_BLOCK)
     tl.store(found + places, tl.load(source + places, mask=places < num_bytes), places < num_bytes)
 
 
 def bytes_of(view):
-    """uint8 [num_bytes] on the GPU."""
+    """The bytes of a view as a tensor on the GPU, uint8 [num_bytes]."""
     return torch.from_dlpack(view.bytes_tensor())
 
 
 def seconds(work, before=None):
-    """GPU time of work given to the current stream, the GPU being idle when it starts.
+    """GPU time of `work` in the current stream; the GPU is idle when it starts.
 
-    before: what is to be done first, untimed.
+    before: called before, not timed.
     """
     if before is not None:
         before()
@@ -117,6 +117,6 @@ def seconds(work, before=None):
 
 
 def median_seconds(works, *, repeats=20, before=None):
-    """GPU times of several pieces of work, interleaved; the first round is dropped."""
+    """Median GPU time of each of `works`, which run in turns; the first round isn't counted."""
     rounds = [[seconds(work, before) for work in works] for _ in range(repeats + 1)][1:]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]

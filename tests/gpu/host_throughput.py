@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Prompt tokens a second of one GPU whose experts lie in part in host memory, beside other ways.
+"""Measures the prompt tokens a second of one GPU with a part of the experts in host memory.
 
     python tests/gpu/host_throughput.py [--results RESULTS.md] [--seconds N]
 
-* Everything in GPU memory, by stock vLLM: what a GPU of more memory would give.
-* A part of each layer's experts in host memory, by dwdp.
-* All experts of a part of the layers in host memory, by vLLM's own prefetch offloader.
+It compares three ways:
 
-Each in an engine of its own, one after the other, so that figures are of one GPU; all import vLLM
-while the model, of random weights, is written. vLLM is the installed one, or what pack_vllm.py
-packed.
+* Stock vLLM with everything in GPU memory, as on a GPU with more memory.
+* dwdp with a part of each layer's experts in host memory.
+* vLLM's own prefetch offloader with all experts of a part of the layers in host memory.
+
+Each way has an engine of its own. The engines run one after the other on the same GPU; all import
+vLLM while the model, of random weights, is written. vLLM is the installed one, or the one that
+pack_vllm.py packed.
 """
 
 import argparse
@@ -42,19 +44,19 @@ MODEL = RandomMoe(
     num_kv_heads=4,
     head_dim=128,
 )
-"""A sixth of the layers and half of the experts of Qwen3-30B-A3B, of its sizes."""
+"""Qwen3-30B-A3B with a sixth of its layers and half of its experts."""
 
 STEP_TOKENS, PROMPT_TOKENS = 16_384, 1_024
 
 
 def with_dwdp(one_of):
-    """One of so many experts of every layer in host memory."""
+    """Options with one of `one_of` experts of each layer in host memory."""
     config = {"host_experts": MODEL.num_experts // one_of}
     return {"distributed_executor_backend": "dwdp", "additional_config": {"dwdp": config}}
 
 
 def with_offloader(one_of):
-    """The experts of one of so many layers in host memory."""
+    """Options with all experts of one of `one_of` layers in host memory."""
     return {
         "offload_backend": "prefetch",
         "offload_group_size": one_of,
@@ -75,13 +77,13 @@ WAYS = {
 
 
 def options(model):
-    """Of every engine."""
+    """The options that all engines have."""
     return packed_vllm.settings() | {
         "model": str(model),
         "max_model_len": PROMPT_TOKENS + 64,
         "max_num_batched_tokens": STEP_TOKENS,
         "max_num_seqs": STEP_TOKENS // PROMPT_TOKENS,
-        "distributed_executor_backend": "mp",  # a process for the worker, as dwdp has
+        "distributed_executor_backend": "mp",  # a worker process, as with dwdp
         "enforce_eager": True,
         "enable_prefix_caching": False,
         "moe_backend": "triton",
@@ -91,7 +93,7 @@ def options(model):
 
 
 class Way:
-    """An engine that waits for its turn."""
+    """One way, in an engine that waits for its turn."""
 
     def __init__(self, name, number, model, folder, logs):
         self.name = name
@@ -106,7 +108,7 @@ class Way:
         self._log = logs / f"throughput-{number}.log"
 
     def start(self):
-        """The child, as a context, which ends with it."""
+        """Start the engine's process; returns it as a context that ends it."""
         self._child = Child(self._job, packed_vllm.environment(), self._log, script=CHILD)
         return self._child
 
@@ -121,7 +123,7 @@ class Way:
 
 
 def measure(ways, deadline, results):
-    """Outcomes, written as they come."""
+    """Let the engines run in turn; writes and yields each outcome."""
     for way in ways:
         left = deadline - time.monotonic()
         outcome = outcome_of(way.name, functools.partial(way.figures, left))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A worker extension that changes how a rank fetches between two requests, without a new start."""
+"""A worker extension that changes a rank's fetch mode between requests, without a restart."""
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy
@@ -8,7 +8,7 @@ from vllm_dwdp.fetch.policy import Policy
 EXTENSION = "mode_switch.ModeSwitch"
 MIXED = "mixed"
 FIRST_PREFETCH = 3
-"""Tokens of the smallest step that prefetches in the mixed mode: decodes of one request don't."""
+"""Tokens of the smallest step that prefetches in mixed mode; a decode of one request has fewer."""
 
 POLICIES = {mode.value: Policy.always(mode) for mode in FetchMode} | {
     MIXED: Policy((0, FIRST_PREFETCH), (FetchMode.DIRECT, FetchMode.PREFETCH))
@@ -16,10 +16,10 @@ POLICIES = {mode.value: Policy.always(mode) for mode in FetchMode} | {
 
 
 class MemoryUse:
-    """Mixed into any worker on a GPU by `worker_extension_cls`."""
+    """vLLM mixes this class into any worker on a GPU, with `worker_extension_cls`."""
 
     def gpu_bytes(self) -> int:
-        """What is in use of the GPU, by all processes."""
+        """Bytes of the GPU's memory that all processes use together."""
         import torch
 
         torch.cuda.synchronize()
@@ -29,7 +29,7 @@ class MemoryUse:
 
 
 class ModeSwitch:
-    """Mixed into the worker by `worker_extension_cls`. The rank must have started 'selective'."""
+    """vLLM mixes this class into a rank's worker. The rank must have started with 'selective'."""
 
     def switch_mode(self, mode: str) -> None:
         scheduler = self._sharing._fetching._scheduler

@@ -4,9 +4,9 @@
 
     python tests/gpu/pack_vllm.py [--vllm 0.32.0] [--python 3.12] [--wheels FOLDER]
 
-Makes build/gpu-vllm.tar.xz, of at most 44 MiB, from wheels that pip downloads: vLLM's Python files,
-and the packages that they import and such a machine lacks. vLLM's compiled libraries stay out; see
-packed_vllm.py for what takes their place.
+Makes build/gpu-vllm.tar.xz, of at most 44 MiB, from wheels that pip downloads. It has vLLM's Python
+files, and the packages that they import and that such a machine lacks. It leaves out vLLM's
+compiled libraries; packed_vllm.py says what takes their place.
 """
 
 import argparse
@@ -28,8 +28,10 @@ NEEDED = (
     *("setproctitle", "python-json-logger", "partial-json-parser", "depyf"),
     *("compressed-tensors", "lark", "cbor2", "pybase64", "xgrammar", "llguidance", "oss-harmony"),
 )
-"""What vLLM imports for a text model and a machine for GPU work lacks. Such a machine has PyTorch,
-transformers, numba, uvloop and more by itself."""
+"""Packages that vLLM imports for a text model and that a machine for GPU work lacks.
+
+Such a machine has PyTorch, transformers, numba, uvloop and others already.
+"""
 
 NEEDED_BY_THOSE = ("pydantic-core", "typing-inspection", "annotated-types", "jiter", "distro")
 NEEDED_BY_THOSE += ("sniffio", "astor", "dill", "loguru", "httpx2", "apache-tvm-ffi")
@@ -38,7 +40,7 @@ PLATFORMS += ("manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_
 PLATFORMS += ("manylinux2014_x86_64",)
 PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
 LEFT_OUT = re.compile(r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$")
-"""vLLM's compiled libraries, and sources that are compiled when they run."""
+"""Files that stay out: vLLM's compiled libraries, and sources that are compiled at run time."""
 
 
 def download(requirements, folder, python):
@@ -50,7 +52,7 @@ def download(requirements, folder, python):
 
 
 def fetch(vllm, folder, python):
-    """Download all wheels that aren't there, at the versions that they ask of each other."""
+    """Download the wheels that the folder lacks, in versions that suit each other."""
     have = {name_of(wheel) for wheel in folder.glob("*.whl")}
     if "vllm" not in have:
         download([f"vllm=={vllm}"], folder, python)
@@ -63,7 +65,7 @@ def fetch(vllm, folder, python):
 
 
 def pinned(names, folder):
-    """Requirements, with the versions that wheels of the folder ask for."""
+    """Requirements for these packages, with the versions that wheels in the folder ask for."""
     asked = {}
     for wheel in folder.glob("*.whl"):
         for requirement in requirements_of(wheel):
@@ -73,7 +75,7 @@ def pinned(names, folder):
 
 
 def requirements_of(wheel):
-    """Those that hold without extras."""
+    """The requirements of a wheel without its extras."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         text = archive.read(name).decode()
@@ -104,7 +106,7 @@ def pack(wheels, archive_path):
 
 
 def place_of(name):
-    """Where a wheel's file goes; None: nowhere."""
+    """The path of a wheel's file in the archive; None if it stays out."""
     name = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
     if name.endswith("/") or re.match(r"^[^/]+\.data/", name) or LEFT_OUT.match(name):
         return None

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The vLLM that the GPU suite runs: the installed one, or one that pack_vllm.py packed.
 
-The packed one has no compiled code of vLLM's: stand_ins.py takes the place of the operators that a
-small Qwen3-MoE needs, and SETTINGS choose Triton and PyTorch for the rest.
+The packed one has none of vLLM's compiled code. stand_ins.py takes the place of the operators that
+a small Qwen3-MoE needs, and with SETTINGS vLLM uses Triton and PyTorch for the rest.
 """
 
 import importlib
@@ -26,7 +26,7 @@ STAND_INS = GPU_TESTS / "stand_ins.py"
 EMPTY = (
     '"""In the place of a compiled library that is imported and, with these settings, not used."""'
 )
-"""vLLM imports its FlashAttention on every GPU, whatever the attention backend."""
+"""The text of a module in the place of FlashAttention, which vLLM imports with any backend."""
 
 SETTINGS = {
     "attention_config": {"backend": "TRITON_ATTN"},
@@ -35,7 +35,7 @@ SETTINGS = {
     },
     "compilation_config": {"mode": 0, "custom_ops": ["none"]},
 }
-"""Options of `vllm.LLM` with which it needs no other compiled code."""
+"""Options of `vllm.LLM` with which vLLM needs no compiled code beside the stand-ins."""
 
 ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 
@@ -51,7 +51,7 @@ def is_at_hand():
 
 
 def use():
-    """Have this process import the vLLM at hand; returns its version."""
+    """Make this process import the vLLM at hand; returns its version."""
     if not is_installed():
         unpack()
         os.environ.update(ENVIRONMENT)
@@ -61,7 +61,7 @@ def use():
 
 
 def stand_ins():
-    """For the results: what doesn't run as vLLM ships it."""
+    """A text for the results: the operators of vLLM that stand-ins replace."""
     if is_installed():
         return "none"
     operators = importlib.import_module(STAND_INS.stem).SIGNATURES
@@ -69,9 +69,7 @@ def stand_ins():
 
 
 def environment():
-    """Variables of a process that imports the vLLM at hand, these tests, and this package as its
-    plugin.
-    """
+    """Environment variables of a process that imports the vLLM at hand with this plugin."""
     found = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     paths = [str(GPU_TESTS)]
     if not is_installed():
@@ -87,7 +85,10 @@ def settings():
 
 
 def unpack():
-    """Once; compiled to byte code, which several processes would else do at the same time."""
+    """Unpack the archive if that wasn't done before, and compile it to byte code.
+
+    Otherwise several processes would compile the same files at the same time.
+    """
     if not FOLDER.exists():
         unfinished = FOLDER.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -104,7 +105,10 @@ def unpack():
 
 
 def write_plugin(folder):
-    """What pip would write: vLLM looks for the plugin's entry point, the plugin for its version."""
+    """Write this package's metadata as pip would.
+
+    vLLM looks for the plugin's entry point there, and the plugin for its own version.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The parts of a check, each of which says what it needs beside the CUDA driver.
+"""The parts of a check. Each part says what it needs in addition to the CUDA driver.
 
-* A part runs on a device: a GPU, or the fake driver where the suite is rehearsed.
+* A part runs on a device: a GPU, or in a rehearsal the fake driver.
 * A part whose needs the device lacks is reported as not run. It never counts as passed.
-* A part that raises is reported as an error, and the parts after it run all the same.
+* A part that raises is reported as an error, and the parts after it still run.
 """
 
 import sys
@@ -19,13 +19,13 @@ from figures import say_end
 
 REHEARSE = "--rehearse"
 PATIENCE = 5.0 if REHEARSE in sys.argv else 1.0
-"""Limits in seconds are times this: a rehearsal shares its CPUs with others."""
+"""Limits in seconds are multiplied by this, since a rehearsal shares its CPUs with other work."""
 
 RAN, ERROR, NOT_RUN = "ran", "error", "not run"
 
 
 class Need(StrEnum):
-    """What a part may need that the fake driver doesn't have."""
+    """A feature that a part may need and that a device may lack."""
 
     TORCH = "torch.cuda"
     GRAPHS = "CUDA graphs"
@@ -42,7 +42,7 @@ class Part:
     needs: tuple[Need, ...]
 
     def attempt(self, device: Any) -> str:
-        """Run on the device if it can; returns the outcome, which it has reported."""
+        """Run the part if the device offers all its needs; reports and returns the outcome."""
         if missing := [need for need in self.needs if need not in device.offers]:
             say_end(self.name, NOT_RUN, why=f"needs {', '.join(missing)}")
             return NOT_RUN
@@ -58,19 +58,19 @@ class Part:
 
 
 def part(name: str, *needs: Need) -> Callable[[Callable[[Any], None]], Part]:
-    """Make a function of a device a part of a check."""
+    """Decorator: makes a part of a check from a function that takes a device."""
     return lambda run: Part(name, run, needs)
 
 
 def run_parts(*parts: Part) -> None:
-    """What a check's script does; exits with 1 if a part failed."""
+    """The main function of a check's script; exits with 1 if a part failed, else with 0."""
     device = make_device()
     outcomes = [one.attempt(device) for one in parts]
     sys.exit(ERROR in outcomes)
 
 
 def make_device() -> Any:
-    """The fake driver where the script was told to rehearse, else the GPUs at hand."""
+    """The fake driver if the script has the argument `--rehearse`, else the GPU."""
     if REHEARSE in sys.argv:
         from fake_gpu import FakeGpu
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Rank 0 of two ranks whose memory is on one device; rank 1 is only there to be read.
+"""Rank 0 of two ranks with memory on one device; rank 1 only owns the experts that rank 0 lacks.
 
-With dwdp_size 1 it is alone, and misses what lies in host memory.
+With dwdp_size 1 rank 0 is alone, and lacks the experts in host memory.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from vllm_dwdp.rank.experts import RankExperts
 
 
 class RankPair:
-    """rows: bytes of an expert by tensor name. weights: by layer, tensors [num_experts, ...] by
-    name, in CPU memory; without them every byte is zero.
+    """Rank 0 with its views and slots; `make_scheduler` makes its scheduler.
 
-    The scheduler is made by `make_scheduler`, with whatever brings chosen experts.
+    rows: by tensor name, the bytes of an expert. weights: for each layer, by name, tensors
+    [num_experts, ...] in CPU memory; by default every byte is zero.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RankPair:
 
     @classmethod
     def of_weights(cls, device, weights, **options):
-        """weights: see the class."""
+        """A pair with these weights; see the class."""
         rows = {name: tensor[0].nbytes for name, tensor in weights[0].items()}
         num_experts = len(next(iter(weights[0].values())))
         return cls(
@@ -89,7 +89,7 @@ class RankPair:
         )
 
     def make_scheduler(self, make_chosen=lambda experts: None, **options):
-        """options: of the copier. make_chosen: see Slots.copies; by default nothing is chosen."""
+        """options: of the copier. make_chosen: see RankExperts.copies."""
         self.copier = CudaCopier(self.driver, **options)
         self.copies = self.experts.copies(make_chosen)
         self.counters = FetchCounters(self.layout.num_layers, self.layout.num_ranks)
@@ -105,11 +105,11 @@ class RankPair:
         return self.scheduler
 
     def copy(self, copies):
-        """Give a copy list to the copy stream, and have the pair's stream wait for it."""
+        """Submit a copy list, and make the pair's stream wait for it."""
         self.copier.wait(self.copier.submit(copies, self.stream), self.stream)
 
     def tensors(self, views, layer_idx):
-        """By name: what a layer's views show, of the type and shape that its weights have."""
+        """By name, tensors over a layer's views, with the types and shapes of its weights."""
         shown = zip(views[layer_idx], self.weights[layer_idx].items(), strict=True)
         return {name: _like(view, weight) for view, (name, weight) in shown}
 
@@ -127,7 +127,7 @@ class RankPair:
         return experts
 
     def _zeros(self, sizes):
-        """The same memory for every layer."""
+        """Zeros of these sizes in bytes; all layers get the same memory."""
         if getattr(self, "_zeros_of", None) != sizes:
             self._zeros_of = sizes
             self._zero_rows = [self.device.zeros(num_bytes) for num_bytes in sizes]

@@ -7,7 +7,7 @@
 Run it with a Python that has the packages of the machine with the GPU, and no vLLM. PyTorch may be
 built for CPUs. It shows
 
-* that everything which the engine, the worker and the model import is there,
+* that everything that the engine, the worker and the model import is there,
 * that this PyTorch has every name of its own that the imported files of vLLM mention,
 * that each start of the quick run comes to the worker's first call of the CUDA driver.
 """
@@ -40,7 +40,7 @@ MODULES = (
     "vllm_dwdp.engine.worker.gpu",
 )
 FIRST_DRIVER_CALL = ("Found no NVIDIA driver", "not compiled with CUDA", "no CUDA-capable device")
-FIRST_DRIVER_CALL += ("Accelerator expected",)  # by a PyTorch that is built for CPUs
+FIRST_DRIVER_CALL += ("Accelerator expected",)  # from a PyTorch built for CPUs
 
 
 def environment():
@@ -50,7 +50,7 @@ def environment():
 
 
 def check_imports():
-    """In a process of its own; prints how many modules there were and which names are missing."""
+    """Import MODULES in another process, which prints the number of files and the missing names."""
     command = [sys.executable, __file__, "--imports"]
     subprocess.run(command, check=True, env=os.environ | environment())
 
@@ -80,7 +80,7 @@ def import_all():
 
 
 def torch_names(path):
-    """Dotted names after `torch.` that a file mentions; operators and their classes left out."""
+    """The dotted names after `torch.` in a file, except `torch.ops...` and `torch.classes...`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         parts = []
@@ -94,7 +94,7 @@ def torch_names(path):
 
 
 def has_name(module, dotted):
-    """Names beyond a class or a value are not followed."""
+    """Whether a module has a dotted name. Names inside of classes and values aren't checked."""
     for part in dotted.split("."):
         if not hasattr(module, part):
             return False
@@ -105,7 +105,7 @@ def has_name(module, dotted):
 
 
 class Rehearsal(EndToEnd):
-    """The quick run's starts, each ended by the first call of the driver."""
+    """Runs starts of the quick run, each of which fails at its first call of the CUDA driver."""
 
     def _environment(self, start, rank, port):
         found = super()._environment(start, rank, port)
@@ -113,7 +113,7 @@ class Rehearsal(EndToEnd):
         return found | {"PYTHONPATH": os.pathsep.join(paths)}
 
     def ending(self, start):
-        """Where a start ended: the last lines of its log that name an error."""
+        """Run a start, which must fail; returns its log."""
         with tempfile.TemporaryDirectory() as folder:
             job = {**self._job(start), "out": f"{folder}/out.json"}
             log = Path(folder) / "log"

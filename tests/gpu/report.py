@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What is known of a check once it ended, and its section of the results, as Markdown."""
+"""The outcome of a check, and its section of the results in Markdown."""
 
 import time
 import traceback
@@ -11,7 +11,7 @@ from parts import ERROR, NOT_RUN, RAN
 
 
 class Status(StrEnum):
-    """How a check ended. A missed figure is no error: a person judges it."""
+    """How a check ended. A figure outside its range is no error; a person judges it."""
 
     PASSED = "passed"
     MISSED = "figures outside their ranges"
@@ -22,7 +22,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """lines: what the check said (see figures.py). why: an error of the check as a whole."""
+    """The outcome of a check.
+
+    lines: what the check reported; see figures.py. why: an error of the check as a whole.
+    """
 
     check: str
     lines: list[dict] = field(default_factory=list)
@@ -41,13 +44,13 @@ class Outcome:
 
     @property
     def errors(self):
-        """(where, text) of each error."""
+        """(place, text) of each error."""
         of_parts = [(p["part"], p["why"]) for p in self.parts if p["outcome"] == ERROR]
         return [*of_parts, *([("the check", self.why)] if self.why else [])]
 
     @property
     def misses(self):
-        """Figures outside their ranges. Those of a rehearsal mean nothing."""
+        """Figures outside their ranges. A rehearsal has none, since its figures mean nothing."""
         if self.is_rehearsal:
             return []
         return [f"{line['title']}: {name}" for line in self.figures for name in line["misses"]]
@@ -66,14 +69,14 @@ class Outcome:
 
     @property
     def sentence(self):
-        """For the terminal: the status, and which parts didn't run or failed."""
+        """A line for the terminal: status, missed figures, parts that didn't run or failed."""
         parts = [f"{p['part']}: {p['outcome']}" for p in self.parts if p["outcome"] != RAN]
         details = [*parts, *self.misses, *([self.why.splitlines()[-1]] if self.why else [])]
         text = f"{self.check}: {self.status} ({self.seconds:.0f} s)"
         return "; ".join([text, *details])
 
     def section(self):
-        """Markdown."""
+        """The check's section of the results, in Markdown."""
         heading = f"## {self.check}: {self.status}, {self.seconds:.0f} s"
         blocks = [heading, *map(_figures_table, self.figures)]
         if self.misses:
@@ -83,7 +86,7 @@ class Outcome:
         return "\n\n".join(blocks) + "\n\n"
 
     def summary_rows(self):
-        """Rows of a table: part, outcome, seconds."""
+        """The check's rows (part, outcome, seconds) in the summary table."""
         ran = Status.REHEARSED.value if self.is_rehearsal else RAN
         rows = [
             (
@@ -100,7 +103,7 @@ class Outcome:
 
 
 def outcome_of(name, run, *, title=None, is_rehearsal=False):
-    """How a run ended that returns figures, without ranges to be judged by."""
+    """The outcome of `run`, a function that returns figures without expected ranges."""
     start = time.monotonic()
     figures, ended, why = {}, RAN, ""
     try:

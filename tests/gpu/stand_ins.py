@@ -2,13 +2,13 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Stand-ins in PyTorch for the compiled operators of vLLM that a small Qwen3-MoE needs.
 
-vLLM's compiled libraries are too large to be carried to a machine without a network. A packed vLLM
-holds this file in the place of its `_C_stable_libtorch`, which it imports on GPUs. Its Triton
-kernels are its own.
+vLLM's compiled libraries are too large to carry to a machine without a network. A packed vLLM has
+this file in the place of `_C_stable_libtorch`, which vLLM imports on GPUs. The Triton kernels are
+vLLM's own.
 
 * An operator here does what vLLM's does for unquantised and block FP8 MoE layers, and refuses the
   arguments of other uses.
-* Shapes depend on no values and nothing waits for the GPU, so that graphs can capture them.
+* No shape depends on values, and no operator waits for the GPU, so that graphs can capture them.
 """
 
 import torch
@@ -38,17 +38,17 @@ SIGNATURES = {
         "Tensor? scatter_idx) -> ()"
     ),
 }
-"""Schemas by operator; the function of the operator's name implements it."""
+"""Schemas by operator; the function with the operator's name implements it."""
 
 NOT_SUPPORTED = (
     *("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8"),
     *("cutlass_scaled_mm_supports_fp4", "cutlass_group_gemm_supported"),
 )
-"""Operators of `_C` by which vLLM asks, at import, which kernels it was built with; with none."""
+"""Operators of `_C` by which vLLM asks at import which kernels it has; the answer is none."""
 
 
 def silu_and_mul(result, input):
-    """result [n, d], input [n, 2 d]: the gate's half and the half that it is multiplied with."""
+    """result [n, d]: silu of the first half of input [n, 2 d], times the second half."""
     gate, up = input.chunk(2, dim=-1)
     torch.mul(torch.nn.functional.silu(gate), up, out=result)
 
@@ -65,14 +65,17 @@ def per_token_group_fp8_quant(
     column_major_scales,
     tma_aligned_scales,
 ):
-    """A scale for every group of neighbouring values of a row; output_s may be strided."""
+    """Quantise each group of neighbouring values of a row with its own scale.
+
+    The scales, output_s, may be strided.
+    """
     assert not scale_ue8m0, "the stand-in knows no scales that are powers of two"
     groups = input.float().unflatten(-1, (-1, group_size))
     quantise(groups, output_q, output_s, groups.abs().amax(-1).clamp(min=eps) / fp8_max)
 
 
 def silu_and_mul_per_block_quant(out, input, scales, group_size, scale_ub, is_scale_transposed):
-    """`silu_and_mul`, quantised in groups; scales may be strided."""
+    """`silu_and_mul`, then quantise in groups; scales may be strided."""
     assert scale_ub is None, "the stand-in knows no bound of the scales"
     gate, up = input.float().chunk(2, dim=-1)
     groups = (torch.nn.functional.silu(gate) * up).unflatten(-1, (-1, group_size))
@@ -82,7 +85,7 @@ def silu_and_mul_per_block_quant(out, input, scales, group_size, scale_ub, is_sc
 
 
 def quantise(groups, output, output_scales, scales):
-    """groups [tokens, groups, size], scales [tokens, groups]."""
+    """Write groups [tokens, groups, size] divided by scales [tokens, groups], and the scales."""
     limits = torch.finfo(output.dtype)
     quantised = (groups / scales.unsqueeze(-1)).clamp(limits.min, limits.max)
     output.copy_(quantised.flatten(-2).to(output.dtype))
@@ -90,7 +93,7 @@ def quantise(groups, output, output_scales, scales):
 
 
 class HostArray:
-    """Memory of the host that the GPU reads at the same address, as CUDA's array interface."""
+    """Host memory that the GPU reads at the same address, with CUDA's array interface."""
 
     def __init__(self, pinned):
         self.pinned = pinned
@@ -103,7 +106,7 @@ class HostArray:
 
 
 def get_cuda_view_from_cpu_tensor(cpu_tensor):
-    """The same memory as a tensor on the GPU; it must be pinned."""
+    """A tensor on the GPU over the same memory, which must be pinned."""
     assert cpu_tensor.is_pinned() and cpu_tensor.is_contiguous(), "expected dense pinned memory"
     seen = torch.as_tensor(HostArray(cpu_tensor), device="cuda")
     return seen.view(cpu_tensor.dtype).view(cpu_tensor.shape)
@@ -112,7 +115,7 @@ def get_cuda_view_from_cpu_tensor(cpu_tensor):
 def topk_softmax(
     topk_weights, topk_indices, token_expert_indices, gating_output, renormalize, bias, is_padding
 ):
-    """The most likely experts of each token; those of padding are -1, with weights of zero."""
+    """The most likely experts of each token; padding gets experts -1 with weights of zero."""
     assert bias is None, "the stand-in knows no bias that corrects the choice"
     weights, experts = gating_output.float().softmax(-1).topk(topk_weights.shape[-1])
     if renormalize:
@@ -129,7 +132,7 @@ def topk_softmax(
 
 
 def moe_sum(input, output, topk_ids, expert_map):
-    """input [tokens, top_k, hidden], summed over a token's experts."""
+    """The sum of input [tokens, top_k, hidden] over the experts of each token."""
     assert expert_map is None, "the stand-in knows no expert parallelism"
     torch.sum(input, dim=1, out=output)
 
@@ -144,7 +147,7 @@ def moe_align_block_size(
     expert_map,
     scatter_idx,
 ):
-    """Choices sorted by expert, each expert's padded to whole blocks with an id that is no choice.
+    """Sort choices by expert, and pad those of each expert to whole blocks with an invalid choice.
 
     Ids below zero are padding and choose nothing.
     """
@@ -168,7 +171,7 @@ def moe_align_block_size(
 
 
 def _places(sorted_experts, counts, first_places, *, beyond):
-    """Where each choice goes, sorted by expert; those of no expert go `beyond` the end."""
+    """The place of each choice, sorted by expert; choices of no expert get the place `beyond`."""
     first_ranks = counts.cumsum(0) - counts
     ranks = torch.arange(len(sorted_experts), device=counts.device) - first_ranks[sorted_experts]
     first_places = torch.cat([first_places, first_places.new_full((1,), beyond)])
@@ -176,7 +179,7 @@ def _places(sorted_experts, counts, first_places, *, beyond):
 
 
 def register():
-    """Define the operators; the libraries that are returned keep them."""
+    """Define the operators. They exist as long as the returned libraries."""
     libraries = {}
     for operator, signature in SIGNATURES.items():
         namespace, name = operator.split("::")

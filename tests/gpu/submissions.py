@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Many submissions to the copy stream, then some of as many copies as a call takes.
+"""Submits many small lists of copies to the copy stream, then some lists of the largest size.
 
-Run with "batched" or "single", in a process of its own: drivers were seen to crash here. Says what
-it did, and fails if a byte is wrong.
+The argument is "batched" or "single". It runs in a process of its own, since drivers have crashed
+here. Prints what it did, and fails if a byte is wrong.
 """
 
 import sys
@@ -15,7 +15,7 @@ from parts import make_device
 from vllm_dwdp._core import CopyList, CudaCopier
 
 COPIES_OF_A_LAYER = 14
-"""As many as a layer of two tensors takes of seven peers."""
+"""The number of copies of a layer that has two tensors and seven peers."""
 
 LARGEST_BATCH = 1024
 
@@ -38,7 +38,7 @@ def main():
 
 
 def pieces(source, target, number):
-    """A page in so many copies."""
+    """The copy of a page, in so many pieces."""
     step = source.num_bytes // number
     starts = [i * step for i in range(number)]
     ends = [*starts[1:], source.num_bytes]
@@ -62,7 +62,7 @@ def submit(copier, copies, times):
 
 
 def check(device, driver, target, mark):
-    """Read what was copied, through a view: kernels read no slot page by itself."""
+    """Check the copied bytes through a view, since kernels can't read a page of a slot directly."""
     view = driver.reserve_view(target.num_bytes)
     view.map_slot_page(0, target)
     view.finish()

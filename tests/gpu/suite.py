@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Runs the checks of the GPU suite and writes what they say, with the machine, as Markdown.
+"""Runs the checks of the GPU suite and writes their results in Markdown.
 
     python suite.py RESULTS.md [--seconds N] [--rehearse] [CHECK ...]
 
-* The order is that of the risk that a check settles in a second: what is cut off at the end is what
+* Checks that settle the most risk in a second run first, so that the time limit cuts off what
   matters least.
-* What a check said is written before the next one starts.
+* The results of a check are written before the next check starts.
 * Exit status: 1 if there was an error; else 2 if figures are outside their ranges; else 3 if a
-  check was left out for time, or no part of any ran; else 0.
+  check was left out for lack of time, or if no part ran; else 0.
 """
 
 import argparse
@@ -32,14 +32,14 @@ CHECKS = (
 WHEN_ASKED = ("sanitizer",)
 FOLDER = Path(__file__).parent
 LIMIT_S = 90.0 * PATIENCE
-"""For a check."""
+"""The seconds that one check may take."""
 
 SHORTEST_S = 5.0
-"""A check isn't started with less time left."""
+"""A check isn't started if fewer seconds are left."""
 
 
 def run_check(check, limit_s, *, folder=FOLDER, is_rehearsal=False):
-    """Run a check's script for at most so many seconds; nothing that it started goes on."""
+    """Run a check's script for at most so many seconds, and end all processes that it started."""
     command = [sys.executable, str(folder / f"check_{check}.py")]
     command += [REHEARSE] if is_rehearsal else []
     start = time.monotonic()
@@ -55,7 +55,7 @@ def run_check(check, limit_s, *, folder=FOLDER, is_rehearsal=False):
 
 
 def run_in_session(command, limit_s):
-    """(exit status, output); no status when the limit ended it."""
+    """(exit status, output) of a command; the status is None if the time limit ended it."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ def run_in_session(command, limit_s):
 
 
 def why_failed(status, output, lines, limit_s):
-    """What no part of the check has reported itself; empty if nothing."""
+    """The error of a check that none of its parts has reported; empty if there is none."""
     if status is None:
         return f"no end within {limit_s:.0f} s"
     has_reported = any(line.get("outcome") == "error" for line in lines)
@@ -83,7 +83,7 @@ def why_failed(status, output, lines, limit_s):
 
 
 def run_checks(checks, results, *, seconds, **options):
-    """Run as many checks as there is time for; yields the outcome of every one."""
+    """Run as many checks as there is time for; yields an outcome for each check."""
     deadline = time.monotonic() + seconds
     for check in checks:
         left = deadline - time.monotonic()
@@ -98,7 +98,7 @@ def run_checks(checks, results, *, seconds, **options):
 
 
 def exit_status(outcomes):
-    """What the outcomes of all checks come to, the worst first."""
+    """The exit status for the worst of the outcomes."""
     statuses = {outcome.status for outcome in outcomes}
     if Status.ERROR in statuses:
         return 1
@@ -109,7 +109,7 @@ def exit_status(outcomes):
 
 
 def machine():
-    """Of the GPUs at hand."""
+    """A description of this machine and its GPUs."""
     import torch
     import triton
 

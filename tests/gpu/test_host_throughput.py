@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The engines of host_throughput.py, as far as vLLM takes their options without a GPU."""
+"""vLLM takes the options of the engines of host_throughput.py, as far as a CPU can show."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Of the model's attention and lengths, with few and small experts."""
+    """A checkpoint with the attention and lengths of the measured model, and few, small experts."""
     small = dataclasses.replace(host_throughput.MODEL, num_layers=1, num_experts=8, expert_size=64)
     return small.write(tmp_path_factory.mktemp("models") / "random")
 

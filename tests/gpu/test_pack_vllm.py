@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What of wheels goes into the archive for a machine with a GPU, and what is made of it there."""
+"""Which files of wheels go into the archive for a machine with a GPU, and how it is unpacked."""
 
 import importlib.metadata
 import tarfile

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Every part of the GPU suite that needs only the driver runs over the fake one.
 
-The parts that need torch.cuda, graphs, Triton or vLLM are named here, too: nothing has shown them.
+The parts that need torch.cuda, graphs, Triton or vLLM are listed too; a rehearsal can't run them.
 """
 
 import os
@@ -52,7 +52,7 @@ NOT_REHEARSED = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What a rehearsal of all checks wrote."""
+    """The results that a rehearsal of all checks writes."""
     path = tmp_path_factory.mktemp("rehearsal") / "results.md"
     folders = [TESTS, GPU_TESTS]
     ran = subprocess.run(
@@ -67,7 +67,7 @@ def results(tmp_path_factory):
 
 
 def outcomes(results):
-    """By part, from the table at the end."""
+    """Outcomes by part, from the table at the end of the results."""
     rows = re.findall(r"^\| (.*: .*) \| ([a-z ]+) \| ([\d.]+) \|$", results, re.MULTILINE)
     return {name: outcome for name, outcome, _ in rows}
 

@@ -11,7 +11,7 @@ import torch
 
 
 def align(ids, num_experts, block_size):
-    """As vLLM's caller sizes the outputs; every byte of them is garbage before."""
+    """Run the stand-in with outputs of the sizes that vLLM gives them, full of garbage before."""
     size = ids.numel() + num_experts * (block_size - 1)
     if ids.numel() < num_experts:
         size = min(ids.numel() * block_size, size)
@@ -132,7 +132,7 @@ def test_other_uses_are_refused():
 
 
 def test_operators_are_found_where_vllm_looks_for_them():
-    """In a process of its own: the CPU backend of vLLM has operators of these names."""
+    """Runs in a process of its own, since vLLM's CPU backend has operators of the same names."""
     body = f"""
 import importlib.util
 import torch

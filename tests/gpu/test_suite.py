@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The GPU suite's own behaviour: limits, what is written when, errors apart from missed figures."""
+"""The GPU suite keeps its time limits, writes results in time, and tells errors from misses."""
 
 import json
 import os
@@ -24,7 +24,7 @@ HANGS = "import time; time.sleep(60)"
 
 @pytest.fixture
 def make_checks(tmp_path, monkeypatch):
-    """Write check scripts of one part each, by name: the part's body."""
+    """Writes scripts of checks with one part each. Arguments: by check, the body of its part."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(GPU_TESTS), str(GPU_TESTS.parent)]))
 
     def make(**bodies):
@@ -52,7 +52,7 @@ parts.run_parts(only)
 
 @pytest.fixture
 def run(make_checks, tmp_path):
-    """The outcomes of checks by name, and the results as they were written."""
+    """Runs such checks; returns their outcomes by name, and the text of the results."""
 
     def run_all(seconds=60.0, **bodies):
         folder = make_checks(**bodies)
@@ -119,7 +119,7 @@ class TestPart:
         violations = ()
 
     def attempt(self, one, capsys):
-        """The outcome that was reported."""
+        """Attempt a part; returns the line that it reports."""
         outcome = one.attempt(self.Device())
         line = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert line["outcome"] == outcome

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One vLLM engine of host_throughput.py: how long rounds of long prompts take.
+"""One vLLM engine of host_throughput.py, which times rounds of long prompts.
 
-vLLM is imported at once; the engine starts when it is this child's turn, when a file is there.
+It imports vLLM at once, but waits with the engine until the file "turn" of its job exists.
 """
 
 import json
@@ -13,7 +13,8 @@ from pathlib import Path
 
 NUM_WARM, NUM_ROUNDS = 1, 3
 STEPS_OF_A_ROUND = 6
-"""The first step begins when the first prompt is there, and is small; the last one has the rest."""
+"""Full steps that the prompts of a round would fill. The first step is smaller, since it begins
+with the first prompt, and the last step runs the rest."""
 
 
 def wait_for(turn):
@@ -58,7 +59,7 @@ def main():
 
 
 def weights_gib(llm):
-    """What the GPU gave, without the KV cache, when all was loaded and run."""
+    """GiB of GPU memory in use after all rounds, without the KV cache."""
     (found,) = llm.collective_rpc("gpu_bytes")
     return round((found - llm.llm_engine.vllm_config.cache_config.kv_cache_memory_bytes) / 2**30, 2)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One vLLM engine of vllm_e2e.py: greedy tokens, fetch mode by fetch mode, and what was counted.
+"""One vLLM engine of vllm_e2e.py, which generates greedy tokens in each fetch mode.
 
-Run with a job: {"options": of vllm.LLM, "prompts", "modes", "is_dwdp", "out"}. Mode None is the one
-that the engine has started with.
+The argument is a job in JSON: {"options": of vllm.LLM, "prompts", "modes", "is_dwdp", "out"}. The
+mode null is the one with which the engine started. Tokens and dwdp's statistics go to file "out".
 """
 
 import json

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""vLLM on GPUs: two ranks' tokens equal stock vLLM's, eager and with CUDA graphs.
+"""Checks that ranks on GPUs give the same tokens as stock vLLM, eager and with CUDA graphs.
 
     python tests/gpu/vllm_e2e.py [--quick] [--block-fp8] [--results RESULTS.md] [MODEL ...]
 
-With --quick four starts of a small model, in at most three minutes; else every fetch mode, eager
-and with graphs. With --block-fp8 the experts of the random model are quantised, and --quick leaves
-graphs out. Ranks take a GPU each where there are two, else both take GPU 0. Without MODEL: one
-with random weights. vLLM is the installed one, or what pack_vllm.py packed. --rehearse runs what a
-CPU can of --quick, with vLLM's CPU backend.
+It runs every fetch mode on each MODEL, by default on a model with random weights. If there are two
+GPUs, each rank takes one; otherwise both take GPU 0. vLLM is the installed one, or the one that
+pack_vllm.py packed.
+
+* --quick: only four starts of a small model, in at most three minutes.
+* --block-fp8: quantise the experts of the random model; --quick then leaves graphs out.
+* --rehearse: with --quick, run what a CPU can, with vLLM's CPU backend.
 """
 
 import argparse
@@ -40,10 +42,13 @@ PROMPTS += [" and it came to pass in those days".join(PROMPTS)]
 CAPTURED = [1, 2]
 US_PER_TOKEN = 500.0
 BREAK_EVEN_TOKENS = 2
-"""For 'auto': as long as two tokens take, a layer's copy takes; prompts prefetch, decodes don't."""
+"""With 'auto' a layer's copy takes as long as the compute of so many tokens.
+
+So prompts prefetch, and decodes don't.
+"""
 
 SMALL = RandomMoe(num_layers=2, num_experts=30, hidden_size=1024, expert_size=704)
-"""Its expert tensors are shared, and owners meet inside a page of 2 MiB."""
+"""Its expert tensors are large enough to share, and have boundary pages of 2 MiB."""
 
 SMALL_FP8 = RandomMoe(
     num_layers=2, num_experts=30, hidden_size=1024, expert_size=768, block_fp8=True
@@ -53,14 +58,16 @@ REHEARSED = RandomMoe(num_layers=2, num_experts=6, hidden_size=128, expert_size=
 QUICK_S, QUICK_START_S, START_S = 175.0, 75.0, 600.0
 KV_CACHE_BYTES = 1 << 30
 MEMORY_SHARE = 0.4
-"""Two ranks of one GPU would each take what the other has left free, and ask for nearly all."""
+"""Part of a GPU's memory for each rank; by default each of two ranks would ask for nearly all."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """fetch: None for stock vLLM. modes: one after the other; None: as it has started.
+    """A start of the engines of one or two ranks.
 
-    host_experts: of those of a rank that is alone; None for two ranks on GPU memory.
+    fetch: dwdp's option; None for stock vLLM. modes: fetch modes to run one after the other; None
+    is the mode with which the engine starts. host_experts: the number of experts that a single
+    rank keeps in host memory; None for two ranks on GPU memory.
     """
 
     name: str
@@ -89,7 +96,7 @@ QUICK = (
 
 
 def all_starts():
-    """Stock vLLM comes before those that are compared with it."""
+    """All starts; a start of stock vLLM comes before the starts that are compared with it."""
     for eager in (True, False):
         name = "eager" if eager else "CUDA graphs"
         yield Start(f"stock vLLM, {name}", eager)
@@ -98,7 +105,7 @@ def all_starts():
 
 
 class EndToEnd:
-    """Starts engines on one model; later starts are compared with the last one of stock vLLM."""
+    """Starts engines on one model, and compares their tokens with the last start of stock vLLM."""
 
     def __init__(self, model, *, is_rehearsal):
         self._model = Path(model)
@@ -106,7 +113,7 @@ class EndToEnd:
         self._stock_tokens = None
 
     def outcome(self, start, limit_s):
-        """How a start ended, as the suite reports checks."""
+        """Run a start; returns its outcome, as the suite reports checks."""
         if why := self._why_not_rehearsed(start):
             line = {"part": start.name, "outcome": NOT_RUN, "seconds": 0.0, "why": why}
             return Outcome(start.name, [line], is_rehearsal=True)
@@ -115,7 +122,7 @@ class EndToEnd:
         return outcome_of(start.name, run, title=title, is_rehearsal=self._is_rehearsal)
 
     def _why_not_rehearsed(self, start):
-        """Why a CPU can't run a start; None if it can, or if a GPU runs it."""
+        """Why a rehearsal can't run a start; None if it can, or if this is no rehearsal."""
         if self._is_rehearsal and not start.eager:
             return "needs CUDA graphs"
         if self._is_rehearsal and start.host_experts:
@@ -123,11 +130,9 @@ class EndToEnd:
         return None
 
     def _compare(self, start, limit_s):
-        """Figures of a start whose tokens are right."""
+        """Run a start and check its tokens; returns its figures."""
         if start.fetch is None:
-            self._stock_tokens = (
-                None  # another start of stock vLLM is no reference for what follows
-            )
+            self._stock_tokens = None  # if this start fails, an older one is no reference
         ranks = self._run(start, limit_s)
         runs = [run for rank in ranks for run in rank["runs"]]
         if start.fetch is None:
@@ -154,7 +159,7 @@ class EndToEnd:
         return "yes" if self._stock_tokens else "not known, stock vLLM failed; ranks are equal"
 
     def _run(self, start, limit_s):
-        """What each rank has found."""
+        """Start all ranks of a start; returns what each has written."""
         deadline = time.monotonic() + limit_s
         port = free_port()
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -201,12 +206,12 @@ class EndToEnd:
         return found
 
     def _local_rank(self, rank):
-        """Ranks take the GPUs in turn; on CPUs each has cores of its own."""
+        """The rank's number on its host. Ranks take GPUs in turns; on CPUs all numbers differ."""
         return rank if self._is_rehearsal else rank % max(1, num_gpus())
 
 
 class Child:
-    """An engine in a process of its own; it and all that it started end with the context."""
+    """An engine in a process of its own, as a context that ends it and all that it started."""
 
     def __init__(self, job, environment, log, *, script=CHILD):
         self._out = Path(job["out"])
@@ -245,11 +250,11 @@ def gpu_options(start):
     compilation = dict(settings.get("compilation_config", {}))
     if not start.eager:
         compilation["cudagraph_capture_sizes"] = CAPTURED
-        if settings:  # without compiled pieces there are only graphs of whole steps
+        if settings:  # the packed vLLM can only capture whole steps
             compilation["cudagraph_mode"] = "FULL_DECODE_ONLY"
     return settings | {
         "compilation_config": compilation,
-        "moe_backend": "triton",  # as dwdp chooses by itself
+        "moe_backend": "triton",  # as dwdp chooses by default
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
         "gpu_memory_utilization": MEMORY_SHARE,
     }
@@ -271,7 +276,7 @@ def dwdp_options(start, model):
 
 
 def given_costs(model):
-    """Such that 'auto' prefetches for prompts and not for decodes, whatever the machine."""
+    """Options with which 'auto' prefetches for prompts and not for decodes, on any machine."""
     config = json.loads((model / "config.json").read_text())
     row_bytes = 3 * 2 * config["hidden_size"] * config["moe_intermediate_size"]
     missing_bytes = config["num_experts"] // 2 * row_bytes
@@ -280,7 +285,7 @@ def given_costs(model):
 
 
 def check_copies(start, runs):
-    """Each mode that copies has copied while it was in force; 'direct' copies nothing."""
+    """Check that each mode that copies has copied in its run, and that 'direct' copied nothing."""
     before = {"prefetch": 0, "selective": 0}
     for run in runs:
         now = {mode: sum(by_peer) for mode, by_peer in run["stats"]["bytes_fetched"].items()}
@@ -325,7 +330,7 @@ def random_model(args):
 
 
 def run_all(args, model, results):
-    """Outcomes, written as they come."""
+    """Run the starts; writes and yields their outcomes."""
     end_to_end = EndToEnd(model, is_rehearsal=args.rehearse)
     deadline = BEGIN + (QUICK_S if args.quick else float("inf"))
     limit_s = QUICK_START_S if args.quick and not args.rehearse else START_S

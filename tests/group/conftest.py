@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ranks as real processes on a free port."""
+"""Starts ranks as real processes, which meet at a free port."""
 
 import pytest
 from rank import RankProcess

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""One rank of a group without a model, as a real process: tells how its start-up went."""
+"""A rank without a model in a process of its own, which tells how its start-up goes."""
 
 import atexit
 import dataclasses
@@ -31,13 +31,13 @@ MANIFEST = Manifest(
     granularity=4096,
     tensors=(TensorSchema("layers.0", "w13_weight", (4, 8, 8), "bfloat16"),),
 )
-# Ranks are forked from a server that has imported torch already: that takes seconds.
+# Ranks are forked from a server that has imported torch, since the import takes seconds.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch.distributed", "vllm_dwdp.group.session"])
 
 
 class RankProcess:
-    """A rank in a process of its own, and the lines that it says."""
+    """The rank's process, and the lines that it says."""
 
     def __init__(self, job):
         self._lines, said = CONTEXT.Pipe(duplex=False)
@@ -50,11 +50,11 @@ class RankProcess:
         return self._process.pid
 
     def hears(self, line, timeout_s=30):
-        """Wait until the rank says this."""
+        """Wait for the rank's next line, which must be this one."""
         assert self.next_line(timeout_s) == line
 
     def ending(self, timeout_s=60):
-        """The last line, once the process has ended."""
+        """Wait until the process has ended; returns its last line."""
         lines = []
         while (line := self.next_line(timeout_s)) is not None:
             lines.append(line)
@@ -111,7 +111,7 @@ def _start_up(job, say):
 
 
 def _load(session, job, say):
-    """Layers that each take a while, then a while without any."""
+    """Load layers that each take `layer_s`, stay for `load_s` without a step, then gather."""
     for layer_idx in range(job.get("num_layers", 0)):
         session.step(f"layer {layer_idx}")
         say(f"layer {layer_idx}")
@@ -134,7 +134,7 @@ def _rendezvous(job):
 
 
 def _take_all(session, job):
-    """Check that each peer of the group hands out its own file."""
+    """Take the file of each peer in the group, and check that it is the peer's own."""
     dwdp_rank, first = job["rank"] % job["dwdp_size"], job["rank"] // job["dwdp_size"]
     for peer in range(job["dwdp_size"]):
         if peer != dwdp_rank:

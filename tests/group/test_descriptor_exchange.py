@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The descriptor socket hands out the right files, and survives whatever else connects."""
+"""The descriptor server hands out the right files, and survives any other request."""
 
 import os
 import resource
@@ -54,7 +54,7 @@ def open_memory_files():
 
 
 def num_descriptors():
-    """Open descriptors, once the server's thread has dropped the connections that ended."""
+    """The number of open descriptors, once the server's thread has closed ended connections."""
     counts = [0]
     while len(counts) < 5 or len(set(counts[-3:])) > 1:
         time.sleep(0.02)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Fabric handles through the store: what comes is what was offered, and what was expected."""
+"""Ranks hand over fabric handles through the store; unexpected blocks are refused."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +26,7 @@ def offer(handle_type, layer_idx):
 
 @pytest.fixture
 def open_exchanges(port):
-    """Ranks of one process, each with a source of its own."""
+    """Opens the exchanges of several ranks in this process, each with a source of handles."""
     opened = []
 
     def open_all(*sources):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""An address that belongs to something or someone else is named, and costs no hang."""
+"""A rank whose rendezvous address belongs to another program or job says so, and doesn't hang."""
 
 import dataclasses
 import socket
@@ -30,14 +30,14 @@ def service(port):
 
 
 def a_port_of_the_kernels():
-    """Even: connections get such ports, programs that ask for any port get odd ones."""
+    """A port that the kernel may give to a connection: an even one. `bind` gets odd ones."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1] + 1
 
 
 def has_met_itself(port):
-    """Whether a connection had this port at both ends, up to a minute ago."""
+    """Whether a connection has or had this port at both ends; /proc shows it for a minute."""
     address = f"0100007F:{port:04X}"
     return f" {address} {address} " in Path("/proc/net/tcp").read_text()
 
@@ -177,7 +177,7 @@ def test_reused_process_id_counts_as_ended():
 
 @pytest.mark.parametrize("change", [{"boot_id": "x"}, {"namespaces": "x"}])
 def test_process_that_cannot_be_seen_does_not_count_as_ended(change):
-    """Its number may be anybody's here: the time-out has to notice."""
+    """Its process id may be another process's here, so only the time-out can notice its end."""
     own = ProcessIdentity.own()
     gone = dataclasses.replace(own, start_ticks=own.start_ticks - 1)
     assert gone.has_ended(own)

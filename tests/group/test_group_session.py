@@ -110,7 +110,7 @@ def test_stopped_rank_ends_the_others_at_the_time_out(start):
     for rank in ranks:
         for line in ("open", "tried"):
             rank.hears(line)
-    time.sleep(1)  # so that it has told where it is
+    time.sleep(1)  # so that the rank has reported its place
     ranks[1].send_signal(signal.SIGSTOP)
     sentence = f"end: dwdp rank 1 got no further for 4 s (loading); {ADVICE}"
     assert [ranks[r].ending() for r in (0, 2)] == [sentence] * 2
@@ -122,7 +122,7 @@ def test_start_that_gets_further_may_take_longer_than_the_time_out(start):
 
 
 def test_groups_that_load_keep_the_store_longer_than_the_time_out(start):
-    """Rank 0 has long finished when the last one does."""
+    """Rank 0, which hosts the store, finishes long before the last rank."""
     slow = {"timeout_s": 2, "num_layers": 5, "layer_s": 1}
     placement = {"placement": [[0, 4]] * 2}
     first = [start(r, 4, 2, timeout_s=2, serve_s=60, manifest=placement) for r in range(2)]
@@ -134,7 +134,7 @@ def test_groups_that_load_keep_the_store_longer_than_the_time_out(start):
 
 
 def test_rank_that_hangs_is_named_within_the_time_out_of_its_last_beat(start):
-    """Others that still load learn it at their next layer."""
+    """Ranks that still load notice it at their next layer."""
     timeout_s = 3
     slow = {"timeout_s": timeout_s, "num_layers": 100, "layer_s": 0.2}
     ranks = [
@@ -162,7 +162,7 @@ def test_stopped_rank_is_named_though_it_was_waiting_for_another(start):
 
 
 def test_ranks_that_wait_for_each_other_end_at_the_time_out(start):
-    """As ranks of different versions could."""
+    """Ranks of different versions could wait for each other like this."""
     ranks = [start(0, timeout_s=2, gathers=["a"]), start(1, timeout_s=2, gathers=["b"])]
     endings = {rank.ending() for rank in ranks}
     assert len(endings) == 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The descriptor server against peers that misbehave, and against users who may not ask."""
+"""The descriptor server survives peers that misbehave, and refuses other users."""
 
 import contextlib
 import ctypes
@@ -38,7 +38,7 @@ def server():
 
 def raw_connection(server):
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    peer.connect(server.path)  # blocking: waits while the server's backlog is full
+    peer.connect(server.path)  # blocks while the server's backlog is full
     peer.settimeout(5)
     return peer
 
@@ -52,7 +52,7 @@ def take_layer(server, timeout_s=5):
 
 
 def in_child(function):
-    """What a function says in a forked child: its result, or the error it raised."""
+    """Call a function in a forked child; returns its result, or the error it raised, as text."""
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:

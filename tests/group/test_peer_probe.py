@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The page that ranks try before they share more: read back, and refused when it is another's."""
+"""Ranks first try a page of each peer, and refuse one that they can't read or that is foreign."""
 
 import gc
 import os

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Where sockets go: to vLLM's and Python's places, however long; what killed ranks left goes."""
+"""Sockets go to vLLM's or Python's temporary directory, even if its path is long.
+
+Directories that killed ranks left there are removed.
+"""
 
 import multiprocessing.util
 import os
@@ -30,7 +33,7 @@ time.sleep(60)
 
 @pytest.fixture
 def folder(monkeypatch):
-    multiprocessing.util.get_temp_dir()  # made once, and removed when the tests end
+    multiprocessing.util.get_temp_dir()  # it must not be made inside of `path` below
     with tempfile.TemporaryDirectory(dir="/tmp") as path:
         monkeypatch.setattr(tempfile, "tempdir", path)
         monkeypatch.setenv("TMPDIR", path)
@@ -39,7 +42,7 @@ def folder(monkeypatch):
 
 
 def serving_directory():
-    """Where a server makes its socket, once a client has reached it."""
+    """The directory in which a server makes its own; checks that a client reaches its socket."""
     server = DescriptorServer(lambda layer_idx: [], num_parcels=1)
     DescriptorClient(server.path, server.token, peer_rank=1, timeout_s=5).close()
     server.close()

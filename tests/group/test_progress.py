@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Places of ranks, told and timed: which rank got no further for too long, and where it was."""
+"""Ranks report their places; a rank that stays at one for too long is named with the place."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What ranks found out about their pairs becomes one sentence, short however many there are."""
+"""One sentence says which ranks can't read which peers; it is short for any number of ranks."""
 
 from vllm_dwdp.group.handover.votes import reason_against
 

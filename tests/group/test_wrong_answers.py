@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The descriptor client against a server that answers wrongly: it names what and keeps nothing."""
+"""A descriptor client says what is wrong in a server's answer, and keeps no descriptor."""
 
 import os
 import socket

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The fake CUDA driver (tests/fake_cuda) as Python tests speak to it."""
+"""Python interface of the fake CUDA driver (tests/fake_cuda)."""
 
 import contextlib
 import ctypes
@@ -15,11 +15,11 @@ LIBRARY = Path(__file__).parents[2] / "build" / "csrc-tests" / "libfake_cuda.so"
 INVALID_VALUE, OUT_OF_MEMORY, NOT_PERMITTED, NOT_SUPPORTED = 1, 2, 800, 801
 INVALID_DEVICE, ILLEGAL_ADDRESS = 101, 700
 VIRTUAL_MEMORY, POSIX_DESCRIPTORS, FABRIC, HOST_VIRTUAL_MEMORY = 102, 103, 128, 141
-"""CU_DEVICE_ATTRIBUTE_*."""
+"""Device attributes, CU_DEVICE_ATTRIBUTE_*."""
 
 
 class FakeCuda:
-    """One per process: what the library was told holds for all that use it."""
+    """Controls the fake driver of this process; all instances control the same driver."""
 
     def __init__(self):
         assert LIBRARY.exists(), f"no {LIBRARY}; run 'bash tests/run.sh', which builds it"
@@ -34,7 +34,7 @@ class FakeCuda:
         self._library.fake_cuda_set_granularity(ctypes.c_size_t(granularity))
 
     def driver(self, gpu=0):
-        """There are two: ranks take them in turn."""
+        """dwdp's driver of one of the two fake GPUs, which ranks take in turns."""
         return CudaDriver(gpu % 2, library=str(LIBRARY))
 
     def make_chosen(self, copier, num_ranks):
@@ -47,11 +47,11 @@ class FakeCuda:
         self._library.fake_cuda_set_recommended_granularity(ctypes.c_size_t(num_bytes))
 
     def set_capacity(self, num_bytes, gpu=0):
-        """How much the GPU of `driver(gpu)` can still give."""
+        """Set the bytes that the GPU of `driver(gpu)` can still allocate."""
         self._library.fake_cuda_set_capacity(gpu % 2, ctypes.c_size_t(num_bytes))
 
     def set_host_capacity(self, num_bytes):
-        """How much memory the host can still give to a GPU."""
+        """Set the bytes of host memory that GPUs can still allocate."""
         self._library.fake_cuda_set_capacity(2, ctypes.c_size_t(num_bytes))
 
     def deny_peer_access(self, reader, owner):
@@ -64,11 +64,11 @@ class FakeCuda:
         self._library.fake_cuda_refuse_downgraded_access()
 
     def break_context(self, gpu=0, result=ILLEGAL_ADDRESS):
-        """As a kernel does that fails, until the next reset."""
+        """Break the context of `driver(gpu)` until the next reset, as a failing kernel does."""
         self._library.fake_cuda_break(gpu % 2, result)
 
     def hang(self, name, nth=1):
-        """The nth copy or kernel of that name doesn't end; copies are named by their calls."""
+        """Make the nth copy or kernel of that name hang; a copy has the name of its driver call."""
         self._library.fake_cuda_hang(name.encode(), nth)
 
     def end_hangs(self):
@@ -76,7 +76,7 @@ class FakeCuda:
 
     @property
     def num_exportable(self):
-        """Pieces of memory that other processes could be given."""
+        """The number of allocations that could be exported to other processes."""
         return self._library.fake_cuda_num_exportable()
 
     def set_version(self, version):
@@ -100,7 +100,7 @@ class FakeCuda:
         return self._library.fake_cuda_leaks().decode().splitlines()
 
     def make_stream(self, gpu=0):
-        """On the GPU of `driver(gpu)`."""
+        """Make a stream on the GPU of `driver(gpu)`; returns its handle."""
         return self._library.fake_cuda_make_stream(gpu % 2)
 
     def destroy_stream(self, stream):
@@ -110,17 +110,17 @@ class FakeCuda:
         assert self._library.fake_cuda_synchronize(ctypes.c_void_p(stream)) == 0
 
     def on(self, stream):
-        """Kernels name their stream here."""
+        """Does nothing: the fake driver's kernels get their stream as an argument."""
         return contextlib.nullcontext()
 
     def read(self, stream, view, num_bytes):
-        """A kernel that copies the start of a view; the result is there once it has run."""
+        """Read the start of a view with a kernel; the result is filled once the kernel has run."""
         found = torch.zeros(num_bytes, dtype=torch.uint8)
         assert self.read_address(stream, view.address, found) == 0
         return found
 
     def read_address(self, stream, address, into):
-        """A kernel that copies device memory into a CPU tensor; 0, or why it was refused."""
+        """Read device memory into a CPU tensor with a kernel; returns 0 or CUDA's error."""
         return self._library.fake_cuda_read(
             ctypes.c_void_p(stream),
             ctypes.c_uint64(address),
@@ -129,7 +129,7 @@ class FakeCuda:
         )
 
     def fill(self, stream, address, num_bytes, value):
-        """A kernel that writes device memory."""
+        """Write device memory with a kernel; returns 0 or CUDA's error."""
         return self._library.fake_cuda_fill(
             ctypes.c_void_p(stream),
             ctypes.c_uint64(address),
@@ -138,11 +138,11 @@ class FakeCuda:
         )
 
     def begin_capture(self, stream, mode=0):
-        """mode: CUstreamCaptureMode, as a rule the one that is for all threads."""
+        """mode: CUstreamCaptureMode; 0 is CU_STREAM_CAPTURE_MODE_GLOBAL."""
         return self._library.fake_cuda_begin_capture(ctypes.c_void_p(stream), mode)
 
     def end_capture(self, stream):
-        """The graph, or None when the capture was broken."""
+        """The captured graph, or None if the capture was broken."""
         return self._library.fake_cuda_end_capture(ctypes.c_void_p(stream))
 
     def launch(self, graph, stream):
@@ -153,13 +153,13 @@ class FakeCuda:
 
 
 def bytes_of(view):
-    """uint8 [num_bytes] of a view, over memory that the CPU can read as well."""
+    """The bytes of a view, uint8 [num_bytes]; the CPU can read the fake GPU's memory."""
     place = (ctypes.c_uint8 * view.num_bytes).from_address(view.address)
-    place.view = view  # mapped as long as a tensor of it lives
+    place.view = view  # keeps the view mapped while a tensor lives
     return torch.frombuffer(place, dtype=torch.uint8)
 
 
 def num_memory_files():
-    """Descriptors of device memory that this process has open."""
+    """The number of open descriptors of device memory in this process."""
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     return sum("fake-cuda-" in os.readlink(link) for link in links if os.path.lexists(link))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ranks of a group in one process: real blocks, views, slots and scheduler on one device.
+"""Ranks of a group in one process, with real blocks, views, slots and schedulers on one device.
 
-The device is the fake driver (FakeCuda) or a GPU (tests/gpu/gpu.py): streams, and kernels that
-read what a view shows. What they read is compared in the end.
+The device is the fake driver (FakeCuda) or a GPU (tests/gpu/gpu.py). Its kernels read what views
+show, and `num_wrong_reads` compares the bytes that they read with the experts.
 """
 
 import weakref
@@ -23,9 +23,9 @@ from vllm_dwdp.rank.experts import RankExperts
 
 
 def make_layers(num_layers, num_experts, page):
-    """Per layer: tensors [num_experts, bytes] by name, the same in every process.
+    """For each layer, tensors [num_experts, bytes] by name; the same in every process.
 
-    With boundary pages, and a tensor too small to share.
+    The weights have boundary pages, and w13_scale is too small to share.
     """
     rows = {"w13_weight": 3 * page + page // 8, "w2_weight": page * 3 // 2, "w13_scale": 24}
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,10 @@ def adopt(driver, layout, layers):
 
 
 class GpuRank:
-    """One rank that has met its peers. gpu: that of its driver; take_handles: see ExpertViews."""
+    """One rank, with views, slots and a scheduler.
+
+    take_handles: see ExpertViews. gpu: the number of its driver's GPU. options: of the copier.
+    """
 
     def __init__(self, device, driver, experts, layers, take_handles, *, gpu, **options):
         layout = experts.layout
@@ -90,13 +93,13 @@ class GpuRank:
         self._reads = []
 
     def step(self, mode=FetchMode.PREFETCH, ids=None):
-        """ids: the experts that a selective step chooses, on the device."""
+        """Run all layers. ids: the experts that a selective step chooses, on the device."""
         self.scheduler.policy = Policy.always(mode)
         for layer in range(len(self._layers)):
             self.run(layer, ids)
 
     def run(self, layer, ids=None):
-        """Wait, a kernel that reads every byte of the layer's views, release."""
+        """Run one layer: wait, read every byte of its views with kernels, release."""
         with self._device.on(self.stream):
             self._run(layer, ids)
 
@@ -112,7 +115,10 @@ class GpuRank:
         self.scheduler.release(layer, mode)
 
     def num_wrong_reads(self, *, keep=False):
-        """Of all kernels so far. keep: a graph will read again, into the same memory."""
+        """The number of wrong reads so far, which are then forgotten.
+
+        keep: forget none, since a graph will read into the same memory again.
+        """
         self._device.synchronize(self.stream)
         wrong = sum(not _is_right(*read) for read in self._reads)
         if not keep:
@@ -139,7 +145,7 @@ def make_ranks(
     handle_type=HandleType.FILE_DESCRIPTOR,
     **options,
 ):
-    """All ranks of a group, giving each other handles."""
+    """All ranks of a group; they take each other's handles."""
     placement = Placement.make(
         num_experts=num_experts, dwdp_size=dwdp_size, host_experts=host_experts
     )

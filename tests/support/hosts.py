@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Processes as on another host, by all that dwdp looks at: processes, name and boot of its own.
+"""Runs commands as if on another host, in Linux namespaces of their own.
 
-Shared memory, too: what vLLM leaves there when its first process ends goes with the host.
+Such a host has its own process ids, name and boot id, which is all that dwdp looks at. It also has
+its own shared memory, so that what vLLM leaves there goes with the host.
 """
 
 import functools
@@ -18,7 +19,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def on_host(name: str, command: Sequence[str]) -> list[str]:
-    """The command in Linux namespaces of its own. What it starts ends with it."""
+    """A command that runs `command` on the host `name`. All processes end with the first one."""
     boot_id = f"/tmp/dwdp-test-boot-{os.getpid()}-{name}"
     steps = (
         f"hostname {shlex.quote(name)}",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What these tests must not leave: memory files, directories, processes.
+"""Finds what these tests must not leave behind: memory files, directories, processes.
 
-Other jobs may run on the machine, and begin and end at any time. What the tests start is known by
-a mark in its environment, and puts its temporary files into a directory of the tests' own.
+Other jobs may begin and end on this machine at any time. So all processes of the tests have a mark
+in their environment, and put their temporary files into a directory of the tests' own.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ KEEP_ENVIRON = "SPT_NOENV"
 
 @contextlib.contextmanager
 def marking() -> Iterator[None]:
-    """Mark all that is started from here on, and give it a directory for temporary files."""
+    """Mark all processes that start in the `with` block, and give them a temporary directory."""
     folder = tempfile.mkdtemp(prefix="dwdp-tests-")
     os.environ.update({MARK: uuid.uuid4().hex, KEEP_ENVIRON: "1", "TMPDIR": folder})
     yield
@@ -33,12 +33,12 @@ def marking() -> Iterator[None]:
 
 
 def processes() -> list[psutil.Process]:
-    """All that the tests started and that still run, whoever is their parent by now."""
+    """Processes that the tests started and that still run, even if their parent has ended."""
     return [process for process in psutil.process_iter() if _is_marked(process)]
 
 
 def memory_files() -> set[str]:
-    """Memory files of dwdp ranks that processes of these tests hold open or map."""
+    """Memory files of dwdp ranks that processes of these tests have open or map."""
     found = set()
     for process in processes():
         try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What dwdp logs, whatever vLLM and pytest do with the loggers above its own."""
+"""Collects what dwdp logs, however vLLM and pytest set up the loggers above its own."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ import logging
 
 @contextlib.contextmanager
 def log_lines(level):
-    """The messages of at least this level, as they come."""
+    """A list to which dwdp's messages of at least this level are added in the `with` block."""
     logger, found = logging.getLogger("vllm.dwdp"), []
     handler = logging.Handler(level)
     handler.emit = lambda record: found.append(record.getMessage())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ports for tests, of those that the kernel gives to no connection by itself."""
+"""Free ports for tests, outside of the range from which the kernel gives ports to connections."""
 
 import random
 import socket
@@ -11,7 +11,7 @@ GIVEN_BY_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port(count: int = 1) -> int:
-    """The first of so many free ports in a row on loopback."""
+    """The first of `count` free ports in a row on loopback."""
     end = int(GIVEN_BY_KERNEL.read_text().split()[0]) - count
     while True:
         first = random.SystemRandom().randrange(LOWEST, end)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A `vllm serve` process and all that it started."""
+"""A `vllm serve` process and all processes that it started."""
 
 import json
 import os
@@ -25,9 +25,9 @@ STOP_S = 60
 
 
 class Server:
-    """Serves from construction on; `wait_until_ready` before the first request.
+    """A server that starts at construction; call `wait_until_ready` before the first request.
 
-    host: the name of another host to run on, as in hosts.py.
+    host: the name of another host to run on; see hosts.py.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Server:
         raise AssertionError(f"server {how}:\n{self.text()[-2000:]}\n{self._errors()}")
 
     def text(self) -> str:
-        """What it has logged so far."""
+        """The server's log so far."""
         return self.log.read_text(errors="replace")
 
     def wait_for_log(self, pattern: str, timeout_s: float = 120) -> re.Match[str]:
-        """Wait until it has logged something that matches; it must not end before."""
+        """Wait until the log matches; fails if the server ends before or the time is up."""
         deadline = time.monotonic() + timeout_s
         while not (found := re.search(pattern, self.text())):
             is_over = self.process.poll() is not None or time.monotonic() > deadline
@@ -92,7 +92,7 @@ class Server:
         return [server, *server.children(recursive=True)]
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
-        """The status and the text that an endpoint answers."""
+        """Call an endpoint; returns the status and the text of the answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.url}{path}", data, {"content-type": "application/json"}, method=method
@@ -104,7 +104,7 @@ class Server:
             return error.code, error.read().decode()
 
     def workers(self) -> list[psutil.Process]:
-        """Workers of the DWDP ranks that are here, in the order of their ranks."""
+        """The workers of this server's DWDP ranks, in the order of their ranks."""
         found = re.findall(r"Worker pid=(\d+)\).*DWDP rank (\d+) of", self.text())
         return [psutil.Process(int(pid)) for pid, _ in sorted(found, key=lambda f: int(f[1]))]
 
@@ -117,11 +117,11 @@ class Server:
             process.resume()
 
     def stop(self, strike: int = signal.SIGINT) -> int | None:
-        """End it; returns its exit code, None when it had to be killed."""
+        """Send a signal and wait; returns the exit code, None if a process had to be killed."""
         if self.process.poll() is not None:
             return self.process.returncode
         family = self.family()
-        vllm = family[0 if self._host is None else 1]  # there unshare is first, which only waits
+        vllm = family[0 if self._host is None else 1]  # there the first one is unshare, which waits
         vllm.send_signal(strike)
         gone, left = psutil.wait_procs(family, timeout=STOP_S)
         for process in left:
@@ -131,7 +131,7 @@ class Server:
         return None if left else codes[self.process.pid]
 
     def _errors(self) -> str:
-        """The lines that name an error: vLLM logs the cause long before the end."""
+        """The log lines that name an error; vLLM logs the cause long before its last lines."""
         return "\n".join(line for line in self.text().splitlines() if "Error" in line)[-2000:]
 
     def _is_healthy(self) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Examples of these tests may take as long as a busy machine needs for them."""
+"""Hypothesis sets no deadline for an example, since machines may be busy."""
 
 from hypothesis import settings
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What a rank does with the options that it gets, in a process of its own without vLLM."""
+"""Reads pickled options in a child process, as a rank does, but without vLLM."""
 
 import multiprocessing
 import pickle
@@ -9,7 +9,10 @@ from vllm_dwdp.offline.pickled_options import PickledOptions
 
 
 def read_in_a_child(options):
-    """Print for each option whether a child process can pickle it again, as vLLM does there."""
+    """Print for each option whether a child process finds it by name, or has a copy of it.
+
+    For that the child pickles the option again, as vLLM does in a rank.
+    """
     arguments = (PickledOptions.of(options),)
     child = multiprocessing.get_context("spawn").Process(target=_read, args=arguments)
     child.start()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Copy plans: every missing byte once, from an owner, inside the slot, whatever the sizes."""
+"""A copy plan copies each missing byte once, from an owner, into the slot, whatever the sizes."""
 
 import itertools
 from collections import Counter
@@ -26,7 +26,7 @@ GRANULARITY = 16
 
 @st.composite
 def models(draw):
-    """Layers of different shapes, seen by one rank: (layers, rank, dwdp_size)."""
+    """(layers, rank, dwdp_size), with layers of random shapes."""
     dwdp_size = draw(st.integers(1, 5))
     layers = []
     for _ in range(draw(st.integers(1, 4))):
@@ -45,12 +45,12 @@ def models(draw):
 
 
 def one_slot(layers, rank):
-    """One slot that serves all layers."""
+    """The layout of a slot that serves all layers."""
     return RankLayout(tuple(layers), rank, num_slots=1).slot_layout(0)
 
 
 def missing_bytes(layer, layer_idx, rank):
-    """(tensor, byte of the view) of all blocks of peers, with the peer that is read."""
+    """By (tensor, byte of the view), the peer to read from, for all blocks that the rank lacks."""
     found = {}
     for tensor_idx, layout in enumerate(layer):
         for extent in layout.blocks:
@@ -142,7 +142,7 @@ def test_slices_of_a_gpu_leave_every_peer_several_turns(peer_bytes):
 
 
 def test_copies_of_a_gpu_alternate_between_peers():
-    """DeepSeek-R1 on 8 GPUs: a layer is 147 calls, and neighbours read different peers."""
+    """DeepSeek-R1 on 8 GPUs: a layer has 147 copies, and successive ones read different peers."""
     mib = 1 << 20
     placement = Placement.make(num_experts=256, dwdp_size=8)
     layer = tuple(

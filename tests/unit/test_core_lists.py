@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Lists of cores, parsed and divided; shares of a memory node. Hosts are made up."""
+"""How ranks share the cores and the memory nodes of made-up hosts."""
 
 from collections import defaultdict
 
@@ -25,7 +25,7 @@ HOSTS = st.integers(1, 8).flatmap(
         st.none() | st.integers(1, 4096),
     )
 )
-"""GiB of each memory node, the node of each rank, GiB that a control group allows."""
+"""(GiB of each memory node, node of each rank, GiB that a control group allows or None)."""
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_memory_on_the_own_node_is_allowed_or_warned_of_once():
 
 
 def may_set_memory_policy():
-    """Whether mbind works here at all, asked without the driver."""
+    """Whether mbind works here; calls it without dwdp's driver."""
     import ctypes
     import mmap
     import platform
@@ -85,7 +85,7 @@ def may_set_memory_policy():
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    """A host of two memory nodes with two cores each, of two logical CPUs each; no variables."""
+    """A host with two memory nodes of two cores, a core has two logical CPUs; sets no variables."""
     cpus = [LogicalCPUInfo(cpu, cpu % 4, cpu % 4 // 2) for cpu in range(8)]
     monkeypatch.setattr(cpu_host, "get_allowed_cpu_list", lambda: cpus)
     monkeypatch.setattr("vllm.utils.cpu_resource_utils.get_memory_affinity", lambda: [0, 1])
@@ -178,7 +178,7 @@ def fraction(rank, num_ranks, command=None, kv_cache_memory_bytes=None):
 
 
 def test_limit_of_the_control_group_is_read():
-    """Compared with the kernel's own file; None where there is none."""
+    """Compares the limit with the kernel's own file; without a limit both are None."""
     file = Path("/sys/fs/cgroup/memory.max")
     text = file.read_text().strip() if file.exists() else "max"
     if text != "max" or not Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():

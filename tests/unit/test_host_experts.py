@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Experts in host memory, as placements, layouts and copy plans have them."""
+"""Experts in host memory in placements, layouts, copy plans and memory estimates."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ PAGE = 4096
 
 @st.composite
 def placements(draw):
-    """With experts in host memory."""
+    """Placements with experts in host memory."""
     dwdp_size = draw(st.integers(1, 6))
     num_experts = draw(st.integers(2 * dwdp_size, 60))
     host_experts = draw(st.integers(1, num_experts // dwdp_size - 1))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Descriptors: the soft limit is raised as far as the hard one allows, then it is an error."""
+"""The soft limit on descriptors is raised up to the hard limit; needing more is an error."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Classes and functions of a script as options: each rank uses its own copy of the script."""
+"""Options may be classes and functions of a script; ranks find them in their own import of it."""
 
 import subprocess
 import sys
@@ -36,7 +36,10 @@ OF_SCRIPT = '"a": Processor, "b": Processor.Inner, "c": override'
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """What a child process of a script says of its options; the script is a file or a text."""
+    """Runs a script whose child process reads options; returns the lines that it prints.
+
+    form: run the script as a file, as a module, or as a text.
+    """
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{tmp_path}")
 
     def start(options, form="file"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The policy is a pure function of the token count, and the cheapest mode the model knows of."""
+"""A policy gives each number of tokens a fetch mode, with 'auto' the cheapest by the cost model."""
 
 import dataclasses
 
@@ -50,12 +50,12 @@ def test_policy_is_the_cheapest_mode_for_every_step(model, max_tokens, captured)
 def test_prefetch_hides_its_copies_from_break_even_on(model):
     tokens = model.break_even_tokens
     assert model.seconds(tokens).prefetch == pytest.approx(0, abs=1e-12)
-    if tokens > 2:  # one less may be equal but for rounding
+    if tokens > 2:  # one token less may differ only by rounding
         assert model.seconds(tokens - 2).prefetch > 0
 
 
 def test_slow_reads_in_place_make_copies_pay_in_smaller_steps():
-    """As kernels read a weight once for each block of tokens."""
+    """Kernels read a weight once for each block of tokens, so large steps read more in place."""
     slow = dataclasses.replace(DEEPSEEK_R1_ON_NVLINK, direct_extra_s_per_token=20e-6)
     for num_tokens in (1, 16):
         assert slow.seconds(num_tokens) == DEEPSEEK_R1_ON_NVLINK.seconds(num_tokens)
@@ -92,7 +92,7 @@ def test_peers_memory_as_fast_as_own_is_read_where_it_lies():
     ],
 )
 def test_policy_copies_only_where_a_step_of_this_engine_does(fetch, captured_tokens, expected):
-    """Slots are made for what it says; 'auto' has no model where copies can't win."""
+    """Slots are made only if the policy copies. 'auto' has no model if copies can't save time."""
     assert policy_for(fetch, None, StepSizes(512, captured_tokens)).table() == expected
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The package's rooms: imports never climb, and few rooms know vLLM."""
+"""Rules for imports between the package's rooms: none climbs, and few rooms import vLLM."""
 
 import ast
 import sys
@@ -18,10 +18,13 @@ ROOMS = (
     *("engine.compat", "engine.parent_watch", "engine.request_path"),
     *("engine.setup", "engine.moe", "engine.worker", "offline"),
 )
-"""From the lowest to the highest: a room imports itself and what lies below."""
+"""The rooms (folders and modules) from the lowest to the highest.
+
+A room may import from itself and from lower rooms.
+"""
 
 LAZY = {"plugin": "engine", "": "offline"}
-"""Modules, the package itself among them, that import higher rooms when somebody asks for them."""
+"""Modules that import from a higher room on demand, with that room. "" is the package itself."""
 
 PUBLIC_VLLM = {
     *("vllm", "vllm.exceptions", "vllm.logger", "vllm.sampling_params", "vllm.engine.arg_utils"),
@@ -30,7 +33,7 @@ PUBLIC_VLLM = {
 
 
 class Import(NamedTuple):
-    """`module` imports a name at a line; both are dotted, and without the package's own name."""
+    """`module` imports `name` at `line`; both are dotted, without the package's own name."""
 
     module: str
     name: str
@@ -39,7 +42,7 @@ class Import(NamedTuple):
 
 
 def read_imports(folder: Path) -> Iterator[Import]:
-    """Every import of every Python file below the folder of the package, wherever it stands."""
+    """All imports in the Python files of the package's folder, also those inside of functions."""
     for path in sorted(folder.rglob("*.py")):
         module = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix("__init__")
         for node in ast.walk(ast.parse(path.read_text())):
@@ -58,14 +61,14 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def room_of(module: str) -> int:
-    """The room's place in ROOMS."""
+    """The place of the module's room in ROOMS."""
     found = [i for i, room in enumerate(ROOMS) if f"{module}.".startswith(f"{room}.")]
     assert found, f"{module} stands in no room of tests/unit/test_rooms.py"
     return found[0]
 
 
 def climbs(folder: Path) -> list[str]:
-    """The imports that climb."""
+    """The imports from a higher room."""
     return [
         f"{one.module}, line {one.line}: imports {one.name}, which stands higher"
         for one in read_imports(folder)
@@ -76,7 +79,7 @@ def climbs(folder: Path) -> list[str]:
 
 
 def of_vllm(folder: Path) -> list[str]:
-    """The imports of vLLM where it must not be known."""
+    """The imports of vLLM in rooms that must not import it."""
     return [
         f"{one.module}, line {one.line}: imports {one.name}"
         for one in read_imports(folder)
@@ -91,7 +94,7 @@ def _may_know(one: Import) -> bool:
 
 
 def of_others_in_layout(folder: Path) -> list[str]:
-    """What `layout` imports beside itself and the standard library."""
+    """The imports in `layout` of anything but itself and the standard library."""
     return [
         f"{one.module}, line {one.line}: imports {one.name}"
         for one in read_imports(folder)

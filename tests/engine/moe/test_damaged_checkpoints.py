@@ -98,7 +98,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_not_whole_is_refused(tmp_path, damage):
-    """By one rank: that ends the others."""
+    """One rank must refuse; in a group that ends the other ranks."""
     family, is_fused, changed, sentence = DAMAGE[damage]
     folder = change(write_family(tmp_path / "model", family, is_fused=is_fused), changed)
     refusals = []
@@ -111,7 +111,7 @@ def test_what_is_not_whole_is_refused(tmp_path, damage):
 
 
 class LoadsExpertsItself(Qwen3MoeForCausalLM):
-    """As some models do: it writes to the memory of its experts, and tells nobody."""
+    """A model that loads its experts itself, past vLLM's weight loader; here it loads none."""
 
     def load_weights(self, weights):
         rest = [(name, tensor.clone()) for name, tensor in weights if ".experts." not in name]

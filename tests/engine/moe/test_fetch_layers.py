@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Real MoE layers on slots: bit for bit the unsharded output, in any order of modes and layers."""
+"""MoE layers on slots give the unsharded layers' output bit by bit, in any order of modes."""
 
 import gc
 import time
@@ -27,12 +27,12 @@ POISON = {"late": Poison(is_late=True), "early": Poison(is_late=False), "real": 
 
 
 class Case:
-    """A rank of a group and what the unsharded model says."""
+    """Rank 1 of a group, and the unsharded model to compare it with."""
 
     def __init__(
         self, num_layers, *, dwdp_size=3, size=None, num_slots=2, poison=None, num_experts=0
     ):
-        """num_experts: with biases, if not the usual number without."""
+        """num_experts: if given, so many experts with biases. size: experts of a rank."""
         self._num_experts = num_experts or NUM_EXPERTS
         shape = self._num_experts, DTYPE, num_experts > 0, num_layers
 
@@ -46,7 +46,7 @@ class Case:
         self.counters = self.model.scheduler.counters
 
     def check(self, mode, *, num_tokens=9, layer_idxs=None):
-        """One step in this mode gives the unsharded layers' outputs."""
+        """Check that a step gives the unsharded outputs; returns the chosen experts."""
         x = torch.randn(num_tokens, HIDDEN).to(DTYPE)
         logits = torch.randn(num_tokens, self._num_experts).to(DTYPE)
         self.model.scheduler.policy = Policy.always(mode)
@@ -106,7 +106,7 @@ def test_kernel_that_raises_leaves_the_slots_right(mode, poison, monkeypatch):
 
 
 def test_measured_steps_between_others_leave_slots_right():
-    """On whatever the slots hold, even while they fill."""
+    """Measured steps run on whatever the slots hold, even while copies fill them."""
     case = Case(5, poison=POISON["real"])
     probe = ComputeProbe(time.perf_counter, 2, FetchMode.PREFETCH)
     for num_tokens in (4, 300, 1, 77, 4):
@@ -121,7 +121,7 @@ def test_measured_steps_between_others_leave_slots_right():
 
 @pytest.mark.parametrize("mode", [FetchMode.PREFETCH, FetchMode.SELECTIVE])
 def test_biases_are_read_from_slots_too(mode):
-    """Biases of several pages; kernels keep them when they are built."""
+    """The biases fill several pages. Kernels take references to them when they are built."""
     case = Case(2, num_experts=128, dwdp_size=2, poison=POISON["late"])
     experts = case.model.experts[0]
     for _ in range(3):
@@ -137,7 +137,7 @@ def test_biases_are_read_from_slots_too(mode):
 
 @pytest.mark.parametrize("dwdp_size", [1, 2])
 def test_only_weights_that_are_read_from_peers_are_marked_as_behind_a_link(dwdp_size):
-    """vLLM's kernel then doesn't read them once for each token."""
+    """From 0.33 on, vLLM's Triton kernel doesn't read a marked weight once for each token."""
     shape = NUM_EXPERTS, DTYPE, False, 1
     group = Group(dwdp_size, None, make_checkpoint(*shape), lambda: Model(*shape))
     (experts,) = group.bind(0).experts
@@ -166,7 +166,7 @@ def test_graph_that_writes_slots_between_steps(after):
             case.check(FetchMode.PREFETCH)
             case.model.scheduler.policy = Policy.always(FetchMode.SELECTIVE, captured_tokens=8)
             get_offloader().sync_prev_onload()
-            fill_with_nan(pages_of(case.model.slots, 4))  # stands for the graph
+            fill_with_nan(pages_of(case.model.slots, 4))  # as a replay of the graph would write
             case.check(after)
     finally:
         set_offloader(None)
@@ -199,7 +199,7 @@ def test_selective_moves_no_more_than_the_experts_chosen():
 
 
 def test_memory_of_copies_outlives_the_model():
-    """A copy may still run when the model goes: its pages and what it reads must not."""
+    """A copy may still run when the model is freed, so its source and its pages must stay."""
     case = Case(2)
     addresses = [address for address, _ in pages_of(case.model.slots, 2)]
     for experts in case.model.experts:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How a rank of real layers decides what its steps do: what is measured, and what slots are for."""
+"""How a rank decides which steps copy: what it measures, and when it makes slots."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ from vllm_dwdp.rank.fetching import Fetching
 pytestmark = pytest.mark.usefixtures("one_process_group", "stock_offloader")
 NUM_EXPERTS, MAX_TOKENS, CAPTURED_TOKENS = 6, 64, 4
 SLOW_LINK = 1e-3
-"""GB/s: to copy a layer takes longer than anything."""
+"""GB/s; so slow that copying a layer takes longer than everything else."""
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def stock_offloader():
 
 
 class Rank:
-    """Rank 0 of two, from its views on; steps are counted.
+    """Rank 0 of two, which binds its views and decides how to fetch; counts the steps it runs.
 
-    peer: by the name of a gathering, what rank 1 sends; else the same as rank 0.
+    peer: by the name of a gathering, what rank 1 sends; by default the same as rank 0.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ def test_measured_steps_run_one_layer_on_a_slot_and_are_not_counted(make_rank):
 
 
 def test_measured_layer_computes_on_its_experts(make_rank):
-    """On zeros a kernel may be faster."""
+    """A kernel may be faster on zeros, so the measured layer must read its real experts."""
     rank = make_rank(link_gb_per_s=SLOW_LINK)
     for outputs in rank.outputs[1:]:
         assert all(map(torch.equal, outputs, rank.outputs[0]))
@@ -217,7 +217,7 @@ def test_reading_in_place_is_dearer_by_what_was_measured(make_rank, in_place, ex
 
 
 def test_slowest_figures_of_the_group_decide_for_every_rank(make_rank):
-    """Alone, rank 0 would prefetch. With a peer whose copies are slower it doesn't."""
+    """Rank 0 would prefetch by its own figures, but the copies of rank 1 are slower."""
     own = {"link_gb_per_s": SLOW_LINK, "compute_us_per_token": 5e3}
     alone = make_rank(**own)
     assert alone.policy.mode(MAX_TOKENS) is FetchMode.PREFETCH
@@ -235,7 +235,7 @@ def test_peer_that_lacks_nothing_changes_nothing(make_rank):
 
 @pytest.mark.parametrize("fetch", ["auto", "direct", "prefetch", "selective"])
 def test_rank_takes_part_in_every_gathering_whatever_its_options(make_rank, fetch):
-    """Another rank may have other options, and would wait."""
+    """Another rank may have other options, and would wait for this one."""
     rank = make_rank(fetch=fetch, compute_us_per_token=1)
     assert rank.gathered == ["links begin", "links", "costs of a layer"]
 

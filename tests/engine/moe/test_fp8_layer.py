@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""FP8 layers as a group shares them: adopted, bound, their kernels rebuilt.
+"""A group shares FP8 layers: experts and scales are adopted and bound, and kernels rebuilt.
 
-CPUs here can't run them: vLLM's own layers are built for a GPU's kernel, which is never called.
+The layers are vLLM's own, built with a kernel for GPUs. They never run, since this is a CPU.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def a_gpus_kernel(monkeypatch):
 
 
 class Fp8Model:
-    """Two MoE layers of a checkpoint with a scale per block of 128 x 128."""
+    """Two MoE layers; a weight has a scale for each 128 x 128 block, or, if 'static', one scale."""
 
     def __init__(self, scheme="dynamic"):
         block = [BLOCK, BLOCK] if scheme == "dynamic" else None
@@ -67,7 +67,7 @@ class Fp8Model:
 
 
 def make_checkpoint():
-    """Per layer: (parameter, shard, expert) -> weights and their scales."""
+    """For each layer a dictionary (parameter, shard, expert) -> weights, or their block scales."""
     torch.manual_seed(0)
     found = []
     for _ in range(2):
@@ -113,7 +113,7 @@ def test_kernels_that_repack_weights_are_refused_by_name(monkeypatch):
 
 
 def make_static_checkpoint():
-    """Per layer: a weight, its scale and an input scale for each (parameter, shard, expert)."""
+    """As make_checkpoint, with one scale for each weight, and a scale for its activations."""
     torch.manual_seed(0)
     found = []
     for _ in range(2):
@@ -129,7 +129,7 @@ def make_static_checkpoint():
 
 @pytest.fixture
 def a_gpus_quantisation(monkeypatch):
-    """vLLM's operator, by which w1 and w3 come to share a scale, is not built for CPUs."""
+    """Replaces the operator by which vLLM gives w1 and w3 one scale; CPU builds lack it."""
 
     def quantise(weight, scale):
         limits = torch.finfo(torch.float8_e4m3fn)
@@ -141,7 +141,7 @@ def a_gpus_quantisation(monkeypatch):
 @pytest.mark.usefixtures("a_gpus_quantisation")
 @pytest.mark.parametrize("dwdp_size", [1, 2, 3])
 def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
-    """Each rank alone would quantise activations by its own experts."""
+    """Stock vLLM takes the largest scale of all experts, but a rank only has its own experts."""
     checkpoint = make_static_checkpoint()
     stock = Fp8Model("static").load(checkpoint)
     group = Group(dwdp_size, None, checkpoint, lambda: Fp8Model("static"))

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A MoE layer that runs on views gives the unsharded layer's output, bit by bit.
 
-vLLM's own layer and CPU kernel, real sealed memory files; ranks are simulated one after another.
+The layer and its CPU kernel are vLLM's own, the memory files are real, and ranks run in turns.
 """
 
 import pytest

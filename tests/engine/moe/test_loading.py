@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A rank loads exactly the rows that stock vLLM has for its experts, and touches no others.
+"""A rank loads its experts as stock vLLM does, and reads no others from the checkpoint.
 
-That holds however a checkpoint names and packs its experts.
+The checkpoints name and pack their experts in different ways.
 """
 
 import shutil
@@ -29,12 +29,12 @@ LOADED_BY_VLLM = [
     *((family, False) for family in FAMILIES),
     *((family, True) for family in ("qwen3_moe", "granitemoe")),
 ]
-"""Families as first published and, where vLLM takes it, as Transformers holds them in memory."""
+"""(family, is_fused) of all forms of checkpoints that vLLM loads; see `write_family`."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Write a checkpoint once, to be left as it is."""
+    """Writes a checkpoint once for all tests, which must not change it."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def write(family, is_fused):
@@ -55,7 +55,7 @@ def same_bits(one, other):
 
 
 def assert_ranks_hold_what_stock_holds(folder, **options):
-    """Returns what the ranks loaded."""
+    """Compare the ranks' experts with those of stock vLLM; returns what the ranks loaded."""
     stock = load_stock(folder, **options)
     assert stock and all(t.isfinite().all() for layer in stock.values() for t in layer.values())
     ranks = [load_rank(folder, rank, NUM_RANKS, **options) for rank in range(NUM_RANKS)]
@@ -87,7 +87,7 @@ def test_experts_whose_number_in_the_checkpoint_is_not_the_layers_are_loaded(tmp
 
 
 class HasAnAdapterOfExperts(Qwen3MoeForCausalLM):
-    """Its adapter's experts are modules of their own, not rows of a MoE layer."""
+    """A model with an adapter whose experts are modules of their own, not rows of a MoE layer."""
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -124,7 +124,7 @@ def test_bin_files_are_counted_whole(checkpoint, tmp_path):
 
 
 def test_tokens_on_a_fused_checkpoint_equal_stock_vllms(generate, stock_eager, tmp_path):
-    """Stock vLLM's are those of the demo model, whose experts are the same, one by one."""
+    """Stock vLLM runs the demo model, which has the same experts, each in tensors of its own."""
     ranks = generate("--eager", model=write_fused_demo(tmp_path / "model"))
     assert ranks["outputs"] == stock_eager["outputs"]
     read = [stats["expert_bytes_read"] for stats in ranks["stats"]]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Every way of vLLM's to write to bound expert weights is refused."""
+"""Bound expert weights refuse every write, and workers every call of vLLM that would write."""
 
 from types import SimpleNamespace
 

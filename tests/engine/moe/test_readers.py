@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What vLLM sets on a layer after it was bound reaches every reader, or the start ends."""
+"""Readers run a layer on views or slots; what vLLM later sets on it must reach all of them.
+
+A start ends if something can't reach a reader.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -17,12 +20,12 @@ NUM_EXPERTS = 6
 
 
 def hook(*args):
-    """Something that vLLM could set."""
+    """A hook that vLLM could set on a kernel."""
 
 
 @pytest.fixture
 def layer():
-    """Layer 0 of rank 0 of two, with readers in place and on slots."""
+    """Layer 0 on rank 0 of two, with a reader on views and a reader on slots."""
     shape = NUM_EXPERTS, torch.bfloat16, False
     group = Group(2, None, make_checkpoint(*shape), lambda: Model(*shape))
     layer = group.bind(0).experts[0]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Speculative decoding: every rank drafts, and tokens are stock vLLM's with the same option."""
+"""Speculative decoding: every rank drafts, and tokens equal those of stock vLLM with it."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_both_ranks_draft_from_the_prompt(generate, demo_model, tmp_path):
 
 
 def test_experts_outside_of_the_model_are_refused():
-    """As a proposer of the user's may build them; configs don't tell."""
+    """A custom proposer may build MoE layers of its own, which no configuration shows."""
     model, draft = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     draft.layer_name = "draft.mlp.experts"
     check_no_drafts(torch.nn.Sequential(model), [model])

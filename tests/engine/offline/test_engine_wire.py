@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ranks refuse what would not survive vLLM's way to its engine, when they render a prompt."""
+"""A rank that renders a prompt refuses what vLLM can't send to its engine, or the engine read."""
 
 import numpy
 import pytest

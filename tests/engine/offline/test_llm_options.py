@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Options of vllm_dwdp.LLM that can't work, said in a sentence, by the caller or by a rank."""
+"""Options of vllm_dwdp.LLM that can't work are refused in a sentence, by the caller or a rank."""
 
 import pydantic
 import pytest

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""However a script with vllm_dwdp.LLM ends, it ends soon, with its own exit code, and takes all
-processes with it."""
+"""A script with vllm_dwdp.LLM ends soon, with its own exit code, and leaves no process.
+
+That holds for a last line, an exception, Ctrl-C and SIGKILL.
+"""
 
 import contextlib
 import os
@@ -43,7 +45,7 @@ HEAD = """
 
 
 class Script:
-    """A script in a session of its own, and all processes that descend from it."""
+    """A running script, in a session of its own with all processes that descend from it."""
 
     def __init__(self, folder, model, body):
         self._out = folder / "out"
@@ -63,7 +65,7 @@ class Script:
         return self._out.read_text(errors="replace")
 
     def wait_for(self, word, timeout_s=300):
-        """Until it says the word; returns when it did."""
+        """Wait until the script says the word; returns the time at which it did, in seconds."""
         deadline = time.monotonic() + timeout_s
         while True:
             for line in self.text().splitlines():
@@ -73,7 +75,7 @@ class Script:
             time.sleep(0.05)
 
     def processes(self):
-        """Those of its session: its own process and all it started, whoever is their parent now."""
+        """The processes of the session: the script and all it started, orphans included."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -175,7 +177,7 @@ def test_ctrl_c_ends_a_call_and_sigkill_all_processes(run):
 
 
 def test_child_process_that_built_one_ends(run):
-    """multiprocessing ends its children without the exit handlers of Python."""
+    """multiprocessing ends child processes without running Python's exit handlers."""
     script = run(
         """
         import multiprocessing

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What is left of a call whose prompt ends its ranks, and of a job that can't start."""
+"""A call one of whose prompts ends its ranks, and a job that can't start."""
 
 import shutil
 

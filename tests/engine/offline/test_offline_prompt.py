@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Sampling parameters of an offline call: one for all, or a sequence, as vllm.LLM takes them."""
+"""Sampling parameters of an offline call: one for all prompts, or a sequence, as in vllm.LLM."""
 
 import pytest
 from vllm import SamplingParams
@@ -27,7 +27,7 @@ def test_one_for_all_or_one_for_each():
     ids=lambda params: type(params).__name__,
 )
 def test_what_are_no_parameters_gets_the_sentence_of_vllm(params):
-    """Also what could be iterated over: vLLM takes it for the parameters of each prompt."""
+    """vLLM takes an iterable that is no sequence for one parameter object, and refuses it."""
     name = type(params[0] if isinstance(params, list) else params).__name__
     sentence = f"^params must be either SamplingParams or PoolingParams, but got {name}$"
     with pytest.raises(TypeError, match=sentence):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A script hands what it defines itself to vllm_dwdp.LLM, as it may to vllm.LLM."""
+"""A script may give vllm_dwdp.LLM classes and functions that it defines, as with vllm.LLM."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, demo_model):
-    """What comes of: a prompt, one that is too long, one that no rank can read, and a prompt."""
+    """Outcomes of four prompts: a good one, a too long one, an unreadable one, and a good one."""
     file = tmp_path_factory.mktemp("script") / "script.py"
     constants = f"MODEL, TOKEN, POSITIONS = {str(demo_model)!r}, {TOKEN}, {POSITIONS}\n"
     file.write_text(constants + SCRIPT)

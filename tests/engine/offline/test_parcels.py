@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What one side of a rank's pipe can't unpickle is an error of that prompt, and of no other."""
+"""What one side of a rank's pipe can't unpickle is an error of that prompt alone."""
 
 import queue
 import sys
@@ -19,7 +19,10 @@ UNREADABLE = r"can't be read: AttributeError: Can't get attribute 'Late' .*; def
 
 @pytest.fixture
 def define(monkeypatch):
-    """Define a class of that name in this module, as a script does under its `__main__` guard."""
+    """Defines a class `Late` here after the rank was forked, so the rank can't import it.
+
+    A script does the same when it defines a class under its `__main__` guard.
+    """
 
     def make(base):
         late = type("Late", (base,), {"__module__": __name__})
@@ -31,7 +34,7 @@ def define(monkeypatch):
 
 @pytest.fixture
 def silent_threads(monkeypatch):
-    """A thread that ends with an exception doesn't print it."""
+    """Threads that end with an exception don't print it."""
     monkeypatch.setattr(threading, "excepthook", lambda *_: None)
 
 

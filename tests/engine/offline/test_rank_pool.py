@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What the holder of offline ranks keeps for them, and that its waits notice signals."""
+"""The pool of offline ranks: its waits notice signals, and it reserves the rendezvous port."""
 
 import signal
 import socket
@@ -33,7 +33,7 @@ def test_ctrl_c_that_another_thread_takes_ends_the_wait():
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         pool._collect(PromptQueue(0, ["Emma was"], limit=1))
-        time.sleep(0)  # the interrupt comes here at the latest, after the news
+        time.sleep(0)  # an interrupt that missed the wait is raised here
     seconds = time.monotonic() - begin
     is_over.set()
     thread.join()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Whatever vLLM's development endpoints are asked for, the server goes on answering."""
+"""The server goes on answering after any call of vLLM's development endpoints."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""However a server ends, it ends soon, says why, and leaves nothing."""
+"""A server that ends, in whatever way, ends soon, says why, and leaves nothing."""
 
 import json
 import re
@@ -22,7 +22,7 @@ PATIENT = ("--additional-config", json.dumps({"dwdp": {"timeout_s": TIMEOUT_S}})
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts servers; afterwards nothing of them may be left."""
+    """Starts servers. After the test they are stopped, and nothing of them may be left."""
     made = []
 
     def start(model, *options, log="log"):
@@ -36,24 +36,31 @@ def serve(tmp_path):
 
 
 def assert_ends(server, timeout_s):
-    """It ends by itself, with all its processes, and says that it failed."""
+    """Check that a server ends by itself, with all its processes and an exit code other than 0."""
     gone, left = psutil.wait_procs(server.family(), timeout=timeout_s)
     assert left == [], server.text()[-3000:]
     assert [p.returncode for p in gone if p.pid == server.process.pid] != [0]
 
 
 def last_line(server):
-    """Python's tracker of shared memory, which ends later, may complain of what was killed."""
+    """The last line of a server's log.
+
+    Python's tracker of shared memory ends later and may complain of killed processes; its lines are
+    left out.
+    """
     lines = [line for line in server.text().splitlines() if "resource_tracker" not in line]
     return lines[-1]
 
 
 def of_dwdp(process):
-    """vLLM's coordinator stays, and with it the process that tracks shared memory for Python."""
+    """Whether dwdp must end this process.
+
+    vLLM's coordinator outlives a killed server, and so does Python's tracker of shared memory.
+    """
     try:
         command = " ".join(process.cmdline())
     except psutil.Error:
-        return False  # it has ended since
+        return False  # the process has ended since
     return "Coordinator" not in command and "resource_tracker" not in command
 
 
@@ -80,7 +87,7 @@ def test_killed_server_leaves_no_engine_worker_or_memory(serve, demo_model):
 def test_server_killed_while_starting_leaves_nothing(serve, demo_model, moment):
     server = serve(demo_model, *TWO_RANKS)
     server.wait_for_log(moment)
-    assert_killed_server_leaves_nothing(server, within_s=120)  # most of it to import vLLM
+    assert_killed_server_leaves_nothing(server, within_s=120)  # importing vLLM takes long
 
 
 def test_server_ends_when_asked(serve, demo_model):
@@ -109,7 +116,7 @@ def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_mod
 
 
 def test_server_interrupted_while_starting_blames_nobody(serve, demo_model):
-    """Ctrl-C reaches all processes of a command. With one API server vLLM calls it a failure."""
+    """Ctrl-C reaches all processes of a command. With one API server vLLM reports a failure."""
     server = serve(demo_model, *TWO_RANKS, "--api-server-count", "1")
     server.wait_for_log(r"Worker pid=\d+")
     for process in server.family():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Ways to start the ranks beside those of test_serving: a supervisor, batches, far front-ends."""
+"""More ways to start ranks: a supervisor, a batch file, a front-end without engines."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def test_supervisor_serves_one_group_on_a_port_per_rank(demo_model, stock_eager,
     port = free_port(3)
     server = Server(demo_model, *TWO_RANKS, *supervisor(port), log=tmp_path / "log")
     try:
-        at_port(server, port + 2).wait_until_ready()  # the supervisor, when both ranks are
+        at_port(server, port + 2).wait_until_ready()  # the supervisor is ready once both ranks are
         assert owned_experts(server.text()) == HALVES
         assert_answers_like_stock([at_port(server, port + rank) for rank in range(2)], stock_eager)
     finally:
@@ -35,7 +35,10 @@ def test_supervisor_serves_one_group_on_a_port_per_rank(demo_model, stock_eager,
 
 
 def batch_line(index, output):
-    """One request of a batch file; the demo model's chat template shows the content alone."""
+    """One request of a batch file.
+
+    It is a chat, since the demo model's chat template gives the model the message's content alone.
+    """
     messages = [{"role": "user", "content": output["prompt"]}]
     body = {"model": "demo", "messages": messages, "temperature": 0, "ignore_eos": True}
     body["max_tokens"] = len(output["tokens"])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two prefill ranks before a stock decode server, KV cache by vLLM's NixlConnector."""
+"""Two ranks prefill for a stock decode server, which gets the KV cache by vLLM's NixlConnector."""
 
 import json
 import re
@@ -20,16 +20,16 @@ FOR_DECODE = {"do_remote_decode": True, "do_remote_prefill": False}
 
 @pytest.fixture
 def servers(demo_model, tmp_path):
-    """Prefill ranks 0 and 1, then the decode server."""
+    """[server of prefill rank 0, server of prefill rank 1, decode server]."""
     pytest.importorskip("nixl", reason="KV transfer needs nixl: pip install nixl")
     transfer = ("--kv-transfer-config", json.dumps(TRANSFER))
     ranks = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2)), *DWDP)
     options = [(*ranks, "--data-parallel-rank", str(rank)) for rank in range(2)]
-    options += [(*EAGER, "--no-enable-prefix-caching")]  # a prompt that comes again is computed
+    options += [(*EAGER, "--no-enable-prefix-caching")]  # computes a prompt again
     made = []
     try:
         for i, own in enumerate(options):
-            # The ports lie apart, whether or not vLLM adds a rank's number to its own.
+            # Ports of their own, also if vLLM adds a rank's number to the port.
             side_channel = {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port(3))}
             log = tmp_path / str(i)
             made.append(Server(demo_model, *own, *transfer, log=log, environment=side_channel))
@@ -46,14 +46,17 @@ def complete(server, prompt, **options):
 
 
 def tokens_from_elsewhere(server):
-    """How many prompt tokens came through the connector, as the server's metrics say."""
+    """The number of prompt tokens that came through the connector, by the server's metrics."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
         name = r"^vllm:external_prefix_cache_hits_total\{.*\} (\S+)$"
         return sum(map(float, re.findall(name, answer.read().decode(), re.M)))
 
 
 def through_a_prefill_rank(rank, decode, prompt):
-    """What a proxy does: the rank's answer says where the decode server finds the KV cache."""
+    """Prefill on the rank, then decode; the rank's answer says where its KV cache is.
+
+    A proxy does the same in a deployment.
+    """
     prefilled = complete(rank, prompt, max_tokens=1, kv_transfer_params=FOR_DECODE)
     params = prefilled["kv_transfer_params"]
     return complete(decode, prompt, max_tokens=16, kv_transfer_params=params)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What `--shutdown-timeout` saves of streams that are under way when a server is told to end."""
+"""Which streams under way finish when a server gets SIGTERM, with `--shutdown-timeout`."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ NUM_TOKENS = 400
 
 
 def open_stream(server):
-    """A streamed completion of which the first token has come."""
+    """Start a streamed completion; returns its response after the first token."""
     body = {"prompt": "It is a truth", "max_tokens": NUM_TOKENS, "ignore_eos": True, "stream": True}
     answer = post(server, "/v1/completions", body)
     assert b"text" in answer.readline()
@@ -25,7 +25,7 @@ def open_stream(server):
 
 
 def rest_of(answer):
-    """Why the stream ended, as its last chunk says; None where it was cut or ended in an error."""
+    """Read the rest of a stream; returns its finish reason, None if it was cut or had an error."""
     chunk = {}
     with contextlib.suppress(OSError):
         for line in answer:
@@ -35,7 +35,7 @@ def rest_of(answer):
 
 
 def ends_of_streams(server, ports):
-    """Why each of some streams ended that were under way when the server got SIGTERM."""
+    """The finish reasons of NUM_STREAMS streams that are under way when the server gets SIGTERM."""
     asked = [at_port(server, ports[i % len(ports)]) for i in range(NUM_STREAMS)]
     try:
         for each in asked:

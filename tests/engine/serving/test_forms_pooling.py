@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A model that embeds instead of generating, over two ranks."""
+"""Two ranks serve the demo model as an embedding model."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ PROMPTS = [f"{start} and it came to pass {n}" for n in range(16) for start in ("
 
 
 def embeddings(server):
-    """One embedding per prompt; two prompts are under way at a time, so that both ranks work."""
+    """The embedding of each prompt. Two prompts are under way at a time, so both ranks work."""
 
     def embed(prompt):
         with post(server, "/v1/embeddings", {"input": prompt}) as answer:

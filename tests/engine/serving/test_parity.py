@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Tokens and log-probabilities equal stock vLLM's, exactly."""
+"""Tokens and log-probabilities of ranks equal those of stock vLLM exactly."""
 
 import json
 import re
 
 KV_CACHE_BYTES = 1 << 30
-"""What conftest.py has engines take, by VLLM_CPU_KVCACHE_SPACE."""
+"""The engines' KV cache, which conftest.py sets by VLLM_CPU_KVCACHE_SPACE."""
 
 
 def assert_equal(dwdp, stock):
@@ -34,7 +34,7 @@ def test_three_ranks_with_redundant_experts_on_selective_equal_stock_vllm(genera
 
 
 def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, stock):
-    """A slow link: large prefills hide a prefetch, decodes read in place."""
+    """The given figures make large prefills prefetch, and decodes read in place."""
     config = {"link_gb_per_s": 0.05, "compute_us_per_token": 1000}
     ranks = generate("--ranks", "2", "--config", json.dumps(config))
     assert_equal(ranks, stock)
@@ -44,7 +44,7 @@ def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, st
 
 
 def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
-    """Blocks, views, slots and copies by the CUDA driver's calls, over a stand-in."""
+    """Blocks, views, slots and copies go through the CUDA driver's calls, here the fake one's."""
     ranks = generate("--eager", "--config", '{"fetch": "prefetch"}', on_cuda=True)
     assert_equal(ranks, stock_eager)
     for stats in ranks["stats"]:
@@ -56,7 +56,7 @@ def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
 def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
     generate, stock_eager, demo_model
 ):
-    """As many as its GPU lacks room for; the host is the only link that 'fetch=auto' measures."""
+    """The GPU has no room for some of the experts; the host is the only link to measure."""
     model_bytes = sum(file.stat().st_size for file in demo_model.glob("*.safetensors"))
     alone = generate(
         *("--eager", "--ranks", "1", "--config", '{"host_experts": "auto"}'),
@@ -82,7 +82,7 @@ def test_two_ranks_with_experts_in_host_memory_equal_stock_vllm(generate, stock_
 
 
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):
-    """The first layer of the model is dense, five are MoE layers, on three slots."""
+    """The model has a dense layer and five MoE layers, which use three slots."""
     same = ["--eager", "--options", '{"max_num_batched_tokens": 64, "max_num_seqs": 32}']
     config = ["--ranks", "4", "--config", '{"fetch": "prefetch", "num_slots": 3}']
     ranks = generate(*same, *config, model=dense_first_model)

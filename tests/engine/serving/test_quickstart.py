@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The first README command works whatever the shell exports."""
+"""The first command of the README works whatever variables the shell exports."""
 
 import importlib.util
 import os
@@ -86,13 +86,13 @@ def test_setup_keeps_the_way_to_the_network_and_drops_the_rest():
 
 @pytest.mark.timeout(720)
 def test_quickstart_works_in_a_hostile_environment():
-    """As quickstart.sh starts it."""
+    """Start quickstart.py as quickstart.sh does."""
     done = subprocess.run(
         [sys.executable, "-I", "-X", "utf8", EXAMPLES / "quickstart.py"],
         env={"PATH": os.environ["PATH"], **HOSTILE},
         capture_output=True,
         text=True,
-        timeout=660,  # the quickstart itself gives up, and stops its server, after 600
+        timeout=660,  # the quickstart itself gives up after 600 s
     )
     assert done.returncode == 0, done.stdout + done.stderr
     row = r"^ +(\d) +(\d) +\d+ +(\[\d+, \d+\)) +(\S+) MiB +(\S+) MiB$"

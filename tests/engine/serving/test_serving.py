@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Servers of every shape answer what stock vLLM answers, and end on Ctrl-C."""
+"""Servers started in different ways answer as stock vLLM does, and end on Ctrl-C."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 def ray_node(monkeypatch):
     """One Ray node with room for two engines: an engine takes two logical CPUs.
 
-    It meets no other Ray on the machine: its ports are free ones, its files and processes its own.
+    It has ports of its own, so that it doesn't meet another Ray on the machine.
     """
     port, client, agent, workers = free_port(), free_port(), free_port(), free_port(100)
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
@@ -64,7 +64,7 @@ def test_hybrid_load_balancing(demo_model, stock_eager, tmp_path):
 
 
 def two_commands(demo_model, tmp_path, *, environment, host):
-    """A front-end with rank 0, and rank 1 without one, started on `host`."""
+    """Start a front-end with rank 0, and on `host` a headless rank 1."""
     options = ("--data-parallel-size", "2", "--data-parallel-size-local", "1", *OPTIONS)
     options += ("--data-parallel-address", "127.0.0.1", "--enforce-eager")
     options += ("--data-parallel-rpc-port", str(free_port(2)))

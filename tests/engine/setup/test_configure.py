@@ -85,7 +85,7 @@ def test_external_rank_becomes_a_job_of_one(monkeypatch):
 
 
 class EnginesStarted(Exception):
-    """vLLM has taken the options, and would start engines now."""
+    """Raised where vLLM has accepted the options and would start engines."""
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_headless_rank_that_joins_a_front_end_is_started(start_headless):
 def test_ranks_of_several_commands_meet_where_all_were_told(
     monkeypatch, options, one_host, expected
 ):
-    """GPU memory can be another host's, so that address is no reason to refuse."""
+    """With GPU memory a group may span hosts, so any address is valid."""
     monkeypatch.setitem(MEMORY_OF_DEVICE, "cpu", GpuMemory)
     config = create(monkeypatch, **{"data_parallel_address": "192.0.2.1", **options})
     settings = Settings.load(config)
@@ -162,9 +162,9 @@ def test_kernels_on_gpus_are_those_that_take_weights_as_loaded(device, asked, ta
     [(None, None, [1]), ([6, 7, 5], None, [5]), (None, 3, None), ([6, 7], 1, [6, 7])],
 )
 def test_executor_tells_vllm_which_gpu_a_rank_has(monkeypatch, device_ids, told, expected):
-    """Rank 5 of 8 has a server of its own, on a host of four GPUs, or of those named.
+    """Rank 5 of 8 has a server of its own, on a host with four GPUs or with `device_ids`.
 
-    vLLM finds the GPU itself where the rank was told its number on this host.
+    told: the rank's number on its host, if the user has set it; vLLM then finds the GPU itself.
     """
     parallel = SimpleNamespace(assigned_physical_gpu_ids=device_ids)
     executor = DwdpExecutor.__new__(DwdpExecutor)
@@ -183,7 +183,7 @@ SELECT = "--distributed-executor-backend"
 
 @pytest.mark.parametrize("options", [[SELECT, "dwdp"], [f"{SELECT}=dwdp"]])
 def test_command_says_last_which_variable_is_wrong(options):
-    """vLLM reads the variable before the command line."""
+    """vLLM reads the variable before it parses the command line."""
     done = subprocess.run(
         [str(Path(sys.executable).with_name("vllm")), "serve", MODEL, *options],
         env={**os.environ, "VLLM_DP_MASTER_PORT": "tcp://10.0.0.1:80"},
@@ -343,7 +343,7 @@ def test_command_knows_which_ranks_share_its_environment(monkeypatch, options, e
     ids=["ngram", "ngram_gpu"],
 )
 def test_drafts_without_a_model_are_accepted(monkeypatch, method):
-    """vLLM notes the target's config for a draft model's, experts and all."""
+    """Without a draft model vLLM gives the target's config, experts included, as the draft's."""
     config = create(monkeypatch, speculative_config={"num_speculative_tokens": 2, **method})
     assert config.speculative_config.draft_model_config.get_num_experts() == 16
 
@@ -375,7 +375,7 @@ def test_multi_token_prediction_with_experts_is_refused(monkeypatch, tmp_path):
 
 
 def test_dense_multi_token_prediction_of_a_moe_model_is_accepted(monkeypatch, tmp_path):
-    """ERNIE's is dense, though its config is the model's."""
+    """ERNIE's prediction layers are dense, although their config is that of the MoE model."""
     create(monkeypatch, model=demo_config_with(tmp_path, **DENSE_MTP), speculative_config=MTP)
 
 
@@ -385,14 +385,14 @@ def test_dense_draft_model_is_accepted(monkeypatch, tmp_path):
 
 
 def test_allocator_that_keeps_loaded_weights_is_refused(monkeypatch):
-    """CPUs have none: vLLM is told that this one has."""
+    """CPUs have no such allocator, so the test makes vLLM believe that this one has it."""
     monkeypatch.setattr(current_platform, "is_cumem_allocator_available", lambda: True)
     with pytest.raises(Exception, match=r"drop --enable-cumem-allocator"):
         create(monkeypatch, enable_cumem_allocator=True)
 
 
 def demo_config_with(tmp_path, **changes):
-    """A directory with the demo model's config.json and tokenizer, changed."""
+    """A directory with the demo model's tokenizer and changed config.json. None drops a key."""
     config = json.loads(Path(MODEL, "config.json").read_text()) | changes
     config = {key: value for key, value in config.items() if value is not None}
     for file in Path(MODEL).glob("*token*"):
@@ -444,7 +444,7 @@ def test_missing_seams_are_found_in_a_package_and_a_wheel(tmp_path):
 
 
 def test_vllm_works_beside_a_broken_plugin(tmp_path):
-    """The engine room is broken in every process; 'vllm --version' works."""
+    """`vllm --version` works although `vllm_dwdp.engine` and `_core` can't be imported."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "for name in ('vllm_dwdp.engine', 'vllm_dwdp._core'):\n"

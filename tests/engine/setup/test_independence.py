@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two servers, one rank each: a peer that stops, or dies, doesn't stop the other."""
+"""Two servers with one rank each: a rank goes on when its peer is stopped or killed."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ def servers(demo_model, tmp_path):
 
 
 def answers(server, count=5):
-    """Texts, and the seconds that each took."""
+    """The set of texts of `count` answers, and the seconds that each took."""
     texts, seconds = set(), []
     for _ in range(count):
         start = time.monotonic()
@@ -29,7 +29,10 @@ def answers(server, count=5):
 
 
 def test_rank_goes_on_at_its_usual_speed_while_its_peer_is_stopped_and_after_it_was_killed(servers):
-    """Usual and stopped take turns: on two cores, speed varies more by the minute than by this."""
+    """Measurements with a running and with a stopped peer take turns.
+
+    On two cores speed varies more from minute to minute than it would by a stopped peer.
+    """
     survivor, peer = servers
     (worker,) = peer.workers()
     usual, stopped = [], []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What ranks leave on their job's board is the last that a user reads of a command that failed."""
+"""The sentence that a failed rank leaves on its job's board is the last line of the command."""
 
 import logging
 import multiprocessing
@@ -93,7 +93,7 @@ def test_worker_that_could_say_nothing_is_named():
 
 
 def engine_that_cannot_start(config, signals):
-    """Runs in a process of its own, as vLLM's engines do, whose handlers go on."""
+    """Fail as an engine of vLLM does; exits with 0 if the engine's own signal handlers ran."""
     heard = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: heard.append(number))
@@ -141,7 +141,7 @@ def test_file_that_is_no_board_stays_as_it_is(tmp_path):
 
 
 def test_worker_that_cannot_be_made_says_why(monkeypatch, demo_model):
-    """vLLM's worker looks for free memory in its constructor, among other things."""
+    """The constructor of vLLM's worker may fail, for example for lack of free memory."""
 
     def refuse(*args, **kwargs):
         raise ValueError("too little memory")

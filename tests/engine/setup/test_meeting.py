@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two jobs of equal options that start at once: ranks 0 of both, as vLLM configures them."""
+"""Rank 0 of two jobs that start at the same time with equal options, as vLLM configures them."""
 
 import contextlib
 import pickle
@@ -19,7 +19,7 @@ MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 
 @contextlib.contextmanager
 def opened_ranks_0(number, **options):
-    """So many jobs whose first ranks have opened their rendezvous, by copies of the configs."""
+    """Open the rendezvous of rank 0 of so many jobs, with pickled copies of their configs."""
     configs = [
         EngineArgs(
             model=MODEL,
@@ -39,7 +39,7 @@ def opened_ranks_0(number, **options):
 
 @pytest.fixture(autouse=True)
 def first_port(monkeypatch):
-    """Exported, as in containers, it makes vLLM choose the same ports for all jobs."""
+    """Exports VLLM_PORT, as containers may, so that vLLM chooses the same ports for all jobs."""
     monkeypatch.setenv("VLLM_PORT", str(free_port(30)))
 
 

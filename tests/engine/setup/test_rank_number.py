@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A rank with a front-end of its own has the number that it has in the job, wherever it shows."""
+"""A rank with a front-end of its own shows its number in the job everywhere."""
 
 import json
 import os
@@ -28,12 +28,12 @@ PROMPT = "It is a truth universally acknowledged"
 RANDOM = SamplingParams(temperature=1, max_tokens=24, ignore_eos=True)
 SEEDED = SamplingParams(temperature=1, max_tokens=24, ignore_eos=True, seed=7)
 STOCK_FIELDS = {"rank": 0, "size": 1, "size_local": 1, "hybrid_lb": False}
-"""What an engine of a stock job has, of a dense model: its number is the index alone."""
+"""Fields of an engine in a stock job of a dense model, where only the index has its number."""
 
 
 @pytest.fixture(scope="module")
 def kv_events_port():
-    """The first of two ports in a row, one for each rank."""
+    """The KV event port of rank 0; rank 1 has the next one."""
     return free_port(2)
 
 
@@ -55,7 +55,7 @@ def test_rank_publishes_kv_events_on_its_own_port_under_its_own_number(servers, 
         with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
             subscriber.connect(f"tcp://127.0.0.1:{kv_events_port + rank}")
             subscriber.subscribe("kv")
-            for attempt in range(20):  # a subscription takes a moment to arrive
+            for attempt in range(20):  # it takes a moment until a subscription works
                 server.complete(f"{attempt} " + PROMPT * 24, 1)
                 if subscriber.poll(500):
                     break
@@ -104,7 +104,7 @@ def texts(llm, params):
 
 
 def test_ranks_draw_different_samples_and_a_job_can_be_repeated(two_jobs):
-    """The first rank that is free takes the first prompt, so both jobs spread theirs alike."""
+    """Prompts go to the first rank that is free, so both jobs spread them in the same way."""
     one, other = ([texts(llm, RANDOM) for _ in range(3)] for llm in two_jobs)
     assert all(first != second for first, second in one)
     assert one == other
@@ -148,9 +148,9 @@ OFFLINE = {
 def test_engine_of_a_rank_with_a_front_end_has_the_fields_of_a_stock_rank(
     monkeypatch, options, expected
 ):
-    """Also after vLLM has called it twice, as it does in an engine process."""
+    """`restore_rank` gives the same fields when vLLM calls it twice, as in an engine process."""
     config = configured(monkeypatch, kv_transfer_config=CONNECTOR, **options)
-    config.parallel_config.reconfigure_for_independent_dp_rank()  # as EngineCoreProc does
+    config.parallel_config.reconfigure_for_independent_dp_rank()  # as vLLM's EngineCoreProc does
     for _ in range(2):
         restore_rank(config, Settings.load(config))
     parallel = config.parallel_config
@@ -169,7 +169,10 @@ CONNECTOR = {
 
 @pytest.mark.parametrize("process", [(1, 0), (2, -1), (2, 1), (1, -1)])
 def test_front_end_numbers_its_engine_as_it_launches_it(monkeypatch, process):
-    """vLLM addresses the engine by the index, and launches it by the rank: they must agree."""
+    """vLLM launches an engine by its rank and addresses it by its index, so both must be equal.
+
+    process: the number of API servers, and the number of this process among them.
+    """
     count, process_idx = process
     config = configured(
         monkeypatch,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A start is judged by its progress: what counts as such, and what vLLM's own limit becomes."""
+"""dwdp limits the time without progress in a start, and raises vLLM's limit for the whole start."""
 
 import logging
 import os
@@ -17,11 +17,11 @@ from vllm_dwdp.engine import compat
 
 MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 LONGEST_S = 10 * (6 + 1)
-"""timeout_s for each of the demo model's layers and once more."""
+"""timeout_s for each of the demo model's six layers, and once more."""
 
 
 def configure():
-    """The log of a front-end that configures dwdp."""
+    """Configure dwdp as a front-end does; returns the log lines about vLLM's limit."""
     with log_lines(logging.INFO) as lines:
         EngineArgs(
             model=MODEL,
@@ -35,13 +35,13 @@ def configure():
 
 @pytest.fixture(scope="module")
 def logging_is_set_up():
-    """vLLM sets loggers up anew with a process's first configuration, which drops handlers."""
+    """Configure once: vLLM then sets up the loggers of the process, which drops our handlers."""
     configure()
 
 
 @pytest.fixture
 def limit(monkeypatch, logging_is_set_up):
-    """vLLM's limit as if nobody had set it, in this process."""
+    """Resets vLLM's limit in this process, as if no user and no job had set it."""
     monkeypatch.setenv(compat.READY_TIMEOUT, "600")
     monkeypatch.setattr(compat, "_raised_to", "600")
     monkeypatch.setattr(core_client, compat.READY_TIMEOUT, 600)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""What goes wrong on a rank's GPU is named by an engine: a full memory, a copy without an end."""
+"""Faults of a rank's GPU in a real engine: full memory, and a copy that doesn't end."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from cuda_stand_in import CUDA_STAND_IN
 
 GPU = CUDA_STAND_IN | {"FAKE_CUDA_GRANULARITY": str(1 << 16)}
-"""Pages of which the demo model's shares fill no whole number, for a fringe and private pages."""
+"""With this page size the demo model has a fringe and boundary pages."""
 BLOCK = (
     "adopting its experts",
     "for a block of experts failed",
@@ -26,7 +26,7 @@ SENTENCES = {
 
 @pytest.fixture
 def prefetching(run_generate, demo_model, tmp_path):
-    """Two ranks that prefetch, over the fake driver: the exit code, and all they said."""
+    """Runs two ranks that prefetch on the fake driver; returns the exit code and their log."""
 
     def run(**environment):
         options = "--eager", "--config", json.dumps({"fetch": "prefetch"})
@@ -38,7 +38,7 @@ def prefetching(run_generate, demo_model, tmp_path):
 
 @pytest.mark.parametrize("kind", SENTENCES)
 def test_start_without_room_for_a_kind_of_memory(prefetching, kind):
-    """The caller gets the sentence that every rank ends with."""
+    """The caller gets the sentence with which every rank ends."""
     exit_code, log = prefetching(FAKE_GPU_FULL=kind)
     assert exit_code == 1
     last = log[log.rindex("RankDied: ") :].splitlines()[0]
@@ -51,7 +51,7 @@ def test_start_without_room_for_a_kind_of_memory(prefetching, kind):
 
 
 def test_copy_without_an_end_ends_its_rank_and_no_other(prefetching):
-    """Its prompts in flight run on the other rank, so that the call has all outputs."""
+    """The other rank runs the prompts that were in flight, so the call returns all outputs."""
     exit_code, log = prefetching(FAKE_GPU_HANGS="1")
     assert exit_code == 0, log[-4000:]
     (sentence,) = re.findall(r"dwdp rank \d ends: .*", log)

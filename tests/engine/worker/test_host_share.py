@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""How many experts 'auto' keeps in host memory, and what is refused there."""
+"""How many experts `host_experts=auto` keeps in host memory, and what is refused."""
 
 import json
 import re
@@ -32,7 +32,7 @@ NUM_LAYERS, NUM_EXPERTS = 8, 16
 PLACEMENT = Placement.make(num_experts=NUM_EXPERTS, dwdp_size=1)
 TENSORS = (TensorLayout(ExpertTensor("w13_weight", GIB // 4), PLACEMENT, PAGE),)
 LAYOUT = RankLayout((TENSORS,) * NUM_LAYERS, rank=0, num_slots=2)
-"""A rank alone, 32 GiB of experts."""
+"""The layout of a rank alone, with 32 GiB of experts."""
 
 
 def alone(name, payload):
@@ -48,7 +48,7 @@ def choose(config, *, budget, gather=alone):
 
 
 def weights(number, num_slots=2):
-    """Bytes of GPU memory with so many experts in host memory."""
+    """Bytes of GPU memory that a rank uses with so many experts in host memory."""
     placement = with_host_experts(PLACEMENT, number)
     tensors = (TensorLayout(TENSORS[0].tensor, placement, PAGE),)
     layout = RankLayout((tensors,) * NUM_LAYERS, rank=0, num_slots=num_slots)
@@ -97,7 +97,7 @@ def test_ranks_that_were_told_different_numbers_are_refused(other):
 
 
 def host_sends(num_bytes):
-    """What another rank of this host says that it needs."""
+    """A gathering in which another rank of this host says that it needs `num_bytes`."""
     return lambda name, payload: [
         payload,
         json.dumps([socket.gethostname(), num_bytes, 1 << 50]).encode(),
@@ -105,7 +105,7 @@ def host_sends(num_bytes):
 
 
 def test_ranks_of_a_host_need_its_memory_together():
-    """32 GiB each would fit the memory of no test machine twice; made-up sizes do."""
+    """Sizes are shares of this machine's free memory, so that one rank fits and two don't."""
     free = psutil.virtual_memory().available
     layout = RankLayout(((TensorLayout(ExpertTensor("w", free // 32), PLACEMENT, PAGE),),), rank=0)
     config = DwdpConfig(host_experts=8)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A group holds its experts once, and a rank never needs more than its shard and one layer.
+"""A group has its experts in memory once, and loading takes a rank's shard and one layer more.
 
-Both are seen from outside, in /proc; peers' pages never count twice.
+The test measures both in /proc, where it counts shared pages once.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ from vllm_dwdp.memory.residency import group_resident_bytes
 
 HOLD = Path(__file__).parents[1] / "hold_experts.py"
 MODEL = RandomMoe()
-"""Little beside its experts: vLLM repacks dense weights, which needs memory of its own."""
+"""Most weights are experts, since vLLM needs memory of its own to repack dense weights."""
 LOADING = re.compile(r"Worker pid=(\d+)\).*Starting to load model")
 BOUND = re.compile(r"Worker pid=(\d+)\).*DWDP rank (\d+) of")
 OWNER = re.compile(r"/memfd:dwdp-rank(\d+)")
 SAMPLE_EVERY_S = 0.005
 SLACK_BYTES = 4 << 20
-"""vLLM repacks dense weights too, and of their originals glibc keeps the small ones until adoption
-begins."""
+"""Room for the originals of dense weights that vLLM repacks: glibc keeps the small ones until
+adoption begins."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A process at one moment: its anonymous pages, and the memory files it has open, by owner.
+    """Memory of a process at one moment: its anonymous pages and, by owner, its open memory files.
 
-    Files are read first. They only grow while anonymous pages only go, so that a sum is never more
-    than what was there at once.
+    The files are read first. Adoption lets files grow and anonymous pages shrink, so the sum is
+    never more than the memory in use at one moment.
     """
 
     at_s: float
@@ -54,7 +54,7 @@ class Sample:
 
 
 class Sampler(threading.Thread):
-    """Samples the processes that it is told to watch, until it is stopped."""
+    """A thread that samples the watched processes until it is stopped."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -123,11 +123,11 @@ class Load:
 
     @property
     def settled_bytes(self):
-        """Bound. Descriptors of own files may be closed by now; views keep the memory."""
+        """Memory after binding. Own files may be closed by then, so statistics give their size."""
         return self.samples[-1].anonymous_bytes + self.stats["expert_bytes_owned"]
 
     def timeline(self):
-        """Seconds, MiB of anonymous pages, MiB of own files; one entry per change of 4 MiB."""
+        """(seconds, MiB of anonymous pages, MiB of own files) for each change of at least 4 MiB."""
         entries = []
         for s in self.samples:
             sizes = s.anonymous_bytes >> 20, s.file_bytes.get(self.rank, 0) >> 20
@@ -140,7 +140,7 @@ class Load:
 
 @dataclass
 class Held:
-    """What was seen of a job whose ranks all answered a prompt."""
+    """Measurements of a job in which every rank has answered a prompt."""
 
     log: str
     resident_bytes: int
@@ -167,7 +167,10 @@ def hold(model, num_ranks):
 
 
 def follow(lines, sampler):
-    """The job's log until it holds, (pid, moment) at which each rank was bound, and statistics."""
+    """Read the job's log until all ranks have answered.
+
+    Returns the log, by rank the (pid, time) at which it bound its experts, and the statistics.
+    """
     log, bound = [], {}
     for line in lines:
         log.append(line)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""A model that can't fit is refused before loading, with numbers and the options that help."""
+"""A model that doesn't fit is refused before loading, with sizes and the options that help."""
 
 import json
 import logging
@@ -22,7 +22,10 @@ from vllm_dwdp.memory.limits import LimitError
 GIB, PAGE = 1 << 30, 2 << 20
 NUM_LAYERS, NUM_EXPERTS = 4, 8
 OTHER = 2 * GIB
-"""Two ranks of four layers with eight experts of 256 MiB: 4 GiB each, 1 GiB lacking in a layer."""
+"""Other weights of a rank.
+
+Two ranks share four layers with eight experts of 256 MiB: each owns 4 GiB and lacks 1 GiB a layer.
+"""
 
 
 def check(
@@ -43,14 +46,17 @@ def check(
 
 
 def run(made, **options):
-    """What is logged; options: see `has_room`."""
+    """Run a check; returns what it logs. options: see `has_room`."""
     with log_lines(logging.INFO) as lines:
         has_room(made, **options)
     return lines
 
 
 def has_room(made, *, free=100 * GIB, is_taken_at_once=True, peers=(), peers_have_room=()):
-    """Whether the group has room for slots. peers: what other ranks of the group need."""
+    """Run a check; returns whether the group has room for slots.
+
+    peers: what other ranks need. peers_have_room: whether they have room for slots.
+    """
     memory = SimpleNamespace(
         place="GPU 0", free_bytes=lambda: free, is_taken_at_once=is_taken_at_once
     )
@@ -115,7 +121,7 @@ def test_slots_that_leave_less_than_they_take_are_warned_of():
 
 @pytest.mark.parametrize("is_taken_at_once", [True, False])
 def test_layer_twice_in_memory_and_the_kv_cache_must_fit_what_is_free(is_taken_at_once):
-    """A GPU's free memory has the parameters out already; the host's hasn't."""
+    """is_taken_at_once: on a GPU, free memory no longer has the memory of the parameters."""
     made = check(fetch="direct", kv_cache=3 * GIB)
     needed = (4 + 1 + 2 + 3) * GIB
     free = needed - (4 + 2) * GIB if is_taken_at_once else needed

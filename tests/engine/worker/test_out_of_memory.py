@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Each allocation of a rank fails in turn: all ranks say what to change, and nothing is left."""
+"""Each allocation of a start fails in turn: all ranks say what to change, and free everything."""
 
 import gc
 
@@ -21,7 +21,7 @@ REMEDIES = {
     "for a page of a slot": "lower dwdp.num_slots, or set dwdp.fetch to 'direct'",
     "for a private page of a view": "set dwdp.fetch to 'direct'",
 }
-"""What is allocated, as errors name it, and a part of the advice."""
+"""By the name of an allocation in errors, a part of the advice."""
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def fake():
 
 
 def endings(checkpoint):
-    """How the ranks of a new group end, of which nothing is left."""
+    """Start a new group and free it; returns the ranks' endings."""
     return MeetingGroup(SIZE, None, checkpoint, lambda: Model(*SHAPE), FakeGpuMemory).endings()
 
 
 def num_calls(fake, symbol, checkpoint):
-    """In a start of all ranks that goes well."""
+    """The number of calls of the symbol in a start that succeeds."""
     assert endings(checkpoint) == [BOUND] * SIZE
     gc.collect()
     assert fake.leaks == fake.violations == []
@@ -51,7 +51,7 @@ def num_calls(fake, symbol, checkpoint):
 
 
 def fail_each(fake, symbol, checkpoint):
-    """The sentence that ends the ranks for each call of the symbol, in turn."""
+    """Let each call of the symbol fail in turn; yields the sentence with which the ranks end."""
     for nth in range(1, num_calls(fake, symbol, checkpoint) + 1):
         fake.reset()
         fake.fail(symbol, nth, OUT_OF_MEMORY)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Processes that would sleep on, and ignore SIGTERM, end with the one that started them."""
+"""Sleeping processes end with the process that started them, even if they ignore SIGTERM."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ FAMILY = Path(__file__).parents[1] / "watched_family.py"
 
 
 def family(*arguments):
-    """Front-end, engine and worker, once each of them watches."""
+    """Start watched_family.py; returns its processes once they watch their parents."""
     command = [sys.executable, FAMILY, *arguments]
     front_end = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     return [psutil.Process(int(pid)) for pid in front_end.stdout.readline().split()]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Has every Python process that finds this folder believe in an H100 until it asks the driver.
+"""Makes Python processes with this folder on their path find an H100 until they call the driver.
 
-rehearse_vllm.py puts the folder on the path of vLLM's processes on a machine without a GPU. NVML,
-Triton and PyTorch count one GPU there; the first call of the CUDA driver fails as it would.
+rehearse_vllm.py puts the folder on the path of vLLM's processes on a machine without a GPU. There
+NVML, Triton and PyTorch find one GPU, and the first call of the CUDA driver fails as usual.
 """
 
 import os
