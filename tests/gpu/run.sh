@@ -28,5 +28,5 @@ if ! { cmake -S "$root/csrc" -B "$build" -G Ninja -DPython_EXECUTABLE="$python" 
 fi
 cp "$build"/_core*.so "$root/vllm_dwdp/"
 echo "built in $SECONDS s"
-export PYTHONPATH=$root:$root/tests:$root/tests/gpu
+export PYTHONPATH=$root:$root/tests:$root/tests/gpu:$root/tests/gpu/checks
 "$python" "$root/tests/gpu/suite.py" --seconds $((${TIME_LIMIT:-345} - SECONDS)) "$results" "${@:2}"

@@ -30,7 +30,7 @@ CHECKS = (
     *("copies", "host_memory", "attach", "adopt"),
 )
 WHEN_ASKED = ("sanitizer",)
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).with_name("checks")
 LIMIT_S = 90.0 * PATIENCE
 """The seconds that one check may take."""
 

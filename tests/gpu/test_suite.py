@@ -189,7 +189,7 @@ def test_figures_are_judged_by_ranges(value, bounds, misses, capsys):
 
 
 def test_every_check_has_a_script_and_every_script_a_place():
-    scripts = {path.stem.removeprefix("check_") for path in GPU_TESTS.glob("check_*.py")}
+    scripts = {path.stem.removeprefix("check_") for path in GPU_TESTS.glob("checks/check_*.py")}
     assert scripts == {*CHECKS, "sanitizer"}
     with pytest.raises(Exception, match=r"expected one of sharing, .*, got 'speed'"):
         known_check("speed")

@@ -16,7 +16,7 @@ from support.ports import free_port
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
-SCRIPT = Path(__file__).parents[1] / "cuda" / "gpu_process.py"
+SCRIPT = Path(__file__).parents[2] / "cuda" / "gpu_process.py"
 RANKS_LIMIT_S = 60 * PATIENCE
 NUM_STEPS = 9
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from figures import say
 from parts import Need, part, run_parts
 
-CASES = Path(__file__).parents[1] / "cuda" / "gather_cases.py"
+CASES = Path(__file__).parents[2] / "cuda" / "gather_cases.py"
 
 
 @part("gather kernel beside its reference", Need.TORCH, Need.TRITON)
