@@ -16,7 +16,7 @@ from support.fake_cuda import (
     NOT_SUPPORTED,
     POSIX_DESCRIPTORS,
 )
-from support.hosts import needs_hosts, on_host
+from support.hosts import on_host
 from support.ports import free_port
 
 SCRIPT = Path(__file__).parent / "gpu_process.py"
@@ -146,7 +146,7 @@ def test_fabric_handles_that_fail_on_a_page_end_all_ranks(domain):
     assert refusal in said[0]["ending"]
 
 
-@needs_hosts
+@pytest.mark.hosts
 @pytest.mark.parametrize("size", [2, 4])
 def test_hosts_of_one_domain_share_by_fabric(domain, size):
     names = [f"host{rank}" for rank in range(size)]
@@ -155,7 +155,7 @@ def test_hosts_of_one_domain_share_by_fabric(domain, size):
         assert rank["handles"] == "fabric handles"
 
 
-@needs_hosts
+@pytest.mark.hosts
 def test_hosts_without_imex_are_refused_with_both_reasons(domain):
     """Only the host of rank 1 is in an NVLink domain."""
     said = run_ranks(2, host=["here", "there"], fabric=[None, domain])
@@ -167,7 +167,7 @@ def test_hosts_without_imex_are_refused_with_both_reasons(domain):
     assert sentence.count("(pairs that can't: 1->0, 0->1, of 2)") == 2
 
 
-@needs_hosts
+@pytest.mark.hosts
 def test_hosts_of_two_domains_are_refused_after_the_trial(tmp_path):
     domains = [tmp_path / "a", tmp_path / "b"]
     for domain in domains:

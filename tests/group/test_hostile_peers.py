@@ -22,7 +22,6 @@ from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
 
 SIZES = [4096, 4096]
 OTHER_UID = 12345
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become someone else")
 
 
 def memory_files(layer_idx):
@@ -178,14 +177,14 @@ def test_client_short_of_descriptors_names_the_limit_and_keeps_none(server):
     assert text.endswith("kept 0")
 
 
-@needs_root
+@pytest.mark.root
 def test_another_user_cannot_enter_the_directory(server):
     text = as_other_user(lambda: take_layer(server))
     assert "rank 1" in text
     assert "Permission denied" in text
 
 
-@needs_root
+@pytest.mark.root
 def test_another_user_who_gets_in_is_refused_by_both_ends(server):
     Path(server.path).parent.chmod(0o711)
     Path(server.path).chmod(0o777)
@@ -201,7 +200,7 @@ def test_another_user_who_gets_in_is_refused_by_both_ends(server):
     assert take_layer(server) == 2
 
 
-@needs_root
+@pytest.mark.root
 def test_another_process_namespace_is_refused(server):
     new_pid_namespace = 0x20000000
 
@@ -216,7 +215,7 @@ def test_another_process_namespace_is_refused(server):
     assert "expected a peer in this process and user namespace" in text
 
 
-@needs_root
+@pytest.mark.root
 def test_descriptors_in_flight_over_the_users_limit_are_waited_for():
     def run():
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -20,8 +20,6 @@ from vllm_dwdp.group.handover.descriptor.client import DescriptorClient
 from vllm_dwdp.group.handover.descriptor.private_directory import PrivateDirectory
 from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
 
-CAN_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
-needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="needs mounts of its own")
 SERVE = """
 import time
 from vllm_dwdp.group.handover.descriptor.server import DescriptorServer
@@ -97,7 +95,7 @@ def test_no_place_at_all_is_named_before_loading(folder, monkeypatch, start):
     assert reason in endings.pop()
 
 
-@needs_mounts
+@pytest.mark.hosts
 def test_read_only_tmp_is_passed_over(folder):
     read_only = "mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp"
     command = f"{read_only} && exec {sys.executable} -c '{SERVE}'"

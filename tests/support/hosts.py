@@ -13,8 +13,6 @@ import subprocess
 import uuid
 from collections.abc import Sequence
 
-import pytest
-
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -42,6 +40,3 @@ def reason_unavailable() -> str | None:
     except FileNotFoundError as error:
         return f"no unshare: {error}"
     return None if ran.stdout == "try\n" else f"no namespaces of its own: {ran.stderr.strip()}"
-
-
-needs_hosts = pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable()))

@@ -11,7 +11,6 @@ import psutil
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 from forms import assert_all_end, assert_answers_like_stock
-from support.hosts import needs_hosts
 from support.ports import free_port
 from support.server import Server
 
@@ -91,7 +90,7 @@ def test_headless_ranks_on_one_host(demo_model, stock_eager, tmp_path):
         assert_all_end(servers)
 
 
-@needs_hosts
+@pytest.mark.hosts
 def test_ranks_on_two_hosts_of_an_nvlink_domain(demo_model, stock_eager, tmp_path):
     domain = tmp_path / "domain"
     domain.mkdir()
@@ -107,6 +106,7 @@ def test_ranks_on_two_hosts_of_an_nvlink_domain(demo_model, stock_eager, tmp_pat
         assert_all_end(servers)
 
 
+@pytest.mark.ray
 def test_ray(demo_model, stock, tmp_path, ray_node):
     options = ("--data-parallel-size", "2", "--data-parallel-backend", "ray", *OPTIONS)
     server = Server(demo_model, *options, log=tmp_path / "log")
