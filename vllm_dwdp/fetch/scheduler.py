@@ -2,10 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Decides what is copied when, from two calls around every MoE layer: `wait` and `release`.
 
-* RAW, a read after the write that it needs: `wait` returns when the layer's experts are there.
+* RAW, a read after the write that it needs: after `wait` the kernel finds the layer's experts. On
+  a CPU `wait` itself waits, on a GPU the stream of the kernel does.
 * WAR, a write after the read that it would spoil: the next copy into a slot starts when `release`
   says that the kernel has ended.
-* The layers of a slot form a cycle: at the end of a step the first layers of the next are fetched.
+* The layers of a slot form a cycle: at the end of a step, copies for the first layers
+  of the next step start.
 * A layer that finds its slot filled for another layer starts its own copy and waits for all of it
   (the copy is exposed). Nothing is ever assumed about which layer comes next.
 * One thread calls the scheduler: the one that runs the model.
@@ -32,8 +34,10 @@ class FetchScheduler:
 
     layers: the copies of each layer; empty if the rank has direct views only.
     current_stream: returns the handle of the stream on which kernels are launched now; copies are
-        ordered with the work of that stream. Called once a step, and when something else begins.
-    make_waits: makes the object that adds the layers' waits to a list of seconds, by layer.
+        ordered with the work of that stream. Called at layer 0 of each step, at construction, and by
+        `start`, `stop` and `fence_graph`.
+    make_waits: gets a list with one entry per layer; makes the object that adds to it the seconds
+        that each layer waits.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class FetchScheduler:
         self._uses = LayerUses(self._following)
 
     def wait(self, layer: int, num_tokens: int, chosen: ChosenIds | None = None) -> FetchMode:
-        """To be called before a layer's kernel; returns the mode, which tells the views to run on.
+        """To be called before a layer's kernel; returns the mode, which says what views it reads.
 
         Raises SlotError when the slot is not what the state machine promises.
         """

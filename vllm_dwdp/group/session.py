@@ -26,9 +26,10 @@ Gather = Callable[[str, bytes], Sequence[bytes]]
 
 
 class GroupSession:
-    """timeout_s: the longest wait for one answer of a peer.
+    """One rank's part in the start-up.
 
-    The rendezvous watches how far all ranks have come.
+    timeout_s: the longest wait for one answer of a peer. Ranks that hang are found by the failure
+    watch of the rendezvous.
     """
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
@@ -103,7 +104,10 @@ class GroupSession:
     def take_handles(
         self, peer_rank: int, parcel: int, expected_sizes: Sequence[int]
     ) -> Sequence[Handle]:
-        """See HandleExchange.take_handles; also raises RankFailed, as `step` does."""
+        """Get the handles of a peer's parcel: a layer's number, or the last one for the fringe.
+
+        See HandleExchange.take_handles; also raises RankFailed, as `step` does.
+        """
         what = "fringe" if parcel == self._fringe_parcel else f"layer {parcel}"
         self.step(f"{what} of dwdp rank {self._rendezvous.job_ranks[peer_rank]}")
         return self._handover.take_handles(peer_rank, parcel, expected_sizes)
@@ -117,7 +121,7 @@ class GroupSession:
     def abort(self, error: BaseException) -> str:
         """Tell the peers of an error, and return the sentence that ends every rank. Never raises.
 
-        The sentence is about another error if that one was posted first.
+        If another error was posted first, this returns the sentence of that one.
         """
         sentence = self._rendezvous.post_failure(self._sentence_of(error))
         self._close()

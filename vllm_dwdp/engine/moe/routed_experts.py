@@ -145,10 +145,10 @@ class DwdpRoutedExperts(RoutedExperts):
         super().register_parameter(name, param)
 
     def bind(self, views: dict[str, torch.Tensor]) -> None:
-        """Run on `views` from now on, which are [num_experts, ...] by name of the expert tensor.
+        """Run on `views` from now on: by name of the expert tensor, a tensor [num_experts, ...].
 
         Kernels hold the layer's Parameter objects, so these are kept and get the views as their
-        data. In their place the layer shows other code aliases that refuse writes.
+        data. Other code that looks up the layer's parameters gets aliases that refuse writes.
 
         Raises ConfigError if the kernel, rebuilt for all experts, runs shared experts itself.
         """

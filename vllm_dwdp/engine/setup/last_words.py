@@ -55,12 +55,12 @@ def of_refused_options() -> Iterator[None]:
 def print_at_exit() -> None:
     """Have this process print the sentence as its last line.
 
-    The `vllm` command prints it in any case: for a headless server whose engine can't start, the
-    command ends without an error. A user's script prints it only if it ends with an error about it,
-    because the script may have handled the failure.
+    The `vllm` command always prints the sentence: with a headless server whose engine can't start,
+    the command ends without an error. A user's script may have handled the failure, so it prints
+    the sentence only if the error that ends the script is about it.
 
-    Finalizers run in the reverse order of their creation, so this one runs after those of vLLM's
-    process managers.
+    Finalizers run in the reverse order of their creation. This one is made before vLLM's process
+    managers, so it runs after theirs.
     """
     weakref.finalize(print_at_exit, _print)
 

@@ -3,8 +3,8 @@
 """A thread that looks out for failures of a rank's peers while the rank itself loads weights.
 
 * Every rank ends with the same sentence: the first one that any rank posts in the store.
-* A rank that dies is noticed at once on its own host, by its process, and on other hosts after
-  `timeout_s`.
+* When a rank dies, ranks on the same host see at once that its process has ended. Ranks on other
+  hosts notice after `timeout_s`.
 * A rank that hangs is noticed after `timeout_s`, by its peers or by its own watch.
 * A rank of another job that comes here by mistake is named in the log, and ends no rank.
 * A rank that has posted the last phase may end: no rank needs it any more.
@@ -82,8 +82,8 @@ class FailureWatch:
     def post_failure(self, sentence: str) -> str:
         """Post a failure, and return the sentence that ends every rank. Never raises.
 
-        The sentence is another one if that was posted first. A failure often follows from a peer's
-        death, so this waits a moment in which the watch may notice that death.
+        If another failure was posted first, this returns the sentence of that one. A failure often
+        follows from a peer's death, so this waits a moment in which the watch may notice that death.
         """
         self._is_over.wait(ECHO_S)
         return self._sentence or self._publish(sentence)
