@@ -178,7 +178,10 @@ class CopyProgress:
     def has_begun(self) -> bool: ...
     @property
     def num_ended(self) -> int:
-        """How many of the list's copies have ended. Those of one round end in any order."""
+        """So many of the list's copies have ended, on a GPU perhaps some more.
+
+        Those of one round end in any order.
+        """
 
 class Copier:
     """Runs copy lists one after the other, in the order of their submission. Abstract.
@@ -188,10 +191,11 @@ class Copier:
     """
 
     def submit(self, copies: CopyList, stream: int = 0) -> int:
-        """Enqueue a list and return its ticket; never blocks.
+        """Enqueue a list and return its ticket, without waiting for copies.
 
-        The copies start after those of all lists submitted before, and after the work enqueued in
-        `stream` so far.
+        They start after those of all lists submitted before, and after the work enqueued in
+        `stream` so far. Raises DriverError if a GPU's `stream` is under graph capture, or if the
+        driver refuses a copy.
         """
     def cancel(self, ticket: int) -> None:
         """Drop the rounds that have not begun; `wait` still waits for the others. Not on GPUs."""
@@ -202,7 +206,7 @@ class Copier:
         """
     def is_done(self, ticket: int) -> bool: ...
     def drain(self) -> None:
-        """Return when no copy is under way. Releases the GIL."""
+        """Return when the copies of all submitted lists have ended. Releases the GIL."""
     def first_under_way(self) -> CopyProgress | None:
         """The progress of the first list whose copies haven't all ended, or None.
 

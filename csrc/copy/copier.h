@@ -86,24 +86,27 @@ class Copier {
     Ticket ticket = 0;
     int layer = CopyList::kNoLayer;
     bool has_begun = false;
-    std::size_t num_ended = 0;  // number of ended copies; those of one round end in any order
+    // So many copies have ended, on a GPU perhaps some more. Those of one round end in any order.
+    std::size_t num_ended = 0;
   };
 
   virtual ~Copier() = default;
-  // Enqueues a list and returns its ticket; never blocks. The copies start after those of all lists
-  // submitted before, and after the work enqueued in `stream` so far.
+  // Enqueues a list and returns its ticket, without waiting for copies. They start after those of
+  // all lists submitted before, and after the work enqueued in `stream` so far. Throws DriverError
+  // if a GPU's `stream` is under graph capture, or if the driver refuses a copy.
   virtual Ticket Submit(std::shared_ptr<const CopyList> list, Stream stream) = 0;
   // Drops the rounds of a list that have not begun, on the host; a GPU runs them all the same. Wait
   // still waits for the rounds that have begun.
   virtual void Cancel(Ticket ticket) = 0;
   // Makes the work that is enqueued in `stream` from now on wait for the copies. On the host it
-  // blocks until they have ended.
+  // blocks until they have ended. Throws DriverError as Submit does, and for a ticket that was not
+  // given out.
   virtual void Wait(Ticket ticket, Stream stream) = 0;
   virtual bool IsDone(Ticket ticket) const = 0;
-  // Blocks until no copy is under way.
+  // Blocks until the copies of all submitted lists have ended.
   virtual void Drain() = 0;
-  // The progress of the first list whose copies haven't all ended. Any thread may call this at any
-  // time.
+  // The progress of the first list whose copies haven't all ended, or nothing if there is none. Any
+  // thread may call this at any time.
   virtual std::optional<Progress> FirstUnderWay() = 0;
 };
 

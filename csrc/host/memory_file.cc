@@ -60,8 +60,8 @@ std::string Listed(int seals) {
   return names.empty() ? " none" : names;
 }
 
-// Returns whether the file is sealed against writes. A file that isn't a memory file counts as one
-// without seals.
+// Throws DriverError unless the file has the size seals and, if `require_write_seal`, the write
+// seal; a file that isn't a memory file has none. Returns whether it is sealed against writes.
 bool CheckSeals(int fd, bool require_write_seal) {
   const int seals = std::max(::fcntl(fd, F_GET_SEALS), 0);
   const int required = kSizeSeals | (require_write_seal ? F_SEAL_WRITE : 0);

@@ -15,7 +15,8 @@ namespace dwdp {
 class Block {
  public:
   // Views will map the block at `view_offset`. With `on_host` a GPU's block is allocated in host
-  // memory, which the GPU reads over its bus.
+  // memory, which the GPU reads over its bus. Throws DriverError for `on_host` on a rank on CPUs,
+  // or if the GPU can't use host memory.
   static std::shared_ptr<Block> Create(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes,
                                        std::size_t view_offset, bool on_host = false);
   // Owns `handle` from here on, also if the import fails.

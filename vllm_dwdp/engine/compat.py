@@ -49,7 +49,10 @@ def installed_version() -> str:
 
 
 def read_ready_timeout() -> int | None:
-    """Seconds that the user gives an engine to start; None if the user gives no number."""
+    """Seconds that the user gives an engine to start; None if the user doesn't set the variable.
+
+    The value that dwdp itself has set doesn't count. Raises ValueError if it isn't a whole number.
+    """
     set_by_user = os.environ.get(READY_TIMEOUT)
     return None if set_by_user in (None, _raised_to) else int(set_by_user)
 

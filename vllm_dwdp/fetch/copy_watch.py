@@ -58,7 +58,7 @@ class CopyWatch:
         self._num_same = 0
 
     def start(self, interval_s: float = INTERVAL_S) -> None:
-        """Watch from a thread of its own, until the process ends."""
+        """Watch from a thread of its own every `interval_s` seconds, until a copy hangs."""
         threading.Thread(
             target=self._run, args=(interval_s,), name="dwdp-copy-watch", daemon=True
         ).start()
@@ -72,7 +72,7 @@ class CopyWatch:
         return progress if self._num_same >= NUM_LOOKS else None
 
     def describe(self, progress: CopyProgress, seconds: float) -> str:
-        """The sentence that ends the rank."""
+        """Why the rank ends: `progress`, as `look` returned it, stood still for `seconds`."""
         rank = self._job_ranks[self._rank]
         return (
             f"dwdp rank {rank} ends: {self._name(progress)} for {seconds:.0f} s. Its GPU, the "

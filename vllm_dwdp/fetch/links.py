@@ -50,8 +50,10 @@ class PeerLink(NamedTuple):
 class Links:
     """The measured links of a rank.
 
-    own: bytes per second that a kernel reads of own memory. peers: by rank in the group; this
-    rank's own number stands for its host.
+    own: bytes per second that a kernel reads of own memory, or over the fastest link if this rank
+        has no block of its own.
+    peers: by the rank of the group that is read from; this rank's own number stands for experts in
+        its host's memory. Ranks that aren't read from are absent.
     """
 
     rank: int

@@ -34,8 +34,8 @@ class FetchScheduler:
 
     layers: the copies of each layer; empty if the rank has direct views only.
     current_stream: returns the handle of the stream on which kernels are launched now; copies are
-        ordered with the work of that stream. Called at layer 0 of each step, at construction, and by
-        `start`, `stop` and `fence_graph`.
+        ordered with the work of that stream. Called at layer 0 of each step, at construction,
+        and by `start`, `stop` and `fence_graph`.
     make_waits: gets a list with one entry per layer; makes the object that adds to it the seconds
         that each layer waits.
     """

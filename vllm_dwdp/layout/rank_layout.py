@@ -111,7 +111,7 @@ class RankLayout:
         return layer_idx % self.num_slots
 
     def layers_of(self, slot: int) -> Sequence[int]:
-        """The layers that use a slot."""
+        """The layers that use the slot with this number."""
         if self.only_layer is not None:
             return [self.only_layer]
         return range(slot, self.num_layers, self.num_slots)

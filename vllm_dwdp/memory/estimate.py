@@ -53,7 +53,7 @@ class MemoryEstimate:
 
     @property
     def without_slots(self) -> int:
-        """Bytes of the rank once it has started, if it makes no slots."""
+        """Bytes of the rank's weights outside host memory once it has started, without slots."""
         return self.own + self.private + self.other
 
     @property

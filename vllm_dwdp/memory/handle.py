@@ -37,7 +37,10 @@ def export_all(blocks: Iterable[Block], handle_type: HandleType) -> list[tuple[H
 def import_all(
     driver: MemoryDriver, handles: Sequence[Handle], sizes: Sequence[int], starts: Sequence[int]
 ) -> list[Block]:
-    """Import a block by each handle. Then, also after an error, no handle is left to the caller."""
+    """Import a block by each handle, and take over all handles, also if an import fails.
+
+    sizes: bytes of each block. starts: the offset of each in its view. Raises DriverError.
+    """
     blocks: list[Block] = []
     left = list(handles)
     try:

@@ -93,7 +93,10 @@ class RankPool:
         return found
 
     def end(self) -> None:
-        """End all ranks and the processes they started, within half a minute."""
+        """End all ranks and the processes they started, in 15 s and at most 2 s for each rank.
+
+        Does nothing in a fork of the process that made the pool.
+        """
         if os.getpid() != self._owner_pid:  # a fork of the process that owns them
             return
         self._is_ended = True

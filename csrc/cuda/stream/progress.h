@@ -33,11 +33,12 @@ class CudaProgress {
   // To be called when a copy could not be enqueued: forgets the list.
   void GiveUp();
 
-  // The progress of the first list whose copies haven't all ended.
+  // The progress of the first list whose copies haven't all ended, or nothing if there is none.
   std::optional<Copier::Progress> First();
 
  private:
-  // Lists of fewer copies have a mark behind each copy, longer ones a mark behind every few copies.
+  // Lists of fewer copies have a mark behind each copy, longer ones a mark behind every few copies,
+  // and batches one mark each.
   static constexpr std::size_t kMaxMarks = 256;
 
   struct MarkedEvent {

@@ -33,7 +33,10 @@ class BoundLayers:
         return int(self._layers[0].moe_config.experts_per_token)
 
     def bind(self, direct: Sequence[Sequence[View]]) -> None:
-        """Bind each layer to its views in `direct`, which show peers' blocks in place."""
+        """Bind each layer to its views in `direct`, which show peers' blocks in place.
+
+        Raises ConfigError, see DwdpRoutedExperts.bind.
+        """
         for layer, layout, views in zip(self._layers, self._layouts, direct, strict=True):
             bind_layer(self._memory, layer, layout, views)
 

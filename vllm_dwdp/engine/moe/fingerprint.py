@@ -16,9 +16,9 @@ EDGE_BYTES = 4096
 
 
 def model_fingerprint(model: torch.nn.Module, model_config: Any, expert_params: set[int]) -> str:
-    """Hex digest of the config and of all parameters whose id is not in `expert_params`.
+    """Hex digest of the Hugging Face config, without its path, and of both ends of parameters.
 
-    model_config: vLLM's.
+    expert_params: `id()` of the parameters to leave out. model_config: vLLM's ModelConfig.
     """
     digest = hashlib.blake2b(digest_size=16)
     config = model_config.hf_config.to_dict()

@@ -28,9 +28,9 @@ class GraphFence(BaseOffloader):
 
     @classmethod
     def install(cls, scheduler: Fenced) -> None:
-        """Make this vLLM's offloader, before graphs are captured.
+        """Make a new fence vLLM's offloader: after the model is built, before graphs are captured.
 
-        Not before the model is built: vLLM has its offloader wrap the modules that it builds.
+        An offloader that is there earlier would be asked to wrap the model's modules.
         """
         set_offloader(cls(scheduler))
 

@@ -130,7 +130,7 @@ def check_layers(model: torch.nn.Module) -> None:
 
 
 def check_loaded(model: torch.nn.Module, layers: Iterable[DwdpRoutedExperts]) -> None:
-    """Raise ConfigError if the checkpoint filled no expert, ValueError if it left one out."""
+    """Raise ConfigError if this rank loaded no expert, ValueError if one of its own isn't whole."""
     if all(layer.loaded_rows.is_empty for layer in layers):
         raise ConfigError(
             f"dwdp saw no expert weight pass vLLM's weight_loader: either the checkpoint has none, "

@@ -22,7 +22,7 @@ REPLACED = (
 
 
 class ReadOnlyWeight(RuntimeError):
-    """Code tried to write to expert weights, which the group shares read-only."""
+    """A call would write to, free, replace or save expert weights that the group shares."""
 
 
 def refuse_call(name: str) -> NoReturn:

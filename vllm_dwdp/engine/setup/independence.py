@@ -30,7 +30,7 @@ class IndependentModelConfig(ModelConfig):
 
 
 def hide_moe(vllm_config: Any) -> None:
-    """Make vLLM treat the model as dense, in the front-end, before any engine is spawned."""
+    """Make vLLM treat the model as dense. Called in the front-end, before an engine is spawned."""
     vllm_config.model_config.__class__ = IndependentModelConfig
 
 

@@ -82,7 +82,10 @@ class EngineFailure(logging.Handler):
 
     @classmethod
     def hear(cls, parallel_config: Any, job_rank: int) -> None:
-        """Add this handler to vLLM's logger, for the engine in this process."""
+        """Add a new handler to the logger of the engine in this process.
+
+        In the main thread of a child process it also wraps the handlers of SIGINT and SIGTERM.
+        """
         made = cls(parallel_config, job_rank)
         logging.getLogger(cls.LOGGER).addHandler(made)
         is_main_thread = threading.current_thread() is threading.main_thread()

@@ -49,7 +49,11 @@ class Settings:
 
     @property
     def command(self) -> range:
-        """The ranks that this command starts."""
+        """The ranks of the job that this command's environment is about, see `command_ranks`.
+
+        These are all ranks of the job with `VLLM_DP_*` or vLLM's supervisor, where each process
+        starts one.
+        """
         first, number = self.command_ranks or (0, self.job_size)
         return range(first, first + number)
 

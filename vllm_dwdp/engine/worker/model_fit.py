@@ -60,10 +60,13 @@ class ModelFit:
         job_rank: int,
         handle_type: HandleType | None,
     ) -> bool:
-        """Choose the placement, and raise LimitError if the model can't fit.
+        """Choose the placement for host_experts='auto', and check that the model fits.
 
-        Called when the model is built and before weights are read. Returns whether every rank of
-        the group has room for slots.
+        Every rank calls this when the model is built, before weights are read. rank, job_rank: its
+        numbers in the group and in the job. handle_type: as from GroupSession.try_peers.
+
+        Returns whether every rank of the group has room for the slots that it may make. Raises
+        LimitError if the model can't fit, ConfigError for too many slots, and RankFailed.
         """
         self._memory.give_back()
         config, granularity = self._config, self._memory.driver.granularity

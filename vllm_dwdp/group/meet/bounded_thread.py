@@ -29,7 +29,10 @@ class BoundedThread:
         return future.result(timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """End the thread, and free what its calls own; a call that hangs stays as it is."""
+        """End the thread after the calls given so far; wait `timeout_s` seconds for that at most.
+
+        No error if the time is up: a call that hangs keeps the thread and what it refers to.
+        """
         self._calls.put(None)
         self._thread.join(timeout_s)
 

@@ -83,7 +83,7 @@ class FailureWatch:
         """Post a failure, and return the sentence that ends every rank. Never raises.
 
         If another failure was posted first, this returns the sentence of that one. A failure often
-        follows from a peer's death, so this waits a moment in which the watch may notice that death.
+        follows from a peer's death, so this waits a moment in which the watch may notice that.
         """
         self._is_over.wait(ECHO_S)
         return self._sentence or self._publish(sentence)

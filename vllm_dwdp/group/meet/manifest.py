@@ -64,7 +64,10 @@ class Manifest:
 
 
 def check_manifests(manifests: Sequence[Manifest], *, ranks: Sequence[int]) -> None:
-    """Raise ManifestMismatch with the first difference, found the same way on every rank."""
+    """Raise ManifestMismatch with the first difference, found the same way on every rank.
+
+    ranks: the job's numbers of the ranks with these manifests, in order.
+    """
     for rank, other in zip(ranks[1:], manifests[1:], strict=True):
         for field in dataclasses.fields(Manifest):
             values = getattr(manifests[0], field.name), getattr(other, field.name)
