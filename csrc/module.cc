@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 // The Python bindings of the core. Addresses are passed as integers, descriptors as ints that the
-// receiver owns, fabric handles as bytes, tensors by DLPack. Functions that copy or wait release
-// the GIL; blocks, views and a driver's list of warnings have locks of their own.
+// receiver owns, fabric handles as bytes, tensors by DLPack. Functions that call a driver release
+// the GIL, so that threads which watch a rank speak even if the call hangs. Blocks, views and a
+// driver's list of warnings have locks of their own.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -73,19 +74,21 @@ void BindDriver(nb::module_& module) {
           },
           "destination_address"_a, "source_address"_a, "num_bytes"_a, ReleaseGil())
       .def("create_block", &Block::Create, "num_bytes"_a, "view_offset"_a = 0, nb::kw_only(),
-           "on_host"_a = false)
+           "on_host"_a = false, ReleaseGil())
       .def(
           "import_block",
           [](std::shared_ptr<MemoryDriver> driver, int fd, std::size_t num_bytes,
              std::size_t view_offset) {
             return Block::Import(std::move(driver), UniqueFd(fd), num_bytes, view_offset);
           },
-          "handle"_a, "num_bytes"_a, "view_offset"_a = 0)
+          "handle"_a, "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
       .def(
           "import_block",
           [](std::shared_ptr<MemoryDriver> driver, const nb::bytes& handle, std::size_t num_bytes,
              std::size_t view_offset) {
-            return Block::Import(std::move(driver), ToFabricHandle(handle), num_bytes, view_offset);
+            const FabricHandle fabric = ToFabricHandle(handle);
+            const nb::gil_scoped_release released;
+            return Block::Import(std::move(driver), fabric, num_bytes, view_offset);
           },
           "handle"_a, "num_bytes"_a, "view_offset"_a = 0)
       .def(
@@ -93,13 +96,13 @@ void BindDriver(nb::module_& module) {
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {
             return std::make_shared<View>(std::move(driver), num_bytes);
           },
-          "num_bytes"_a)
+          "num_bytes"_a, ReleaseGil())
       .def(
           "create_slot_page",
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset) {
             return std::make_shared<SlotPage>(std::move(driver), num_bytes, view_offset);
           },
-          "num_bytes"_a, "view_offset"_a = 0);
+          "num_bytes"_a, "view_offset"_a = 0, ReleaseGil());
   nb::class_<HostDriver, MemoryDriver>(module, "HostDriver")
       .def(nb::new_([](std::string name, int numa_node, bool huge_pages, bool require_write_seal) {
              return std::make_shared<HostDriver>(
@@ -114,8 +117,13 @@ void BindDriver(nb::module_& module) {
            "gpu"_a, "library"_a = kCudaLibrary);
 }
 
+ShareableHandle ExportWithoutGil(const Block& block, HandleType type) {
+  const nb::gil_scoped_release released;
+  return block.Export(type);
+}
+
 std::variant<int, nb::bytes> ExportHandle(const Block& block, HandleType type) {
-  ShareableHandle handle = block.Export(type);
+  ShareableHandle handle = ExportWithoutGil(block, type);
   if (auto* fd = std::get_if<UniqueFd>(&handle)) return fd->release();
   const auto& fabric = std::get<FabricHandle>(handle);
   return nb::bytes(fabric.data(), fabric.size());
@@ -143,9 +151,9 @@ void BindView(nb::module_& module) {
       .def_prop_ro("num_bytes", &View::num_bytes)
       .def_prop_ro("num_maps", &View::num_maps)
       .def_prop_ro("is_finished", &View::is_finished)
-      .def("map_block", &View::MapBlock, "offset"_a, "block"_a)
-      .def("map_slot_page", &View::MapSlotPage, "offset"_a, "page"_a)
-      .def("map_private", &View::MapPrivate, "offset"_a, "num_bytes"_a)
+      .def("map_block", &View::MapBlock, "offset"_a, "block"_a, ReleaseGil())
+      .def("map_slot_page", &View::MapSlotPage, "offset"_a, "page"_a, ReleaseGil())
+      .def("map_private", &View::MapPrivate, "offset"_a, "num_bytes"_a, ReleaseGil())
       .def(
           "fill_private",
           [](View& view, std::size_t offset, std::uintptr_t source, std::size_t num_bytes) {
@@ -203,7 +211,7 @@ void BindCopier(nb::module_& module) {
           [](Copier& copier, std::shared_ptr<CopyList> list, Copier::Stream stream) {
             return copier.Submit(std::move(list), stream);
           },
-          "copies"_a, "stream"_a = Copier::kCpu)
+          "copies"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("cancel", &Copier::Cancel, "ticket"_a)
       .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("is_done", &Copier::IsDone, "ticket"_a)

@@ -71,7 +71,7 @@ class Rank:
         self._adopt()
         self._session.meet(make_manifest(self._memory.driver, self._placement))
         layout = self._experts.layout
-        ensure_descriptors(num_descriptors_needed(layout))
+        ensure_descriptors(num_descriptors_needed(layout, has_files=True))
         self._session.hand_over(self._experts.handles, num_parcels=layout.num_parcels)
         self._timed(lambda: self._experts.connect(self._session.take_handles))
         self._session.finish()

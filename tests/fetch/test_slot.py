@@ -58,5 +58,5 @@ def test_some_experts_are_not_read_as_all():
     slot = Slot(1, lambda: 8)
     slot.begin_fill(3, is_whole=False)
     slot.end_fill()
-    with pytest.raises(SlotError, match="which holds some experts of layer 3"):
+    with pytest.raises(SlotError, match="the slot holds some experts of layer 3"):
         slot.acquire(3, needs_whole=True)

@@ -13,6 +13,7 @@ import time
 
 from vllm_dwdp._core import HostDriver
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
+from vllm_dwdp.group.meet import failure_watch
 from vllm_dwdp.group.meet.job_board import BoardNotice, JobBoard
 from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
@@ -89,7 +90,10 @@ def _run(job, said):
 
 
 def _start_up(job, say):
-    session = GroupSession(_rendezvous(job), timeout_s=job.get("answer_s", 5))
+    failure_watch.HEAR_S = job.get("hears_s", failure_watch.HEAR_S)
+    if job.get("breaks_places"):
+        failure_watch.Place = UnreadablePlace
+    session = GroupSession(_rendezvous(job, say), timeout_s=job.get("answer_s", 5))
     try:
         session.open()
         say("open")
@@ -121,7 +125,18 @@ def _load(session, job, say):
         session.gather(name, b"")
 
 
-def _rendezvous(job):
+class UnreadablePlace:
+    @classmethod
+    def from_bytes(cls, data):
+        raise ValueError("a place it can't read")
+
+
+def _end(say, sentence):
+    say(f"ended: {sentence}")
+    os._exit(1)
+
+
+def _rendezvous(job, say):
     return Rendezvous(
         endpoint=Endpoint("127.0.0.1", job["port"]),
         job_rank=job["rank"],
@@ -130,6 +145,7 @@ def _rendezvous(job):
         timeout_s=job.get("timeout_s", 60),
         job_id=job.get("job_id", ""),
         notice=BoardNotice(JobBoard(job["board"])) if "board" in job else None,
+        end_rank=lambda sentence: _end(say, sentence),
     )
 
 

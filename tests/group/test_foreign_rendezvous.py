@@ -175,6 +175,17 @@ def test_reused_process_id_counts_as_ended():
     assert dataclasses.replace(own, start_ticks=own.start_ticks - 1).has_ended(own)
 
 
+def test_process_name_that_is_cut_inside_a_character_is_no_obstacle():
+    name = Path("/proc/self/comm")
+    before = name.read_bytes()
+    name.write_bytes("äöüäöüäöü".encode())
+    try:
+        own = ProcessIdentity.own()
+        assert not own.has_ended(own)
+    finally:
+        name.write_bytes(before.strip())
+
+
 @pytest.mark.parametrize("change", [{"boot_id": "x"}, {"namespaces": "x"}])
 def test_process_that_cannot_be_seen_does_not_count_as_ended(change):
     """Its process id may be another process's here, so only the time-out can notice its end."""

@@ -96,6 +96,23 @@ def test_rank_killed_while_loading_is_noticed_at_once(start, killed):
     assert time.monotonic() - began < 5
 
 
+def test_rank_that_hangs_on_when_the_others_end_is_ended_by_its_watch(start):
+    ranks = [start(0, timeout_s=3), start(1, timeout_s=3, load_s=300, hears_s=2)]
+    began = time.monotonic()
+    sentence = f"dwdp rank 1 got no further for 3 s (loading); {ADVICE}"
+    assert ranks[0].ending() == f"end: {sentence}"
+    assert ranks[1].ending() == f"ended: {sentence}"
+    assert time.monotonic() - began < 30
+
+
+def test_error_in_a_watch_ends_all_ranks_with_a_sentence(start):
+    """Rank 1's watch can't read what another version may say of its place."""
+    loading = {"num_layers": 300, "layer_s": 0.1}
+    ranks = [start(0, **loading), start(1, breaks_places=True, **loading)]
+    sentence = "dwdp rank 1 failed while it watched its peers: ValueError: a place it can't read"
+    assert [rank.ending() for rank in ranks] == [f"end: {sentence}"] * 2
+
+
 def test_rank_killed_while_binding_is_named_not_the_broken_connection(start):
     ranks = [start(0, bind_s=1), start(1, bind_s=60)]
     for rank in ranks:

@@ -13,6 +13,7 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
 from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
+from vllm_dwdp.rank.experts import RankExperts
 
 SHAPES = {"w13_weight": (48, 40), "w2_weight": (40, 24), "w13_bias": (48,), "huge": (1024, 520)}
 
@@ -108,3 +109,34 @@ def test_finished_view_is_populated_and_kept_out_of_core_dumps():
     fields = dict(line.split(":", 1) for line in entry[0].splitlines()[1:])
     assert fields["Rss"].split() == fields["Size"].split()
     assert "dd" in entry[2].splitlines()[0].split()
+
+
+def test_every_expert_of_a_layer_with_more_experts_than_the_first_can_be_chosen():
+    driver, numbers = HostDriver(), (8, 16)
+    layers = [make_layers(1, number)[0] for number in numbers]
+    placements = [Placement.make(num_experts=number, dwdp_size=2) for number in numbers]
+    layouts = sum(
+        (
+            layouts_of([layer], placement, driver.granularity)
+            for layer, placement in zip(layers, placements, strict=True)
+        ),
+        (),
+    )
+    ranks = [RankExperts(driver, RankLayout(layouts, rank)) for rank in range(2)]
+    for rank, experts in enumerate(ranks):
+        for layer, placement in zip(layers, placements, strict=True):
+            local = placement.local_experts(rank)
+            experts.adopt_layer([t[local.start :].data_ptr() for t in layer.values()])
+        experts.seal()
+
+    def take_handles(peer, parcel, expected_sizes):
+        return [fd for fd, _ in ranks[peer].handles(HandleType.FILE_DESCRIPTOR, parcel)]
+
+    ranks[0].connect(take_handles)
+    ranks[0].make_slots(1, slice_bytes=1 << 20)
+    for copies, number in zip(ranks[0].copies(lambda experts: experts), numbers, strict=True):
+        copied = [sum(num_bytes for *_, num_bytes in expert) for expert in copies.chosen]
+        assert len(copied) == number
+        assert not any(copied[: number // 2])
+        assert all(copied[number // 2 :])
+        assert sum(copied) == sum(copies.bytes_by_peer)

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The soft limit on descriptors is raised up to the hard limit; needing more is an error."""
+"""How many descriptors a rank needs, and what it does about the limit on them."""
 
 import subprocess
 import sys
 
 import pytest
+
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.limits import num_descriptors_needed
 
 SCRIPT = """
 import resource
@@ -25,3 +30,13 @@ def test_descriptor_limit(hard, said):
     command = [sys.executable, "-c", SCRIPT.format(hard=hard)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert said in done.stdout
+
+
+def test_descriptors_of_blocks_are_all_held_on_the_host_and_a_layers_on_a_gpu():
+    page = 4096
+    placement = Placement.make(num_experts=8, dwdp_size=2)
+    tensor = TensorLayout(ExpertTensor("w13_weight", page), placement, page)
+    layout = RankLayout(((tensor, tensor),) * 5, rank=0)
+    of_peers_and_fringes = 2 + 2
+    assert num_descriptors_needed(layout, has_files=True) == 5 * 2 + of_peers_and_fringes
+    assert num_descriptors_needed(layout, has_files=False) == 2 + of_peers_and_fringes

@@ -48,6 +48,10 @@ def installed_version() -> str:
     )
 
 
+READY_TIMEOUT_S = 600
+"""vLLM's own value of READY_TIMEOUT."""
+
+
 def read_ready_timeout() -> int | None:
     """Seconds that the user gives an engine to start; None if the user doesn't set the variable.
 

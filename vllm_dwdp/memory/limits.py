@@ -26,12 +26,16 @@ def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer:
     return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
 
 
-def num_descriptors_needed(layout: RankLayout) -> int:
+def num_descriptors_needed(layout: RankLayout, *, has_files: bool) -> int:
     """The most descriptors that a rank holds at once.
 
     They are those of its own blocks, of all peers' blocks of one layer, and of all fringes.
+
+    has_files: whether each own block is a file that stays open, as on the host. A GPU's blocks have
+    descriptors only while those of a layer are handed over.
     """
-    own = sum(len(t.blocks_of(layout.rank)) for tensors in layout.layouts for t in tensors)
+    by_layer = [sum(len(t.blocks_of(layout.rank)) for t in tensors) for tensors in layout.layouts]
+    own = sum(by_layer) if has_files else max(by_layer)
     of_peers = max(
         sum(len(t.blocks_of(peer)) for t in tensors for peer in layout.peers)
         for tensors in layout.layouts

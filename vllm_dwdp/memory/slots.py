@@ -125,7 +125,7 @@ class Slots:
                 (s.peer, *self._copy(layer_idx, s, direct))
                 for s in expert_slices(tensors, pieces, expert)
             ]
-            for expert in range(self._layout.placement.num_experts)
+            for expert in range(tensors[0].placement.num_experts)
         ]
 
     def _pieces(self, layer_idx: int) -> Sequence[SlotPiece]:

@@ -15,12 +15,12 @@ class ModelLayers(Protocol):
 
     @property
     def num_experts(self) -> int:
-        """Experts of a layer."""
+        """Experts of the layer that has most."""
         ...
 
     @property
     def top_k(self) -> int:
-        """Experts that a token chooses."""
+        """Experts that a token chooses, in the layer where it chooses most."""
         ...
 
     def install(self, fetcher: Fetcher) -> None:

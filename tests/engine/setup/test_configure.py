@@ -227,6 +227,10 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"data_parallel_rank": 0, "data_parallel_address": "192.0.2.1"}, "one host"),
         ({"data_parallel_size_local": 1, "data_parallel_backend": "ray"}, "Ray .* one host"),
         ({"environment": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}}, "MULTIPROCESSING"),
+        (
+            {"environment": {"VLLM_ENABLE_STARTUP_PLAN": "1"}},
+            "VLLM_ENABLE_STARTUP_PLAN .* unset it",
+        ),
         ({"cpu_offload_gb": 1}, "offload"),
         ({"enable_sleep_mode": True}, "(?i)sleep"),
         (

@@ -16,17 +16,17 @@ from vllm.v1.engine import core_client
 from vllm_dwdp.engine import compat
 
 MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
-LONGEST_S = 10 * (6 + 1)
+LONGEST_S = 100 * (6 + 1)
 """timeout_s for each of the demo model's six layers, and once more."""
 
 
-def configure():
+def configure(timeout_s=100):
     """Configure dwdp as a front-end does; returns the log lines about vLLM's limit."""
     with log_lines(logging.INFO) as lines:
         EngineArgs(
             model=MODEL,
             distributed_executor_backend="dwdp",
-            additional_config={"dwdp": {"timeout_s": 10}},
+            additional_config={"dwdp": {"timeout_s": timeout_s}},
             data_parallel_size=2,
             max_model_len=256,
         ).create_engine_config()
@@ -53,6 +53,12 @@ def test_vllms_limit_outlasts_a_start_that_gets_further():
     assert os.environ[compat.READY_TIMEOUT] == str(LONGEST_S)
     assert core_client.VLLM_ENGINE_READY_TIMEOUT_S == LONGEST_S, "it was imported before"
     assert line.startswith(f"{compat.READY_TIMEOUT} is {LONGEST_S} for this start")
+
+
+@pytest.mark.usefixtures("limit")
+def test_short_time_without_progress_doesnt_lower_vllms_limit():
+    configure(timeout_s=5)
+    assert os.environ[compat.READY_TIMEOUT] == "600"
 
 
 @pytest.mark.usefixtures("limit")

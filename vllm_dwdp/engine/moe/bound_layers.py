@@ -26,11 +26,11 @@ class BoundLayers:
 
     @property
     def num_experts(self) -> int:
-        return self._layers[0].global_num_experts
+        return max(layer.global_num_experts for layer in self._layers)
 
     @property
     def top_k(self) -> int:
-        return int(self._layers[0].moe_config.experts_per_token)
+        return max(int(layer.moe_config.experts_per_token) for layer in self._layers)
 
     def bind(self, direct: Sequence[Sequence[View]]) -> None:
         """Bind each layer to its views in `direct`, which show peers' blocks in place.

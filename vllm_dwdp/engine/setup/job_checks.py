@@ -37,7 +37,19 @@ def placement_of(vllm_config: Any, config: DwdpConfig) -> Placement:
 
 
 def environment(vllm_config: Any, config: DwdpConfig) -> str | None:
-    return reason_unreadable()
+    return reason_unreadable() or _startup_plan()
+
+
+def _startup_plan() -> str | None:
+    """Refuse vLLM's note of an earlier start's KV cache, which it keeps for all ranks as one."""
+    name = "VLLM_ENABLE_STARTUP_PLAN"
+    read = envs.environment_variables.get(name)
+    if read is None or not read():
+        return None
+    return (
+        f"{name} has vLLM size a rank's KV cache as another rank's, which may hold other experts "
+        "and slots; unset it."
+    )
 
 
 def group_size(vllm_config: Any, config: DwdpConfig) -> str | None:

@@ -13,7 +13,12 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_dwdp.config import DwdpConfig
-from vllm_dwdp.engine.compat import READY_TIMEOUT, raise_ready_timeout, read_ready_timeout
+from vllm_dwdp.engine.compat import (
+    READY_TIMEOUT,
+    READY_TIMEOUT_S,
+    raise_ready_timeout,
+    read_ready_timeout,
+)
 
 logger = init_logger("vllm.dwdp")
 
@@ -37,9 +42,12 @@ def outlast_progress(vllm_config: Any, config: DwdpConfig) -> None:
 
 
 def _longest_start_s(vllm_config: Any, config: DwdpConfig) -> int:
-    """The seconds of the longest start: `timeout_s` for each layer, and once more for the rest."""
+    """The seconds of the longest start: `timeout_s` for each layer, and once more for the rest.
+
+    Not less than vLLM itself allows: its limit is also for what dwdp doesn't limit.
+    """
     num_layers = vllm_config.model_config.get_total_num_hidden_layers()
-    return math.ceil(config.timeout_s * (num_layers + 1))
+    return max(READY_TIMEOUT_S, math.ceil(config.timeout_s * (num_layers + 1)))
 
 
 def _reason(config: DwdpConfig) -> str:

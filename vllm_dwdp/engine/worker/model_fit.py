@@ -108,7 +108,7 @@ def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
     if is_on_host:
         tensors = itertools.chain.from_iterable(layout.layouts)
         check_map_budget(sum(len(t.blocks) + len(t.private_spans) for t in tensors))
-    ensure_descriptors(num_descriptors_needed(layout))
+    ensure_descriptors(num_descriptors_needed(layout, has_files=is_on_host))
 
 
 def _other_bytes(model: torch.nn.Module, context: MoeContext) -> int:

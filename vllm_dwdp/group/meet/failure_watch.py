@@ -5,7 +5,8 @@
 * Every rank ends with the same sentence: the first one that any rank posts in the store.
 * When a rank dies, ranks on the same host see at once that its process has ended. Ranks on other
   hosts notice after `timeout_s`.
-* A rank that hangs is noticed after `timeout_s`, by its peers or by its own watch.
+* A rank that hangs is noticed after `timeout_s`, by its peers or by its own watch. The watch ends
+  the rank if it hangs on, in a call of the driver for example, when the others end.
 * A rank of another job that comes here by mistake is named in the log, and ends no rank.
 * A rank that has posted the last phase may end: no rank needs it any more.
 """
@@ -15,7 +16,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vllm_dwdp.group.errors import StoreLost
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
@@ -30,6 +31,9 @@ POLL_S = 0.1
 ECHO_S = 1.0
 POST_S = 5.0
 MAX_LOOK_S = 1.0
+HEAR_S = 30.0
+"""A rank that hasn't noticed within so long that the start has failed hangs, and is ended."""
+
 LOOKS_PER_TIMEOUT = 20
 """How often a rank posts its place within `timeout_s`; at least once in MAX_LOOK_S."""
 
@@ -55,8 +59,11 @@ class FailureWatch:
         one_host: bool,
         progress: Progress,
         timeout_s: float,
+        end_rank: Callable[[str], None],
     ) -> None:
+        """end_rank: ends this process, which hangs, for the reason in a sentence."""
         self._store = store
+        self._end_rank = end_rank
         self._identity = identity
         self._job_rank = job_rank
         self._one_host = one_host
@@ -67,6 +74,7 @@ class FailureWatch:
         self._look_s = min(MAX_LOOK_S, timeout_s / LOOKS_PER_TIMEOUT)
         self._next_look_s = time.monotonic()
         self._is_over = threading.Event()
+        self._is_stopped = threading.Event()
         self._sentence: str | None = None
         self._turned_away: bytes | None = None
         self._thread = threading.Thread(target=self._run, name="dwdp-watch", daemon=True)
@@ -90,6 +98,7 @@ class FailureWatch:
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
+        self._is_stopped.set()
         self._is_over.set()
         self._thread.join(POST_S)
 
@@ -99,6 +108,14 @@ class FailureWatch:
                 self._look()
             except StoreLost as lost:
                 self._keep(str(lost))
+            except Exception as error:
+                self._publish(
+                    f"dwdp rank {self._job_rank} failed while it watched its peers: "
+                    f"{type(error).__name__}: {error}"
+                )
+        if self._sentence is not None and not self._is_stopped.wait(HEAR_S):
+            logger.error("%s", self._sentence)
+            self._end_rank(self._sentence)
 
     def _look(self) -> None:
         posted = self._store.get(FAILURE_KEY)

@@ -75,9 +75,10 @@ class ProcessIdentity:
 def start_ticks(pid: int) -> int:
     """When a process started, in clock ticks since boot. Raises OSError when it has ended.
 
-    Field 22 of /proc/PID/stat; a zombie counts as ended.
+    Field 22 of /proc/PID/stat; a zombie counts as ended. The process's name before it may be cut
+    inside of a character.
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    if fields[0] in "ZX":
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    if fields[0] in (b"Z", b"X"):
         raise ProcessLookupError(pid)
     return int(fields[19])

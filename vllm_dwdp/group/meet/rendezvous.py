@@ -11,6 +11,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -45,6 +46,7 @@ class Rendezvous:
         one_host: bool = True,
         job_id: str = "",
         notice: PortNotice | None = None,
+        end_rank: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
             raise ValueError(
@@ -59,6 +61,7 @@ class Rendezvous:
         self._one_host = one_host
         self._job_id = job_id
         self._notice = notice
+        self._end_rank = end_rank
         self._identity = ProcessIdentity.own()
         self.progress = Progress()
         self._store: RendezvousStore | None = None
@@ -112,6 +115,7 @@ class Rendezvous:
             one_host=self._one_host,
             progress=self.progress,
             timeout_s=self._timeout_s,
+            end_rank=self._end_rank,
         )
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
