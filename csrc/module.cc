@@ -185,6 +185,10 @@ CopyRound Round(const std::vector<CopyTuple>& tuples) {
   return round;
 }
 
+Copier::Ticket Submit(Copier& copier, std::shared_ptr<CopyList> list, Copier::Stream stream) {
+  return copier.Submit(std::move(list), stream);
+}
+
 void BindCopier(nb::module_& module) {
   nb::class_<CopyList>(module, "CopyList")
       .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds,
@@ -206,12 +210,7 @@ void BindCopier(nb::module_& module) {
       .def_ro("has_begun", &Copier::Progress::has_begun)
       .def_ro("num_ended", &Copier::Progress::num_ended);
   nb::class_<Copier>(module, "Copier")
-      .def(
-          "submit",
-          [](Copier& copier, std::shared_ptr<CopyList> list, Copier::Stream stream) {
-            return copier.Submit(std::move(list), stream);
-          },
-          "copies"_a, "stream"_a = Copier::kCpu, ReleaseGil())
+      .def("submit", &Submit, "copies"_a, "stream"_a = Copier::kCpu)
       .def("cancel", &Copier::Cancel, "ticket"_a)
       .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("is_done", &Copier::IsDone, "ticket"_a)
@@ -229,6 +228,7 @@ void BindCopier(nb::module_& module) {
           },
           "driver"_a, nb::kw_only(), "use_batches"_a = false, "prefer_overlap"_a = true,
           "high_priority"_a = true)
+      .def("submit", &Submit, "copies"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def_prop_ro("uses_batches", &CudaCopier::uses_batches);
 }
 
