@@ -3,13 +3,15 @@
 """The copy stream: events alone order it, and batches stay within the driver's limits."""
 
 import gc
+import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.gpu_ranks import make_ranks
 
-from vllm_dwdp._core import CopyList, CudaCopier, DriverError
+from vllm_dwdp._core import CopyList, CudaCopier, DriverError, HandleType
 
 PAGE = 4096
 UNSUPPORTED_UNDER_CAPTURE = 900
@@ -167,3 +169,49 @@ def test_stream_under_capture_is_refused(fake, stream, is_waiting):
     graph = fake.end_capture(stream)
     assert graph is not None, "refusing leaves the capture whole"
     fake.destroy_graph(graph)
+
+
+def num_ticks(call):
+    """How often another thread ticks, at most a hundred times a second, while the call runs."""
+    ticks, is_over = [], threading.Event()
+
+    def tick():
+        while not is_over.wait(0.01):
+            ticks.append(1)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    call()
+    is_over.set()
+    thread.join()
+    return len(ticks)
+
+
+SLOW = {
+    "cuMemcpyDtoDAsync": lambda made: made.copier.submit(made.copies, made.stream),
+    "cuMemCreate": lambda made: made.driver.create_block(PAGE),
+    "cuMemMap": lambda made: made.driver.reserve_view(PAGE).map_private(0, PAGE),
+    "cuMemAddressReserve": lambda made: made.driver.reserve_view(PAGE),
+    "cuMemExportToShareableHandle": lambda made: os.close(
+        made.block.export_handle(HandleType.FILE_DESCRIPTOR)
+    ),
+}
+"""By the driver's call that takes long, a call of the core that makes it."""
+
+
+@pytest.mark.parametrize("symbol", SLOW)
+def test_call_that_the_driver_holds_up_holds_up_no_other_thread(fake, stream, symbol):
+    """Else the threads that watch a rank couldn't say that it hangs."""
+    driver = fake.driver()
+    source, page = (driver.create_slot_page(PAGE) for _ in range(2))
+    block = driver.create_block(PAGE)
+    block.seal()
+    copies = CopyList([[(page.address, source.address, PAGE)]])
+    copier = CudaCopier(driver)
+    made = SimpleNamespace(driver=driver, copier=copier, copies=copies, stream=stream, block=block)
+    fake.delay(symbol, 500)
+    try:
+        assert num_ticks(lambda: SLOW[symbol](made)) > 10
+    finally:
+        fake.delay(symbol, 0)
+    copier.drain()

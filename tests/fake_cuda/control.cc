@@ -104,6 +104,11 @@ void fake_cuda_fail(const char* symbol, int nth, int result) {
   findings().Fail(symbol, nth, static_cast<CUresult>(result));
 }
 
+void fake_cuda_delay(const char* symbol, int milliseconds) {
+  LOCKED;
+  findings().Delay(symbol, milliseconds);
+}
+
 int fake_cuda_calls(const char* symbol) {
   LOCKED;
   return findings().calls(symbol);

@@ -4,8 +4,10 @@
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
+#include <chrono>
 #include <cstring>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "device.h"
@@ -14,6 +16,7 @@
 #include "timeline.h"
 
 #define COUNT(name)                               \
+  fake_cuda::TakeTime(name);                      \
   const std::lock_guard guard(fake_cuda::lock()); \
   if (const CUresult fault = findings().Enter(name)) return fault
 
@@ -32,6 +35,15 @@
 
 namespace fake_cuda {
 namespace {
+
+void TakeTime(const char* symbol) {
+  int delay_ms = 0;
+  {
+    const std::lock_guard guard(lock());
+    delay_ms = findings().delay_ms(symbol);
+  }
+  if (delay_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(delay_ms));
+}
 
 CUresult Refuse(const std::string& text) {
   findings().Violate(text);

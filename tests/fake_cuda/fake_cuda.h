@@ -52,6 +52,8 @@ void fake_cuda_set_version(int version);
 void fake_cuda_set_attribute(int attribute, int value);
 // From now on the `nth` call of a symbol, counted from 1, returns `result` and does nothing.
 void fake_cuda_fail(const char* symbol, int nth, int result);
+// From now on each call of a symbol takes so long, and holds up no other thread's calls.
+void fake_cuda_delay(const char* symbol, int milliseconds);
 // The number of calls of a symbol since the reset.
 int fake_cuda_calls(const char* symbol);
 // The rules that were broken since the reset.

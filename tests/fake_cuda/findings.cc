@@ -15,6 +15,11 @@ void Findings::Fail(const std::string& symbol, int nth, CUresult result) {
   faults_[symbol] = {calls_[symbol] + nth, result};
 }
 
+int Findings::delay_ms(const std::string& symbol) const {
+  const auto found = delays_ms_.find(symbol);
+  return found == delays_ms_.end() ? 0 : found->second;
+}
+
 int Findings::calls(const std::string& symbol) const {
   const auto found = calls_.find(symbol);
   return found == calls_.end() ? 0 : found->second;
@@ -29,6 +34,7 @@ std::string Findings::violations() const {
 void Findings::Reset() {
   calls_.clear();
   faults_.clear();
+  delays_ms_.clear();
   violations_.clear();
 }
 

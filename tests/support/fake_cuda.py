@@ -88,6 +88,10 @@ class FakeCuda:
     def fail(self, symbol, nth=1, result=INVALID_VALUE):
         self._library.fake_cuda_fail(symbol.encode(), nth, result)
 
+    def delay(self, symbol, milliseconds):
+        """Have each call of the symbol take so long."""
+        self._library.fake_cuda_delay(symbol.encode(), milliseconds)
+
     def calls(self, symbol):
         return self._library.fake_cuda_calls(symbol.encode())
 
