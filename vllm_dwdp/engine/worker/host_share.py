@@ -116,7 +116,7 @@ def fewest_host_experts(
         moved_layout = dataclasses.replace(layout, layouts=moved)
         return MemoryEstimate.make(moved_layout, other_bytes=other_bytes).in_all <= room
 
-    most = _most(layout.placement)
+    most = max(_most(tensors[0].placement) for tensors in layout.layouts)
     return next((number for number in range(most) if fits(number)), most)
 
 
