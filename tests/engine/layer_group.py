@@ -124,6 +124,11 @@ def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
         yield context
 
 
+def forget_models():
+    """Enter a context without layers, so that nothing keeps the last model."""
+    MoeContext(rank=0, dwdp_size=1, num_experts_per_worker=None).enter()
+
+
 class Group:
     """All ranks of a group. They have loaded and adopted their experts, and share descriptors.
 

@@ -4,12 +4,11 @@
 
 import threading
 
-from layer_group import Group
+from layer_group import Group, forget_models
 from support.ports import free_port
 from support.rank_session import make_manifest, make_session
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.context import leave_context
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
 BOUND = "bound"
@@ -34,7 +33,7 @@ class MeetingGroup(Group):
             thread.start()
         for thread in threads:
             thread.join()
-        leave_context()
+        forget_models()
         return found
 
     def _start(self, rank, port):

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from layer_group import HIDDEN, TOP_K, Group, Model, make_checkpoint
+from layer_group import HIDDEN, TOP_K, Group, Model, forget_models, make_checkpoint
 from poison import Poison, fill_with_nan
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.context import context, leave_context
+from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.graph_fence import GraphFence, captured_tokens
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.policy import Policy
@@ -206,7 +206,7 @@ def test_memory_of_copies_outlives_the_model():
         direct = experts._readers[FetchMode.DIRECT]
         addresses += [direct._parameters[name].data_ptr() for name in ("w13_weight", "w2_weight")]
     kept = [layer.everything for layer in case.model.scheduler._layers]
-    leave_context()
+    forget_models()
     del case, experts, direct
     gc.collect()
     assert all(map(is_mapped, addresses))

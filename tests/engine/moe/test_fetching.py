@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from layer_group import HIDDEN, NUM_LAYERS, Group, Model, make_checkpoint
+from layer_group import HIDDEN, NUM_LAYERS, Group, Model, forget_models, make_checkpoint
 from support.log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode, usable_slots
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
-from vllm_dwdp.engine.moe.context import leave_context
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.rank.fetch_costs import NUM_STEPS
 from vllm_dwdp.rank.fetching import Fetching
@@ -92,7 +91,7 @@ class Rank:
 
     def close(self):
         self.fetching.stop()
-        leave_context()
+        forget_models()
 
 
 @pytest.fixture

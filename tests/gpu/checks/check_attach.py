@@ -19,9 +19,7 @@ PAGES_OF_A_ROW = {"w13_weight": 7 / 8, "w2_weight": 7 / 16}
 
 @functools.cache
 def attached(device):
-    page = device.driver().granularity
-    rows = {name: int(pages * page) for name, pages in PAGES_OF_A_ROW.items()}
-    return RankPair(device, rows, num_experts=NUM_EXPERTS, num_layers=NUM_LAYERS)
+    return RankPair.of_pages(device, PAGES_OF_A_ROW, num_experts=NUM_EXPERTS, num_layers=NUM_LAYERS)
 
 
 @part("attach")

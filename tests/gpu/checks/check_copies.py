@@ -34,9 +34,7 @@ SUBMISSIONS_LIMIT_S = 30 * PATIENCE
 
 @functools.cache
 def pair_of(device):
-    page = device.driver().granularity
-    rows = {name: int(pages * page) for name, pages in PAGES_OF_A_ROW.items()}
-    return RankPair(device, rows, num_experts=NUM_EXPERTS, num_layers=NUM_LAYERS)
+    return RankPair.of_pages(device, PAGES_OF_A_ROW, num_experts=NUM_EXPERTS, num_layers=NUM_LAYERS)
 
 
 @part("slices beside one copy")

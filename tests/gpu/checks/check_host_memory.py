@@ -43,11 +43,9 @@ def read_by_kernel(source, target):
 @functools.cache
 def rank_of(device):
     """A rank alone, half of whose experts lie in host memory."""
-    page = device.driver().granularity
-    rows = {name: int(pages * page) for name, pages in PAGES_OF_A_ROW.items()}
-    return RankPair(
+    return RankPair.of_pages(
         device,
-        rows,
+        PAGES_OF_A_ROW,
         num_experts=NUM_EXPERTS,
         num_layers=NUM_LAYERS,
         dwdp_size=1,

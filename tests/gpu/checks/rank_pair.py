@@ -75,6 +75,12 @@ class RankPair:
         self.num_private_bytes = experts.views.num_private_bytes
 
     @classmethod
+    def of_pages(cls, device, pages_of_a_row, **options):
+        """A pair whose experts have so many pages of the driver, by tensor name."""
+        page = device.driver().granularity
+        return cls(device, {n: int(pages * page) for n, pages in pages_of_a_row.items()}, **options)
+
+    @classmethod
     def of_weights(cls, device, weights, **options):
         """A pair with these weights; see the class."""
         rows = {name: tensor[0].nbytes for name, tensor in weights[0].items()}

@@ -85,8 +85,3 @@ def context() -> MoeContext:
     """The context that was entered last."""
     assert _entered, "a dwdp MoE layer was built outside DwdpWorker.load_model"
     return _entered[0]
-
-
-def leave_context() -> None:
-    """Forget the context; called by tests that build many models in one process."""
-    _entered.clear()
