@@ -68,6 +68,14 @@ def test_auto_takes_the_fewest_that_fit(room):
     assert weights(number) <= room < weights(number - 1)
 
 
+def test_layer_with_most_experts_decides_how_many_can_lie_on_the_host():
+    few = Placement.make(num_experts=4, dwdp_size=1)
+    first = (TensorLayout(TENSORS[0].tensor, few, PAGE),)
+    layout = RankLayout((first, *LAYOUT.layouts), rank=0, num_slots=2)
+    number = fewest_host_experts(DwdpConfig(host_experts="auto"), layout, other_bytes=0, room=0)
+    assert number == NUM_EXPERTS - 1
+
+
 def test_auto_leaves_each_rank_an_expert_however_little_room_there_is():
     assert choose(DwdpConfig(host_experts="auto"), budget=GIB) == NUM_EXPERTS - 1
 
