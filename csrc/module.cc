@@ -102,7 +102,14 @@ void BindDriver(nb::module_& module) {
           [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset) {
             return std::make_shared<SlotPage>(std::move(driver), num_bytes, view_offset);
           },
-          "num_bytes"_a, "view_offset"_a = 0, ReleaseGil());
+          "num_bytes"_a, "view_offset"_a = 0, ReleaseGil())
+      .def(
+          "create_scratch_page",
+          [](std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes) {
+            return std::make_shared<SlotPage>(std::move(driver), num_bytes, 0,
+                                              MemoryUse::kScratchPage);
+          },
+          "num_bytes"_a, ReleaseGil());
   nb::class_<HostDriver, MemoryDriver>(module, "HostDriver")
       .def(nb::new_([](std::string name, int numa_node, bool huge_pages, bool require_write_seal) {
              return std::make_shared<HostDriver>(

@@ -56,6 +56,8 @@ class MemoryDriver:
         """
     def create_slot_page(self, num_bytes: int, view_offset: int = 0) -> SlotPage:
         """Return zeroed memory for copies, which most views will map at `view_offset`."""
+    def create_scratch_page(self, num_bytes: int) -> SlotPage:
+        """Return zeroed memory for copies that only measure a link; no view maps it."""
     def reserve_view(self, num_bytes: int) -> View:
         """Return a view in which nothing is mapped yet."""
 

@@ -8,6 +8,7 @@ namespace {
 std::string OptionsWhenFull(MemoryUse use) {
   switch (use) {
     case MemoryUse::kBlock:
+    case MemoryUse::kScratchPage:
       return "start more ranks, or keep experts in host memory (dwdp.host_experts)";
     case MemoryUse::kSlotPage:
       return "lower dwdp.num_slots, or set dwdp.fetch to 'direct', which needs no slots";
@@ -27,6 +28,8 @@ std::string NameOf(MemoryUse use) {
       return "a block of experts in host memory";
     case MemoryUse::kSlotPage:
       return "a page of a slot";
+    case MemoryUse::kScratchPage:
+      return "the scratch page that link measurements copy to";
     default:
       return "a private page of a view";
   }

@@ -6,10 +6,11 @@
 
 namespace dwdp {
 
-// The purposes for which memory is allocated. Blocks are exported to peers. Slot pages and private
-// pages never are: memory that peers can import uses up entries of tables in the GPU and the
-// NVLink switch. A host block is a block of a GPU's rank that lies in host memory.
-enum class MemoryUse { kBlock, kHostBlock, kSlotPage, kPrivatePage };
+// The purposes for which memory is allocated. Blocks are exported to peers. The pages never are:
+// memory that peers can import uses up entries of tables in the GPU and the NVLink switch. A host
+// block is a block of a GPU's rank that lies in host memory. A scratch page takes the copies that
+// measure a link, and is freed after them.
+enum class MemoryUse { kBlock, kHostBlock, kSlotPage, kScratchPage, kPrivatePage };
 
 inline bool IsExported(MemoryUse use) {
   return use == MemoryUse::kBlock || use == MemoryUse::kHostBlock;

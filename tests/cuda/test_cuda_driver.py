@@ -182,6 +182,8 @@ def test_gpu_that_fills_up_gives_as_much_as_it_has(fake):
     blocks = [driver.create_block(PAGE) for _ in range(3)]
     with pytest.raises(DriverError, match=r"for a page of a slot failed.*lower dwdp.num_slots"):
         driver.create_slot_page(PAGE)
+    with pytest.raises(DriverError, match=r"that link measurements copy to failed.*more ranks"):
+        driver.create_scratch_page(PAGE)
     view = driver.reserve_view(PAGE)
     with pytest.raises(DriverError, match=r"for a private page of a view.*fetch to 'direct'"):
         view.map_private(0, PAGE)

@@ -138,7 +138,7 @@ def copy_seconds(
     copier's threads more than memory.
     """
     num_bytes = sum(part.nbytes for part in parts)
-    scratch = driver.create_slot_page(max(num_bytes, HOST_ROOM_BYTES))
+    scratch = driver.create_scratch_page(max(num_bytes, HOST_ROOM_BYTES))
     num_rounds = scratch.num_bytes // num_bytes
     copies, at = [], scratch.address
     for part in parts:
