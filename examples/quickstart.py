@@ -25,7 +25,7 @@ from openai import AsyncOpenAI
 
 from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.layout.placement import Placement
-from vllm_dwdp.memory.residency import expert_maps
+from vllm_dwdp.memory.residency import ExpertMap, expert_maps
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "examples" / "demo_model"
@@ -134,7 +134,8 @@ async def ask(port: int) -> list[str]:
 def print_table(port: int, pid: int) -> None:
     """Print each rank's requests and tokens, from /metrics, and bytes of experts, from its maps."""
     counts = engine_counts(port)
-    held = expert_bytes(pid)
+    workers = [expert_maps(process.pid) for process in psutil.Process(pid).children(recursive=True)]
+    held = expert_bytes([maps for maps in workers if maps])
     num_experts = json.loads((MODEL / "config.json").read_text())["num_experts"]
     placement = Placement.make(num_experts=num_experts, dwdp_size=NUM_RANKS)
     print("rank  requests  tokens   experts    resident  from peers")
@@ -160,16 +161,15 @@ def engine_counts(port: int) -> dict[tuple[str, int], float]:
     return counts
 
 
-def expert_bytes(pid: int) -> list[int]:
-    """Bytes of each rank's experts. They are in memory once, and every worker maps all of them."""
-    workers = [expert_maps(process.pid) for process in psutil.Process(pid).children(recursive=True)]
-    held = [
-        [sum(m.mapped_bytes for m in maps if m.owner == rank) for rank in range(NUM_RANKS)]
-        for maps in workers
-        if maps
-    ]
-    assert len(held) == NUM_RANKS, f"expected {NUM_RANKS} workers that map experts, got {len(held)}"
-    return held[0]
+def expert_bytes(workers: list[list[ExpertMap]]) -> list[int]:
+    """Bytes of each rank's experts. They are in memory once, and every worker maps all of them.
+
+    A worker whose steps copy maps them in two places: on peers' memory, and around its slots.
+    """
+    found = len(workers)
+    assert found == NUM_RANKS, f"expected {NUM_RANKS} workers that map experts, got {found}"
+    held = {(m.owner, m.inode, m.offset): m.mapped_bytes for m in workers[0]}
+    return [sum(n for (owner, *_), n in held.items() if owner == rank) for rank in range(NUM_RANKS)]
 
 
 if __name__ == "__main__":

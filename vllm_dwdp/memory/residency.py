@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ \S+ \d+\s*(?P<path>.*)$")
+_HEADER = re.compile(
+    r"^[0-9a-f]+-[0-9a-f]+ \S+ (?P<offset>[0-9a-f]+) \S+ (?P<inode>\d+)\s*(?P<path>.*)$"
+)
 _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 
 
@@ -18,11 +20,14 @@ _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 class ExpertMap:
     """One mapping of expert memory.
 
-    owner: the rank, counted in its group. proportional_bytes: PSS, the resident bytes, each page
-    divided by the number of processes that map it.
+    owner: the rank, counted in its group. inode, offset: the file that is mapped, and from where on
+    in bytes. proportional_bytes: PSS, the resident bytes, each page divided by the number of
+    processes that map it.
     """
 
     owner: int
+    inode: int
+    offset: int
     mapped_bytes: int
     proportional_bytes: int
 
@@ -46,15 +51,16 @@ def process_proportional_bytes(pid: int | str = "self") -> int:
 
 
 def _parse(lines: Iterable[str]) -> Iterator[ExpertMap]:
-    owner = None
+    place: tuple[int, int, int] | None = None
     sizes: dict[str, int] = {}
     for line in lines:
         if header := _HEADER.match(line):
             found = _OWNER.match(header["path"])
-            owner = int(found["rank"]) if found else None
+            file = int(header["inode"]), int(header["offset"], 16)
+            place = (int(found["rank"]), *file) if found else None
             sizes = {}
-        elif owner is not None and line.startswith(("Size:", "Pss:")):
+        elif place is not None and line.startswith(("Size:", "Pss:")):
             name, value, _ = line.split()
             sizes[name] = int(value) * 1024
             if len(sizes) == 2:
-                yield ExpertMap(owner, sizes["Size:"], sizes["Pss:"])
+                yield ExpertMap(*place, sizes["Size:"], sizes["Pss:"])

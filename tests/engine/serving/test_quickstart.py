@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from vllm_dwdp.memory.residency import ExpertMap
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+MIB = 1 << 20
 NOWHERE = "http://127.0.0.1:9"
 HOSTILE = {
     **dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"), NOWHERE),
@@ -82,6 +85,13 @@ def test_setup_keeps_the_way_to_the_network_and_drops_the_rest():
     assert {name: seen[name] for name in kept} == kept
     assert not seen.keys() & set(dropped)
     assert seen["PIP_USER"] == "0"
+
+
+def test_table_counts_experts_once_where_ranks_map_them_twice(quickstart):
+    blocks = [(0, 10, 0), (0, 10, MIB), (1, 11, 0)]
+    maps = [ExpertMap(*block, mapped_bytes=MIB, proportional_bytes=0) for block in blocks]
+    assert quickstart.expert_bytes([maps, maps * 2]) == [2 * MIB, MIB]
+    assert quickstart.expert_bytes([maps * 2, maps]) == [2 * MIB, MIB]
 
 
 @pytest.mark.timeout(720)
