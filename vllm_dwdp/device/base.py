@@ -31,6 +31,8 @@ class RankMemory(ABC):
     driver: MemoryDriver
     slot_driver: MemoryDriver
     numa_node: int = NO_NUMA_NODE
+    is_shared_by_all = False
+    """Whether the group's memory is one: then peers' memory is read as fast as own memory."""
     is_taken_at_once = False
     """Whether PyTorch's allocations take memory at once; if not, they do when first written to."""
     gpu_name: str | None = None

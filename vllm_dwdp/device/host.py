@@ -12,7 +12,7 @@ import psutil
 from vllm_dwdp._core import ChosenExperts, Copier, HostCopier, HostDriver
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.device.base import RankMemory
-from vllm_dwdp.device.numa import own_numa_node
+from vllm_dwdp.device.numa import own_numa_node, read_numa_nodes
 from vllm_dwdp.memory.slots import MakeChosen
 
 
@@ -23,6 +23,7 @@ class HostMemory(RankMemory):
 
     def __init__(self, rank: int) -> None:
         self.numa_node = own_numa_node()
+        self.is_shared_by_all = len(read_numa_nodes()) <= 1
         self.driver = HostDriver(name=f"dwdp-rank{rank}", numa_node=self.numa_node)
         self.slot_driver = HostDriver(name=f"dwdp-slots{rank}", numa_node=self.numa_node)
 

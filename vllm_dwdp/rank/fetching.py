@@ -167,8 +167,13 @@ class Fetching:
         if bandwidths is None or self._costs.lacks_nothing:
             return False
         if self._config.fetch == AUTO:
-            return self._has_room and not bandwidths.reads_peers_as_own
+            return self._has_room and not self._reads_peers_as_own(bandwidths)
         return self._config.fetch == FetchMode.PREFETCH
+
+    def _reads_peers_as_own(self, bandwidths: Bandwidths) -> bool:
+        """Whether copies save no time. A busy machine can make one memory look like two."""
+        is_measured = self._config.link_gb_per_s is None
+        return (self._memory.is_shared_by_all and is_measured) or bandwidths.reads_peers_as_own
 
     def _choose(self, model: CostModel | None) -> None:
         config, sizes = self._config, self._sizes

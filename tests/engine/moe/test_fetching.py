@@ -14,6 +14,7 @@ from support.log_lines import log_lines
 from vllm.model_executor.offloader.base import get_offloader, set_offloader
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, FetchMode, usable_slots
+from vllm_dwdp.device import host
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.rank.fetch_costs import NUM_STEPS
@@ -122,6 +123,16 @@ def test_peers_memory_as_fast_as_own_takes_no_slots_and_no_steps(make_rank):
     assert rank.slots is None
     assert rank.policy.is_direct
     assert rank.num_steps == 0
+
+
+@pytest.mark.parametrize(("num_nodes", "is_measured"), [(0, False), (1, False), (2, True)])
+def test_one_memory_is_never_taken_for_two(make_rank, monkeypatch, num_nodes, is_measured):
+    """On a busy machine a rank may find that peers' memory is read slowly."""
+    monkeypatch.setattr(host, "read_numa_nodes", lambda: dict.fromkeys(range(num_nodes), 1))
+    busy = json.dumps([SLOW_LINK * 1e9, SLOW_LINK * 1e9, 1e12]).encode()
+    rank = make_rank(peer={"links": busy}, compute_us_per_token=5e3)
+    assert not rank.fetching.bandwidths.reads_peers_as_own
+    assert rank.policy.is_direct is not is_measured
 
 
 def test_auto_takes_no_slots_and_no_steps_where_memory_lacks(make_rank):
