@@ -20,4 +20,4 @@ cmake --build build/csrc-tests -j2 -- --no-print-directory >/dev/null
 ctest --test-dir build/csrc-tests --output-on-failure
 
 bash tests/lint.sh
-pytest "$@"
+pytest --numprocesses 2 --dist loadfile "$@"

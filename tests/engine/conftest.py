@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Fixtures for tests with vLLM: engines on the demo model in processes of their own, MoE layers."""
 
-import functools
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_stand_in import CUDA_STAND_IN
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from support import leftovers
 
@@ -72,20 +73,32 @@ def run_generate():
 
 
 @pytest.fixture(scope="session")
-def generate(run_generate, tmp_path_factory):
+def folder_of_the_run(tmp_path_factory):
+    """A folder that all processes share among which pytest-xdist divides the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generate(run_generate, folder_of_the_run):
     """Runs generate.py once for each set of arguments; returns its output file and its log."""
 
-    @functools.cache
     def run(
         *arguments: str, model: Path = MODEL, on_cuda: bool = False, gpu_bytes: int | None = None
     ) -> dict:
         environment = CUDA_STAND_IN if on_cuda else {}
         if gpu_bytes is not None:
             environment = environment | {"FAKE_GPU_BYTES": str(gpu_bytes)}
-        out = tmp_path_factory.mktemp("generate") / "out.json"
-        done = run_generate(model, out, *arguments, **environment)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        return {"log": done.stdout + done.stderr, **json.loads(out.read_text())}
+        key = hashlib.sha256(repr((arguments, str(model), environment)).encode()).hexdigest()
+        out, log = folder_of_the_run / f"{key}.json", folder_of_the_run / f"{key}.log"
+        with FileLock(folder_of_the_run / f"{key}.lock"):
+            if not log.exists():
+                done = run_generate(model, out, *arguments, **environment)
+                assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+                log.write_text(done.stdout + done.stderr)
+        return {"log": log.read_text(), **json.loads(out.read_text())}
 
     return run
 

@@ -38,9 +38,10 @@ HEAD = """
         say("built")
 
     if __name__ == "__main__":
-        say("loading")
-        llm = LLM(MODEL, enforce_eager=True, max_model_len=512)
-        say("loaded")
+"""
+BUILD = """
+    say("loading")
+    llm = LLM(MODEL, enforce_eager=True, max_model_len=512)
 """
 
 
@@ -50,7 +51,7 @@ class Script:
     def __init__(self, folder, model, body):
         self._out = folder / "out"
         file = folder / "script.py"
-        text = textwrap.dedent(HEAD) + textwrap.indent(textwrap.dedent(body), "    ")
+        text = textwrap.dedent(HEAD) + textwrap.indent(body, "    ")
         file.write_text(f"MODEL = {str(model)!r}\n{text}")
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
@@ -100,7 +101,8 @@ class Script:
 def run(tmp_path, demo_model):
     started = []
 
-    def start(body):
+    def start(body, *, before=BUILD):
+        body = textwrap.dedent(before) + textwrap.dedent(body)
         started.append(Script(tmp_path, demo_model, body))
         return started[-1]
 
@@ -181,12 +183,12 @@ def test_child_process_that_built_one_ends(run):
     script = run(
         """
         import multiprocessing
-        llm.shutdown()
         child = multiprocessing.get_context("spawn").Process(target=build_in_child)
         child.start()
         child.join()
         say(f"child_ended_{child.exitcode}")
-        """
+        """,
+        before="",
     )
     assert script.wait_for("child_ended_0") - script.wait_for("built") < END_S
     script.wait_until_gone(GONE_S)

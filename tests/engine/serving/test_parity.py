@@ -43,16 +43,6 @@ def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, st
         assert stats["fetch"] in ranks["log"]
 
 
-def test_ranks_on_the_cuda_path_equal_stock_vllm(generate, stock_eager):
-    """Blocks, views, slots and copies go through the CUDA driver's calls, here the fake one's."""
-    ranks = generate("--eager", "--config", '{"fetch": "prefetch"}', on_cuda=True)
-    assert_equal(ranks, stock_eager)
-    for stats in ranks["stats"]:
-        assert stats["memory"] == "cuda"
-        assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
-        assert stats["misses"] == 0
-
-
 def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
     generate, stock_eager, demo_model
 ):
@@ -72,13 +62,16 @@ def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
     assert "by rank of the group: the host " in alone["log"]
 
 
-def test_two_ranks_with_experts_in_host_memory_equal_stock_vllm(generate, stock_eager):
+def test_ranks_on_the_cuda_path_with_experts_in_host_memory_equal_stock_vllm(generate, stock_eager):
+    """Blocks, views, slots and copies go through the CUDA driver's calls, here the fake one's."""
     config = '{"fetch": "prefetch", "host_experts": 3}'
     ranks = generate("--eager", "--config", config, on_cuda=True)
     assert_equal(ranks, stock_eager)
     for stats in ranks["stats"]:
         assert stats["steps"]["prefetch"] == sum(stats["steps"].values()) > 0
         assert all(stats["bytes_fetched"]["prefetch"]), "of every rank's host, its own included"
+        assert stats["memory"] == "cuda"
+        assert stats["misses"] == 0
 
 
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):
