@@ -139,7 +139,7 @@ _BY_FILE = {
     "logger.py": ("init_logger",),
     "model_executor/custom_op.py": (
         "CustomOp._forward_method",
-        "PluggableLayer.register_oot",
+        "PluggableLayer.__new__",
         "op_registry_oot",
     ),
     "model_executor/layers/fused_moe/config.py": (

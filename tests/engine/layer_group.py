@@ -13,8 +13,8 @@ from vllm.distributed import (
     initialize_model_parallel,
 )
 from vllm.forward_context import set_forward_context
-from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from vllm_dwdp._core import HandleType
 from vllm_dwdp.config import DwdpConfig, FetchMode
@@ -23,7 +23,7 @@ from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.moe.layer_classes import new_layer
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
@@ -120,7 +120,7 @@ def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
     )
     context.enter()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(op_registry_oot, "RoutedExperts", DwdpRoutedExperts)
+        patch.setattr(RoutedExperts, "__new__", staticmethod(new_layer))
         yield context
 
 

@@ -137,3 +137,13 @@ def test_tokens_of_a_llama_4_equal_stock_vllms(generate, checkpoint):
     assert ranks["outputs"] == stock["outputs"]
     assert len({tuple(output["tokens"]) for output in stock["outputs"]}) > 1
     assert sum(stats["expert_bytes_read"] for stats in ranks["stats"]) > 0
+
+
+def test_tokens_of_the_transformers_backend_equal_stock_vllms(generate):
+    """Its MoE layers are of a class of their own, which finds experts by other names, too."""
+    same = "--eager", "--options", '{"model_impl": "transformers"}'
+    ranks, stock = generate(*same), generate("--stock", *same)
+    assert "Using Transformers modeling backend" in ranks["log"]
+    assert ranks["outputs"] == stock["outputs"]
+    read = [stats["expert_bytes_read"] for stats in ranks["stats"]]
+    assert read == [stats["expert_bytes_owned"] for stats in ranks["stats"]]

@@ -22,6 +22,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
+from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
@@ -116,11 +117,13 @@ def check_layers(model: torch.nn.Module) -> None:
     """Raise ConfigError if dwdp can't share a MoE layer of the model, or if it has none."""
     for name, module in model.named_modules():
         kind = type(module).__name__
-        is_foreign = isinstance(module, RoutedExperts) and not isinstance(module, DwdpRoutedExperts)
-        if is_foreign or "MegaMoE" in kind:
+        why = ""
+        if isinstance(module, RoutedExperts) and not isinstance(module, DwdpRoutedExperts):
+            why = f", which has {', '.join(own_ways(type(module)))} of its own"
+        if why or "MegaMoE" in kind:
             raise ConfigError(
-                f"dwdp doesn't support the MoE layer {kind} of '{name}' yet; "
-                "serve this model without dwdp."
+                f"dwdp doesn't support the MoE layer {kind} of '{name}' yet{why}; serve this model "
+                "without dwdp."
             )
     if not context().layers:
         raise ConfigError(

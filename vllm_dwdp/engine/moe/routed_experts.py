@@ -234,8 +234,8 @@ class DwdpRoutedExperts(RoutedExperts):
         """
         reader = self._readers[mode]
         if self.quant_method.is_monolithic:
-            return RoutedExperts.forward_monolithic(reader, x, first, second)
-        return RoutedExperts.forward_modular(reader, x, first, second)
+            return super(DwdpRoutedExperts, reader).forward_monolithic(x, first, second)
+        return super(DwdpRoutedExperts, reader).forward_modular(x, first, second)
 
     def chosen(self, second: torch.Tensor | None) -> ChosenIds | None:
         """The router's choice; None if the kernel routes by itself, or if no slot can use it.

@@ -7,13 +7,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from vllm.model_executor.custom_op import op_registry_oot
-from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.v1.worker.worker_base import WorkerBase
 
+from vllm_dwdp.engine.moe.layer_classes import share_layers
 from vllm_dwdp.engine.moe.loader import use_dwdp_loader
 from vllm_dwdp.engine.moe.read_only import refuse_call, refuse_save
-from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.parent_watch import end_with_parent
 from vllm_dwdp.engine.setup import last_words, settings
 from vllm_dwdp.engine.worker.sharing import ExpertSharing
@@ -78,8 +76,7 @@ class DwdpWorker(WorkerBase):
         """
         if hasattr(self, "_sharing"):
             refuse_call("load_model")
-        if "RoutedExperts" not in op_registry_oot:
-            RoutedExperts.register_oot(DwdpRoutedExperts)
+        share_layers()
         self._sharing = ExpertSharing(self.vllm_config, budget_bytes=self.budget_bytes)
         use_dwdp_loader(self.vllm_config.load_config, self._sharing.context)
         with self._sharing.starting():

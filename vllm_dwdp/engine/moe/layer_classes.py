@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Has vLLM build its MoE layers as dwdp's, those of a model's own class too.
+
+vLLM's registry replaces a layer by the name of its class, by one class whatever the layer derives
+from. So dwdp makes a class for each: dwdp's layer first, then the model's own.
+"""
+
+import functools
+from typing import Any
+
+from torch.nn import Module
+from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+
+HARMLESS = {"get_expert_mapping"}
+"""What a model's own class may define: which tensor of a checkpoint holds what."""
+
+
+def share_layers() -> None:
+    """From now on each MoE layer that vLLM builds in this process is dwdp's, if it can be."""
+    RoutedExperts.__new__ = staticmethod(new_layer)
+
+
+@functools.cache
+def shared_class(stock: type[RoutedExperts]) -> type[RoutedExperts]:
+    """dwdp's class for layers of the class `stock`; `stock` itself if dwdp can't share them."""
+    if issubclass(stock, DwdpRoutedExperts) or own_ways(stock):
+        return stock
+    if stock is RoutedExperts:
+        return DwdpRoutedExperts
+    # A quantisation finds its layers by words in the names of their classes.
+    return type(f"Dwdp{stock.__name__}", (DwdpRoutedExperts, stock), {})
+
+
+def own_ways(stock: type[RoutedExperts]) -> list[str]:
+    """What a class of MoE layers does in a way of its own, by name, so that dwdp can't share it."""
+    own = stock.__mro__[: stock.__mro__.index(RoutedExperts)]
+    found = {name for one in own for name in vars(one) if not name.startswith("__")}
+    found |= {"__init__" for one in own if "__init__" in vars(one)}
+    return sorted(found - HARMLESS)
+
+
+def new_layer(stock: type[RoutedExperts], *args: Any, **kwargs: Any) -> Any:
+    """A layer that isn't initialised yet; takes the place of PluggableLayer.__new__."""
+    return Module.__new__(shared_class(op_registry_oot.get(stock.__name__, stock)))
