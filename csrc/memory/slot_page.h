@@ -13,7 +13,7 @@ namespace dwdp {
 class SlotPage : public std::enable_shared_from_this<SlotPage> {
  public:
   // `view_offset` is where most views will map it. Views that map it at another offset modulo 2 MiB
-  // can't use huge pages.
+  // can't use huge pages. `use` is another where the page takes copies but no view shows it.
   SlotPage(std::shared_ptr<MemoryDriver> driver, std::size_t num_bytes, std::size_t view_offset,
            MemoryUse use = MemoryUse::kSlotPage);
   SlotPage(const SlotPage&) = delete;

@@ -19,6 +19,7 @@ from vllm_dwdp._core import CudaCopier
 from vllm_dwdp.device import MEMORY_OF_DEVICE, HostMemory
 from vllm_dwdp.device.numa import own_numa_node
 from vllm_dwdp.fetch.copy_watch import CopyWatch
+from vllm_dwdp.memory.expert_views import ExpertViews
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 
@@ -26,10 +27,13 @@ FAULTY_RANK = 1
 WATCH_INTERVAL_S = 0.1
 HUNG_COPY = 3
 ALLOCATED_IN = {
-    "fringe": (LocalShard, "_create_fringe"),
-    "slot": (Slots, "__init__"),
+    "block": (LocalShard, "_fill_block", "cuMemCreate"),
+    "fringe": (LocalShard, "_create_fringe", "cuMemCreate"),
+    "slot": (Slots, "__init__", "cuMemCreate"),
+    "private page": (ExpertViews, "_finish", "cuMemCreate"),
+    "reservation": (ExpertViews, "build", "cuMemAddressReserve"),
 }
-"""By kind of memory: class and method that allocate it first of all."""
+"""By kind of memory: class and method that allocate it first of all, and the driver's function."""
 
 
 class FakeGpuMemory(HostMemory):
@@ -58,14 +62,14 @@ class FakeGpuMemory(HostMemory):
 
 def fill_up(fake, kind):
     """Make the first allocation of this kind in this process fail."""
-    owner, name = ALLOCATED_IN[kind]
+    owner, name, symbol = ALLOCATED_IN[kind]
     allocate = getattr(owner, name)
 
     @functools.wraps(allocate)
     def fail(*args, **kwargs):
-        fake.fail("cuMemCreate", 1, OUT_OF_MEMORY)
+        fake.fail(symbol, 1, OUT_OF_MEMORY)
         made = allocate(*args, **kwargs)
-        fake.fail("cuMemCreate", 0)  # the method allocated nothing
+        fake.fail(symbol, 0)  # the method allocated nothing
         return made
 
     setattr(owner, name, fail)

@@ -10,15 +10,18 @@ from cuda_stand_in import CUDA_STAND_IN
 
 GPU = CUDA_STAND_IN | {"FAKE_CUDA_GRANULARITY": str(1 << 16)}
 """With this page size the demo model has a fringe and boundary pages."""
+BLOCK = (
+    "adopting its experts",
+    "for a block of experts failed",
+    "start more ranks, or keep experts in host memory",
+)
 SENTENCES = {
-    "fringe": (
-        "adopting its experts",
-        "for a block of experts failed",
-        "start more ranks, or keep experts in host memory",
-    ),
+    "block": BLOCK,
+    "fringe": BLOCK,
     "slot": ("binding its experts", "for a page of a slot failed", "lower dwdp.num_slots"),
+    "private page": ("binding its experts", "for a private page", "set dwdp.fetch to 'direct'"),
+    "reservation": ("binding its experts", "cuMemAddressReserve of", "ulimit -v"),
 }
-"""By kind of memory that runs out, early and late; test_out_of_memory.py has every allocation."""
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 HARMLESS = {"get_expert_mapping"}
-"""What a model's own class may define: which tensor of a checkpoint holds what."""
+"""Methods that a model's own class may override: this one tells tensors of a checkpoint by name."""
 
 
 def share_layers() -> None:
@@ -38,9 +38,8 @@ def shared_class(stock: type[RoutedExperts]) -> type[RoutedExperts]:
 def own_ways(stock: type[RoutedExperts]) -> list[str]:
     """What a class of MoE layers does in a way of its own, by name, so that dwdp can't share it."""
     own = stock.__mro__[: stock.__mro__.index(RoutedExperts)]
-    found = {name for one in own for name in vars(one) if not name.startswith("__")}
-    found |= {"__init__" for one in own if "__init__" in vars(one)}
-    return sorted(found - HARMLESS)
+    found = {name for one in own for name in vars(one)} - HARMLESS
+    return sorted(name for name in found if name == "__init__" or not name.startswith("__"))
 
 
 def new_layer(stock: type[RoutedExperts], *args: Any, **kwargs: Any) -> Any:
