@@ -33,8 +33,12 @@ def marking() -> Iterator[None]:
 
 
 def processes() -> list[psutil.Process]:
-    """Processes that the tests started and that still run, even if their parent has ended."""
-    return [process for process in psutil.process_iter() if _is_marked(process)]
+    """Processes that the tests started and that still run, even if their parent has ended.
+
+    The fork server from which tests/group starts its ranks isn't one: it lives as long as pytest.
+    """
+    marked = [process for process in psutil.process_iter() if _is_marked(process)]
+    return [process for process in marked if "multiprocessing.forkserver" not in _command(process)]
 
 
 def memory_files() -> set[str]:
@@ -56,6 +60,13 @@ def directories() -> set[str]:
 
 def of_these_tests() -> set[str]:
     return memory_files() | directories()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""  # the process has ended since
 
 
 def _is_marked(process: psutil.Process) -> bool:
