@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 # Doors to what developers run. Each sets up what is missing, in .venv.
 
-.PHONY: lint unit test mutants quickstart
+.PHONY: lint unit test coverage mutants quickstart
 
 lint:  ## ruff, mypy, clang-format
 	bash tests/lint.sh
@@ -12,6 +12,9 @@ unit:  ## tests that need no process and no model; under 20 seconds once .venv i
 
 test:  ## everything: C++ under sanitizers, lint, all tests
 	bash tests/run.sh
+
+coverage:  ## all Python tests, measured: which lines no test and no engine of a test runs
+	bash tests/coverage.sh
 
 mutants:  ## removes each guard of the fetch protocol in turn; a test must notice
 	bash tests/mutants.sh

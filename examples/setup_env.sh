@@ -24,7 +24,7 @@ setup_env() (
     install_package "$python" "$root"
   fi
   if [ "$extras" = with_tests ] \
-      && ! "$python" -c "import pytest, pytest_timeout, xdist, filelock, hypothesis, ray" 2>/dev/null; then
+      && ! "$python" -c "import pytest, pytest_timeout, xdist, filelock, hypothesis, coverage, ray" 2>/dev/null; then
     requirements "$root" test ray | install_listed "$python"
   fi
 )
