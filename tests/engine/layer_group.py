@@ -23,6 +23,7 @@ from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
+from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.layer_classes import new_layer
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
@@ -119,6 +120,7 @@ def as_rank(rank, dwdp_size, num_experts_per_worker, **callbacks):
         **callbacks,
     )
     context.enter()
+    note_arguments()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RoutedExperts, "__new__", staticmethod(new_layer))
         yield context

@@ -53,6 +53,9 @@ def test_failure_in_one_group_ends_the_others_that_still_start(start):
     assert [rank.ending() for rank in ranks] == [sentence] * 4
 
 
+TENSOR = "layers.0.w13_weight [4, 8, 8] with strides [64, 8, 1] bfloat16"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "difference"),
     [
@@ -63,11 +66,16 @@ def test_failure_in_one_group_ends_the_others_that_still_start(start):
         ("granularity", 65536, "4096 against 65536"),
         (
             "tensors",
-            [["layers.0", "w13_weight", [4, 8, 9], "fp8"]],
-            "entry 0 is layers.0.w13_weight [4, 8, 8] bfloat16 against "  # noqa: ISC004
-            "layers.0.w13_weight [4, 8, 9] fp8",
+            [["layers.0", "w13_weight", [4, 8, 9], [72, 1, 8], "fp8"]],
+            f"entry 0 is {TENSOR} against "  # noqa: ISC004
+            "layers.0.w13_weight [4, 8, 9] with strides [72, 1, 8] fp8",
         ),
-        ("tensors", [], "entry 0 is layers.0.w13_weight [4, 8, 8] bfloat16 against missing"),
+        ("tensors", [], f"entry 0 is {TENSOR} against missing"),
+        (
+            "shared",
+            [["layers.0", "w13_input_scale", "0.5"]],
+            "entry 0 is missing against layers.0.w13_input_scale = 0.5",
+        ),
         ("placement", [[0, 1], [1, 4]], "entry 0 is (0, 2) against (0, 1)"),
     ],
 )
@@ -180,11 +188,11 @@ def test_stopped_rank_is_named_though_it_was_waiting_for_another(start):
 
 def test_ranks_that_wait_for_each_other_end_at_the_time_out(start):
     """Ranks of different versions could wait for each other like this."""
-    ranks = [start(0, timeout_s=2, gathers=["a"]), start(1, timeout_s=2, gathers=["b"])]
+    ranks = [start(0, timeout_s=4, gathers=["a"]), start(1, timeout_s=4, gathers=["b"])]
     endings = {rank.ending() for rank in ranks}
     assert len(endings) == 1
     sentence = endings.pop()
-    assert sentence.startswith("end: No rank of the group got further for 2 s: ")
+    assert sentence.startswith("end: No rank of the group got further for 4 s: ")
     assert "dwdp rank 0 is at 'loading: waiting for dwdp rank 1 to reach 'a''" in sentence
     assert "dwdp rank 1 is at 'loading: waiting for dwdp rank 0 to reach 'b''" in sentence
 

@@ -190,7 +190,7 @@ def pages_of(slots, num_layers):
 def test_selective_moves_no_more_than_the_experts_chosen():
     case = Case(4, dwdp_size=2)
     local = set(case.model.experts[0].local_experts)
-    row_bytes = sum(p[0].nbytes for p in case.model.experts[0].expert_parameters().values())
+    row_bytes = sum(rows.row_bytes for rows in case.model.experts[0].rows)
     num_missing = 0
     for _ in range(20):
         num_missing += 4 * len(set(case.check(FetchMode.SELECTIVE, num_tokens=2)) - local)

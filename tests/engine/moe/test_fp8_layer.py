@@ -6,7 +6,6 @@ The layers are vLLM's own, built with a kernel for GPUs. They never run, since t
 """
 
 import itertools
-import json
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend, backe
 from vllm.model_executor.layers.quantization import fp8
 from vllm.model_executor.layers.quantization.utils import fp8_utils
 
-from vllm_dwdp.config import ConfigError, FetchMode
-from vllm_dwdp.engine.moe.input_scales import take_largest
+from vllm_dwdp.config import FetchMode
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "a_gpus_kernel")
 
@@ -62,6 +61,8 @@ class Fp8Model:
             for (name, shard, expert), tensor in tensors.items():
                 parameter = getattr(experts, name)
                 experts.weight_loader(parameter, tensor, f"{shard}.{name}", shard, expert)
+            if isinstance(experts, DwdpRoutedExperts):
+                experts.complete_loading()
             experts.quant_method.process_weights_after_loading(experts)
         return self
 
@@ -93,7 +94,7 @@ def test_bound_layers_show_the_unsharded_weights_and_scales(dwdp_size):
         model = group.bind(rank, FetchMode.DIRECT)
         for experts, expected in zip(model.experts, stock.experts, strict=True):
             names = [name for name, _ in expected.named_parameters()]
-            assert sorted(names) == sorted(experts.expert_parameters())
+            assert sorted(names) == sorted(rows.name for rows in experts.rows)
             for name in names:
                 shown = getattr(experts, name).detach().clone().view(torch.uint8)
                 assert torch.equal(shown, getattr(expected, name).view(torch.uint8)), name
@@ -102,14 +103,6 @@ def test_bound_layers_show_the_unsharded_weights_and_scales(dwdp_size):
             of_stock = expected.quant_method.moe_kernel.fused_experts
             assert torch.equal(kernel.w1_scale.detach(), of_stock.w1_scale)
             assert torch.equal(kernel.w2_scale.detach(), of_stock.w2_scale)
-
-
-def test_kernels_that_repack_weights_are_refused_by_name(monkeypatch):
-    (kernel,) = backend_to_kernel_cls(Fp8MoeBackend.TRITON)
-    choice = (Fp8MoeBackend.DEEPGEMM, kernel)
-    monkeypatch.setattr(fp8, "select_fp8_moe_backend", lambda **_: choice)
-    with pytest.raises(ConfigError, match=r"kernel DEEPGEMM keeps them.*--moe-backend triton"):
-        Group(2, None, make_checkpoint(), Fp8Model)
 
 
 def make_static_checkpoint():
@@ -145,11 +138,7 @@ def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
     checkpoint = make_static_checkpoint()
     stock = Fp8Model("static").load(checkpoint)
     group = Group(dwdp_size, None, checkpoint, lambda: Fp8Model("static"))
-    sent = []
-    for model in group.models:
-        take_largest(model.experts, lambda own: [sent.append(own) or own])
-    for rank, model in enumerate(group.models):
-        take_largest(model.experts, lambda _: sent)
+    for rank in range(dwdp_size):
         bound = group.bind(rank, FetchMode.DIRECT)
         for experts, expected in zip(bound.experts, stock.experts, strict=True):
             for name, scale in expected.named_parameters():
@@ -158,10 +147,12 @@ def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
             of_stock = expected.quant_method.moe_kernel.fused_experts
             assert torch.equal(kernel.a1_scale, of_stock.a1_scale)
             assert torch.equal(kernel.a2_scale, of_stock.a2_scale)
-    differ = {json.loads(own)[0] for own in sent}
-    assert len(differ) == dwdp_size, "the ranks' own largest scales differ"
 
 
-def test_layers_with_dynamic_scales_ask_nobody():
-    group = Group(2, None, make_checkpoint(), Fp8Model)
-    take_largest(group.models[0].experts, exchange=None)
+@pytest.mark.usefixtures("a_gpus_quantisation")
+@pytest.mark.parametrize("expert", [0, NUM_EXPERTS - 1], ids=["own", "peers"])
+def test_missing_activation_scale_is_named(expert):
+    checkpoint = make_static_checkpoint()
+    del checkpoint[0]["w2_input_scale", "w2", expert]
+    with pytest.raises(ValueError, match=rf"w2_input_scale of 7 experts.*\[{expert}\] are missing"):
+        Group(2, None, checkpoint, lambda: Fp8Model("static"))

@@ -145,12 +145,19 @@ def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "taken"),
-    [("cuda", "auto", "triton"), ("cuda", "deep_gemm", "deep_gemm"), ("cpu", "auto", "auto")],
+    ("device", "quantization", "asked", "taken"),
+    [
+        ("cuda", None, "auto", "triton"),
+        ("cuda", "fp8", "auto", "triton"),
+        ("cuda", "auto_awq", "auto", "auto"),
+        ("cuda", None, "deep_gemm", "deep_gemm"),
+        ("cpu", None, "auto", "auto"),
+    ],
 )
-def test_kernels_on_gpus_are_those_that_take_weights_as_loaded(device, asked, taken):
+def test_kernels_on_gpus_are_those_that_one_has_run(device, quantization, asked, taken):
     config = SimpleNamespace(
         device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(quantization=quantization),
         kernel_config=SimpleNamespace(moe_backend=asked),
     )
     choose_kernel(config)
@@ -409,13 +416,26 @@ def demo_config_with(tmp_path, **changes):
     ("changes", "word"),
     [
         (DENSE, "has no experts"),
-        ({"quantization_config": AWQ}, "quantization method"),
+        ({"quantization_config": {"quant_method": "humming"}}, "quantization method 'humming'"),
     ],
-    ids=["dense", "quantised"],
+    ids=["dense", "humming"],
 )
 def test_model_that_cannot_be_shared_is_refused(monkeypatch, tmp_path, changes, word):
     with pytest.raises(Exception, match=word):
         create(monkeypatch, model=demo_config_with(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("kernel", ["humming", "b12x", "deep_gemm_mega_moe"])
+def test_kernel_that_ranks_cannot_share_is_refused(monkeypatch, kernel):
+    with pytest.raises(Exception, match=rf"kernel '{kernel}' keeps them.*drop --moe-backend"):
+        create(monkeypatch, moe_backend=kernel)
+
+
+def test_scales_of_a_rank_alone_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLLM_MARLIN_INPUT_DTYPE", "int8")
+    create(monkeypatch)
+    with pytest.raises(Exception, match=r"VLLM_MARLIN_INPUT_DTYPE=int8 .*unset it"):
+        create(monkeypatch, model=demo_config_with(tmp_path, quantization_config=AWQ))
 
 
 def test_more_mappings_than_the_kernel_allows_are_refused(monkeypatch):

@@ -19,16 +19,13 @@ from vllm_dwdp.rank.experts import RankExperts
 
 
 def layer_layout(layer: DwdpRoutedExperts, granularity: int) -> LayerLayout:
-    """Lay out a loaded layer's expert tensors; also sets its `dtypes` and `full_shapes`.
+    """Lay out a layer's tensors of experts, as they are now. granularity: bytes of a page.
 
-    granularity: bytes of a page. Raises ValueError unless every tensor is dense, with the expert
-    axis outermost.
+    Raises ConfigError for a tensor that dwdp can't share.
     """
     return tuple(
-        TensorLayout(
-            ExpertTensor(name, _row_bytes(layer, name, parameter)), layer.placement, granularity
-        )
-        for name, parameter in layer.expert_parameters().items()
+        TensorLayout(ExpertTensor(rows.name, rows.row_bytes), layer.placement, granularity)
+        for rows in layer.expert_rows()
     )
 
 
@@ -47,10 +44,9 @@ def adopt(
     experts = RankExperts(memory.driver, layout, memory.slot_driver)
     for layer in layers:
         on_step(layer.layer_name)
-        parameters = layer.expert_parameters().values()
-        experts.adopt_layer([p.data_ptr() for p in parameters])
-        for parameter in parameters:
-            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+        rows = layer.expert_rows()
+        experts.adopt_layer([tensor.data_ptr() for tensor in layer.tensors_of(rows)])
+        layer.release(rows)
         memory.give_back()
     experts.seal()
     return experts
@@ -72,23 +68,8 @@ def bind_slot(
 
 def _tensors(
     memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
-) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for tensor_layout, view in zip(layout, views, strict=True):
-        name = tensor_layout.tensor.name
-        data = memory.bytes_of(view)[: tensor_layout.num_bytes]
-        tensors[name] = data.view(layer.dtypes[name]).view(layer.full_shapes[name])
-    return tensors
-
-
-def _row_bytes(layer: DwdpRoutedExperts, name: str, parameter: torch.nn.Parameter) -> int:
-    """Bytes of one expert. See `layer_layout`, also for the attributes that this sets."""
-    num_local = len(layer.local_experts)
-    if parameter.shape[0] != num_local or not parameter.data.is_contiguous():
-        raise ValueError(
-            f"{layer.layer_name}: expected {name} as a dense [{num_local}, ...], got shape "
-            f"{tuple(parameter.shape)} with strides {parameter.stride()}."
-        )
-    layer.dtypes[name] = parameter.dtype
-    layer.full_shapes[name] = (layer.placement.num_experts, *parameter.shape[1:])
-    return parameter.nbytes // num_local
+) -> list[torch.Tensor]:
+    return [
+        rows.over(memory.bytes_of(view)[: tensor.num_bytes], layer.global_num_experts)
+        for rows, tensor, view in zip(layer.rows, layout, views, strict=True)
+    ]

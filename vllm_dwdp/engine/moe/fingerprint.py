@@ -31,6 +31,14 @@ def model_fingerprint(model: torch.nn.Module, model_config: Any, expert_params: 
     return digest.hexdigest()
 
 
+def describe_value(tensor: torch.Tensor) -> str:
+    """The number that a tensor holds, or a digest of all of its bytes."""
+    if tensor.numel() == 1:
+        return str(tensor.item())
+    data = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+    return hashlib.blake2b(data.numpy().tobytes(), digest_size=8).hexdigest()
+
+
 def _edges(tensor: torch.Tensor) -> bytes:
     flat = tensor.flatten()
     count = max(1, EDGE_BYTES // max(1, tensor.element_size()))

@@ -13,6 +13,7 @@ from torch.nn import Module
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
+from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 HARMLESS = {"get_expert_mapping"}
@@ -21,6 +22,7 @@ HARMLESS = {"get_expert_mapping"}
 
 def share_layers() -> None:
     """From now on each MoE layer that vLLM builds in this process is dwdp's, if it can be."""
+    note_arguments()
     RoutedExperts.__new__ = staticmethod(new_layer)
 
 

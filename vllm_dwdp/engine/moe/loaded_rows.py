@@ -8,6 +8,7 @@ experts that the rank owns. vLLM copies a tensor that is too small to the upper 
 destination, and leaves the rest of the destination as it was. dwdp refuses such a tensor.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -27,16 +28,19 @@ class LoadedRows:
         self._shapes = {"w1": (intermediate, hidden), "w2": (hidden, intermediate)}
         if moe_config.is_act_and_mul:
             self._shapes["w3"] = (intermediate, hidden)
+        self._padded = moe_config.hidden_dim * moe_config.intermediate_size_per_partition
         self._loaded: dict[str, set[int]] = {shard_id: set() for shard_id in self._shapes}
 
     @property
     def is_empty(self) -> bool:
         return not any(self._loaded.values())
 
-    def check(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
+    def check(
+        self, shard_id: str, expert: int, weight: torch.Tensor, parameter: torch.Tensor
+    ) -> None:
         """Raise ValueError unless `weight` fills one expert or, with three axes, all of the rank's.
 
-        expert: the global number of its first expert.
+        expert: the global number of its first expert. parameter: the one that it is copied to.
         """
         if shard_id not in self._shapes:
             return
@@ -46,12 +50,21 @@ class LoadedRows:
                 f"{self._experts.start} on, vLLM's loader hands over {len(weight)} from {expert} "
                 "on; serve this model without dwdp."
             )
-        if tuple(weight.shape[-2:]) != self._shapes[shard_id]:
+        shape, pack = self._shapes[shard_id], self._pack(shard_id, parameter)
+        found = tuple(weight.shape[-2:])
+        # A packed weight has its axes in the order that its method likes.
+        if found != shape if pack == 1 else pack * math.prod(found) != math.prod(shape):
+            packed = "" if pack == 1 else f", {pack} values in one,"
             raise ValueError(
-                f"{self._layer_name}: expected {shard_id} of an expert as "
-                f"{list(self._shapes[shard_id])} by the model's configuration, the checkpoint has "
-                f"{list(weight.shape[-2:])}; use a checkpoint that fits its configuration."
+                f"{self._layer_name}: expected {shard_id} of an expert as {list(shape)}{packed} by "
+                f"the model's configuration, the checkpoint has {list(found)}; use a checkpoint "
+                "that fits its configuration."
             )
+
+    def _pack(self, shard_id: str, parameter: torch.Tensor) -> float:
+        """How many values of a weight one element of the parameter holds."""
+        num_shards = 1 if shard_id == "w2" else len(self._shapes) - 1
+        return num_shards * self._padded * len(parameter) / parameter.numel()
 
     def note(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
         """Note that vLLM has copied `weight`, whose first expert is `expert`."""

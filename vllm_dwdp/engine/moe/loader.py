@@ -18,10 +18,12 @@ import torch
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
+from vllm_dwdp.engine.moe.input_scales import make_up
 from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
@@ -104,9 +106,21 @@ class DwdpModelLoader(DefaultModelLoader):
             )
 
 
+class DwdpDummyLoader(DummyModelLoader):
+    """Makes up weights, with activation scales that are the same on every rank."""
+
+    def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
+        super().load_weights(model, model_config)
+        for layer in context().layers:
+            make_up(layer._parameters)
+
+
 def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
-    """Make `load_config` select DwdpModelLoader; for load format 'dummy' vLLM's loader stays."""
-    if load_config.load_format in ("dummy", LOAD_FORMAT):
+    """Make `load_config` select dwdp's loader of files or, for load format 'dummy', of none."""
+    if load_config.load_format == "dummy":
+        register_model_loader("dummy")(DwdpDummyLoader)
+        return
+    if load_config.load_format == LOAD_FORMAT:
         return
     moe_context.inner_format = load_config.load_format
     register_model_loader(LOAD_FORMAT)(DwdpModelLoader)
@@ -141,4 +155,4 @@ def check_loaded(model: torch.nn.Module, layers: Iterable[DwdpRoutedExperts]) ->
             "support; check the checkpoint, or serve this model without dwdp."
         )
     for layer in layers:
-        layer.loaded_rows.check_complete()
+        layer.complete_loading()

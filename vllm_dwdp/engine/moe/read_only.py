@@ -51,7 +51,10 @@ class ReadOnlyParameter(torch.Tensor):
     @classmethod
     def over(cls, view: torch.Tensor, like: torch.nn.Parameter) -> "ReadOnlyParameter":
         """Make one over an alias of `view`; vLLM's loaders find the attributes of `like` on it."""
-        alias = torch.from_dlpack(view.detach().view(torch.uint8)).view(view.dtype)
+        span = 1 + sum((n - 1) * s for n, s in zip(view.shape, view.stride(), strict=True))
+        flat = view.detach().as_strided((span,), (1,))
+        alias = torch.from_dlpack(flat.view(torch.uint8)).view(view.dtype)
+        alias = alias.as_strided(view.shape, view.stride())
         torch._C._set_throw_on_mutable_data_ptr(alias)
         made = alias.as_subclass(cls)
         vars(made).update(vars(like))

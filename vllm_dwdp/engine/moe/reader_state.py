@@ -42,11 +42,11 @@ def _differing(state: dict[Any, Any], other: dict[Any, Any]) -> list[Any]:
     return [
         name
         for name in sorted(state.keys() | other.keys(), key=str)
-        if not _are_alike(state.get(name, MISSING), other.get(name, MISSING))
+        if not are_alike(state.get(name, MISSING), other.get(name, MISSING))
     ]
 
 
-def _are_alike(one: Any, other: Any) -> bool:
+def are_alike(one: Any, other: Any) -> bool:
     """Objects of which each kernel has its own, such as tensors, need only have the same type."""
     if one is other:
         return True
@@ -54,11 +54,11 @@ def _are_alike(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, functools.partial):
         parts = "func", "args", "keywords"
-        return all(_are_alike(getattr(one, part), getattr(other, part)) for part in parts)
+        return all(are_alike(getattr(one, part), getattr(other, part)) for part in parts)
     if isinstance(one, dict):
         return not _differing(one, other)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_are_alike, one, other))
+        return len(one) == len(other) and all(map(are_alike, one, other))
     if isinstance(one, set | frozenset):
         return bool(one == other)
     if isinstance(one, types.MethodType):

@@ -3,44 +3,36 @@
 """dwdp's MoE layer: vLLM's layer, which loads the rank's own experts and runs on all experts."""
 
 import copy
+import re
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
-from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
-    UnquantizedFusedMoEMethod,
-)
-from vllm.model_executor.layers.quantization.fp8 import Fp8MoEMethod
 
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
+from vllm_dwdp.engine.moe.expert_rows import ExpertRows, expert_rows
+from vllm_dwdp.engine.moe.holders import Place, held_tensors, own_holders, put
+from vllm_dwdp.engine.moe.input_scales import InputScales, is_input_scale
+from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.engine.moe.reader_state import differences
+from vllm_dwdp.engine.moe.self_check import SelfCheck
+from vllm_dwdp.engine.moe.unshared_kernels import refuse_unshared
 from vllm_dwdp.fetch.base import ChosenIds
 
-EXPERT_TENSORS = (
-    *("w13_weight", "w2_weight", "w13_bias", "w2_bias"),
-    *("w13_weight_scale", "w2_weight_scale", "w13_weight_scale_inv", "w2_weight_scale_inv"),
-)
-"""Names of the expert tensors of the supported methods. A layer with unknown names is refused."""
+WEIGHT = re.compile("(w13|w2)_(weight|qweight|weight_packed)")
+"""Names of parameters that only the checkpoint fills; vLLM initialises all others."""
 
-METHODS = {
-    UnquantizedFusedMoEMethod: ("unquantized_backend", ("CPU", "TRITON")),
-    Fp8MoEMethod: ("fp8_backend", ("TRITON",)),
-}
-"""The quantisation methods whose kernels `bind` can rebuild. For each: the attribute that names the
-kernel's backend, and the backends that keep the weights as loaded, one row per expert."""
+KERNEL_WEIGHTS = ("w13_weight", "w2_weight")
+"""Names by which kernels find the weights, whatever the checkpoint calls them."""
 
-LOADED_WEIGHTS = ("w13_weight", "w2_weight")
-"""Expert tensors that only the checkpoint fills; vLLM initialises all others."""
-
-INPUT_SCALES = ("w13_input_scale", "w2_input_scale")
 COPYING_MODES = (FetchMode.PREFETCH, FetchMode.SELECTIVE)
-NOT_EXPERT_TENSORS = ("e_score_correction_bias", *INPUT_SCALES)
 
 
 class DwdpRoutedExperts(RoutedExperts):
@@ -75,19 +67,25 @@ class DwdpRoutedExperts(RoutedExperts):
         self.local_experts = local
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
-        self.full_shapes: dict[str, tuple[int, ...]] = {}
+        self.rows: list[ExpertRows] = []
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
+        self.input_scales = InputScales(layer_name, self.global_num_experts)
         self._read_count = own_context.read_count
-        self._check_supported()
+        refuse_unshared(layer_name, getattr(self.quant_method, "experts_cls", None))
         if own_context.loads_on_host:
             self._load_on_host()
         self.dwdp_layer_idx = own_context.add(self)
 
-    def expert_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The layer's expert tensors by name, in the order of EXPERT_TENSORS."""
-        found = dict(self.named_parameters(recurse=False))
-        return {name: found[name] for name in EXPERT_TENSORS if name in found}
+    def expert_rows(self) -> list[ExpertRows]:
+        """The layer's tensors with rows of its local experts, as they are now.
+
+        Raises ConfigError for a tensor that dwdp can't share.
+        """
+        return expert_rows(self, len(self.local_experts))
+
+    def tensors_of(self, rows: Sequence[ExpertRows]) -> list[torch.Tensor]:
+        held = held_tensors(self)
+        return [held[one.places[0]] for one in rows]
 
     def _load_on_host(self) -> None:
         """Keep the layer's experts in host memory while they are loaded.
@@ -95,16 +93,12 @@ class DwdpRoutedExperts(RoutedExperts):
         To process such a layer, vLLM moves it to the GPU and back. Scales and biases keep the
         values that vLLM has given them.
         """
-        for name, parameter in self.expert_parameters().items():
-            if name in LOADED_WEIGHTS:
-                parameter.data = torch.empty_like(parameter.data, device="cpu")
+        rows = self.expert_rows()
+        for one, tensor in zip(rows, self.tensors_of(rows), strict=True):
+            if WEIGHT.fullmatch(one.name):
+                tensor.data = torch.empty_like(tensor.data, device="cpu")
             else:
-                parameter.data = parameter.data.cpu()
-
-    def input_scales(self) -> dict[str, torch.nn.Parameter]:
-        """Static activation scales by name; each is one number after vLLM has processed it."""
-        found = dict(self.named_parameters(recurse=False))
-        return {name: found[name] for name in INPUT_SCALES if name in found}
+                tensor.data = tensor.data.cpu()
 
     def weight_loader(
         self,
@@ -124,17 +118,41 @@ class DwdpRoutedExperts(RoutedExperts):
                 f"{self.layer_name}: expert weights are shared read-only by the dwdp group; "
                 "restart the ranks to load others."
             )
-        is_weight = any(self._parameters.get(name) is param for name in LOADED_WEIGHTS)
+        names = [name for name, p in self._parameters.items() if p is param]
+        is_weight = any(map(WEIGHT.fullmatch, names))
         if is_weight:
-            self.loaded_rows.check(shard_id, expert_id, loaded_weight)
-        is_local = super().weight_loader(
-            param, loaded_weight, weight_name, shard_id, expert_id, return_success=True
-        )
+            self.loaded_rows.check(shard_id, expert_id, loaded_weight, param)
+        load = super().weight_loader
+        if (name := self._scale_of_layer(names)) is not None:
+            row = self.local_experts.start
+            self.input_scales.note(
+                name,
+                param,
+                expert_id,
+                lambda rows: load(rows, loaded_weight, weight_name, shard_id, row),
+            )
+        is_local = load(param, loaded_weight, weight_name, shard_id, expert_id, return_success=True)
         if is_local and is_weight:
             self.loaded_rows.note(shard_id, expert_id, loaded_weight)
         if is_local:
             self._read_count.take(loaded_weight.nbytes)
         return is_local if return_success else None
+
+    def complete_loading(self) -> None:
+        """Called when the checkpoint is read. Raises ValueError if a local expert isn't whole."""
+        self.loaded_rows.check_complete()
+        found = {name: p for name, p in self._parameters.items() if p is not None}
+        self.input_scales.complete(found)
+
+    def _scale_of_layer(self, names: Sequence[str]) -> str | None:
+        """The name of a parameter if it has activation scales that vLLM reduces to one."""
+        name = next(filter(is_input_scale, names), None)
+        backend = getattr(self.quant_method, "nvfp4_backend", None)
+        is_by_expert = getattr(backend, "name", "") == "VLLM_CUTLASS"
+        if name is None or is_by_expert:
+            return None
+        is_whole = getattr(self.quant_method, "use_global_sf", False) and "input_scale" in name
+        return None if is_whole else name
 
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
 
@@ -144,44 +162,64 @@ class DwdpRoutedExperts(RoutedExperts):
             raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
         super().register_parameter(name, param)
 
-    def bind(self, views: dict[str, torch.Tensor]) -> None:
-        """Run on `views` from now on: by name of the expert tensor, a tensor [num_experts, ...].
+    def release(self, rows: Sequence[ExpertRows]) -> None:
+        """Let go of the local experts, which have been copied, and of the kernel that runs them.
+
+        rows: all of the layer's; `bind` and `bind_slot` take views in their order.
+        """
+        tensors = self.tensors_of(rows)
+        self.rows = list(rows)
+        self._recipe = KernelRecipe(self, rows, tensors)
+        self._self_check = SelfCheck(self, rows, tensors)
+        method = self.quant_method
+        method.moe_kernel = method.moe_quant_config = None
+        held = held_tensors(self)
+        for tensor in (held[place] for one in rows for place in one.places):
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
+    def bind(self, views: Sequence[torch.Tensor]) -> None:
+        """Run on `views` [num_experts, ...] from now on, one for each of the rows of `release`.
 
         Kernels hold the layer's Parameter objects, so these are kept and get the views as their
         data. Other code that looks up the layer's parameters gets aliases that refuse writes.
 
-        Raises ConfigError if the kernel, rebuilt for all experts, runs shared experts itself.
+        Raises ConfigError if something still shows local experts only, see self_check.py, or if the
+        kernel, made again for all experts, runs shared experts itself.
         """
-        parameters = self.expert_parameters()
-        for name, parameter in parameters.items():
-            parameter.data = views[name]
-        self.moe_config.num_local_experts = self.global_num_experts
-        if "num_experts" in vars(self):  # as quantised methods note it
-            self.num_experts = self.global_num_experts
-        self.expert_map_manager.show_all()
-        self.update_expert_map_info()
-        _rebuild_kernel(self)
+        bound = self._hold_in_place(views)
+        self._count_all_experts()
+        self._recipe.make(self, views)
+        self._self_check.run(self, views)
         self._check_kernel()
         self.is_bound = True
-        self._readers = {FetchMode.DIRECT: self._reader(parameters)}
-        for name, parameter in parameters.items():
-            self._parameters[name] = ReadOnlyParameter.over(views[name], like=parameter)
+        self._readers = {FetchMode.DIRECT: self._reader()}
+        for name, (parameter, view) in bound.items():
+            if self._parameters[name] is parameter:  # a method may have made another one of it
+                self._parameters[name] = ReadOnlyParameter.over(view, like=parameter)
         if len(self.local_experts) < self.global_num_experts or self.placement.host_experts:
-            for name in LOADED_WEIGHTS:
-                mark_as_behind_a_link(parameters[name])
+            for name in KERNEL_WEIGHTS:
+                if (weight := self._readers[FetchMode.DIRECT]._parameters.get(name)) is not None:
+                    mark_as_behind_a_link(weight)
 
-    def bind_slot(self, slot_views: dict[str, torch.Tensor]) -> None:
+    def bind_slot(self, slot_views: Sequence[torch.Tensor]) -> None:
         """Run on `slot_views` in the modes that copy.
 
         They show the same tensors as those of `bind`, with a slot in the place of peers' memory.
         """
-        on_slot = {
-            name: torch.nn.Parameter(view, requires_grad=False) for name, view in slot_views.items()
-        }
-        reader = self._reader(on_slot)
+        reader = self._reader()
         reader._modules = dict(self._modules)
         reader.quant_method = _copy_method(self.quant_method)
-        _rebuild_kernel(reader)  # a kernel keeps the biases and scales of its views
+        own_holders(reader, [place for rows in self.rows for place in rows.places])
+        reader.is_bound = False  # a method may register parameters that it makes of others
+        held = held_tensors(self)
+        for rows, view in zip(self.rows, slot_views, strict=True):
+            parameter = torch.nn.Parameter(view, requires_grad=False)
+            for place in rows.places:
+                is_parameter = isinstance(held[place], torch.nn.Parameter)
+                reader._hold(rows, place, parameter if is_parameter else view)
+        self._recipe.make(reader, slot_views)
+        self._self_check.run(reader, slot_views)
+        reader.is_bound = True
         self._readers |= dict.fromkeys(COPYING_MODES, reader)
 
     def unbind_slot(self) -> None:
@@ -247,11 +285,45 @@ class DwdpRoutedExperts(RoutedExperts):
         assert second.is_contiguous(), "vLLM's routers make dense ids"
         return ChosenIds(second.data_ptr(), second.numel(), second.element_size())
 
-    def _reader(self, parameters: dict[str, torch.nn.Parameter]) -> "DwdpRoutedExperts":
+    def _reader(self) -> "DwdpRoutedExperts":
         """A copy of this layer for its kernel to run on, with its own parameters."""
         reader = copy.copy(self)
-        reader._parameters = {**self._parameters, **parameters}
+        reader._parameters = dict(self._parameters)
         return reader
+
+    def _hold(self, rows: ExpertRows, place: Place, tensor: torch.Tensor) -> None:
+        put(self, place, tensor, (rows.num_experts, self.global_num_experts))
+
+    def _hold_in_place(
+        self, views: Sequence[torch.Tensor]
+    ) -> dict[str, tuple[torch.nn.Parameter, torch.Tensor]]:
+        """Let each parameter, and each other place, show its view; returns both by name."""
+        held, bound = held_tensors(self), {}
+        for rows, view in zip(self.rows, views, strict=True):
+            for place in rows.places:
+                if isinstance(parameter := held[place], torch.nn.Parameter):
+                    parameter.data = view
+                    bound[place[-1]] = parameter, view
+                else:
+                    self._hold(rows, place, view)
+        return bound
+
+    def _count_all_experts(self) -> None:
+        """Let all counts be those of a layer that has every expert.
+
+        Parameters of no bytes have a row for each expert too.
+        """
+        self.moe_config.num_local_experts = self.global_num_experts
+        for owner in (self, self.quant_method):
+            if "num_experts" in vars(owner):
+                owner.num_experts = self.global_num_experts
+        self.expert_map_manager.show_all()
+        self.update_expert_map_info()
+        for parameter in filter(torch.is_tensor, self._parameters.values()):
+            is_empty = parameter.dim() > 1 and not parameter.numel()
+            if is_empty and parameter.shape[0] == len(self.local_experts):
+                shape = self.global_num_experts, *parameter.shape[1:]
+                parameter.data = parameter.data.new_empty(shape)
 
     def _check_kernel(self) -> None:
         if self.quant_method.mk_can_overlap_shared_experts:
@@ -260,29 +332,6 @@ class DwdpRoutedExperts(RoutedExperts):
                 f"runner, {type(self.quant_method.moe_kernel.fused_experts).__name__} runs them "
                 "itself; serve this model without dwdp."
             )
-
-    def _check_supported(self) -> None:
-        method = type(self.quant_method)
-        if method not in METHODS:
-            raise ConfigError(
-                f"{self.layer_name}: dwdp can't rebuild the kernel of {method.__name__} yet; "
-                "use an unquantised checkpoint."
-            )
-        attribute, backends = METHODS[method]
-        if (backend := getattr(self.quant_method, attribute).name) not in backends:
-            raise ConfigError(
-                f"{self.layer_name}: dwdp can't share the weights of {method.__name__} as its "
-                f"kernel {backend} keeps them; choose the kernel {backends[-1]} with "
-                f"--moe-backend {backends[-1].lower()}."
-            )
-        known = {*EXPERT_TENSORS, *NOT_EXPERT_TENSORS}
-        for name, parameter in self.named_parameters(recurse=False):
-            if name not in known:
-                raise ConfigError(
-                    f"{self.layer_name}: dwdp doesn't know the parameter '{name}' "
-                    f"{tuple(parameter.shape)} of {type(self.quant_method).__name__}; "
-                    "serve this model without dwdp."
-                )
 
 
 def _copy_method(method: Any) -> Any:
@@ -294,15 +343,3 @@ def _copy_method(method: Any) -> Any:
     if bound := getattr(method, "_forward_method", None):
         made._forward_method = types.MethodType(bound.__func__, made)
     return made
-
-
-def _rebuild_kernel(layer: DwdpRoutedExperts) -> None:
-    """Give a layer a new kernel for all experts, with the state of the old one.
-
-    vLLM sets that state in `process_weights_after_loading`, which would also repack the weights.
-    """
-    old = layer.quant_method.moe_kernel.fused_experts
-    layer.quant_method._init_moe_kernel(layer)
-    new = layer.quant_method.moe_kernel.fused_experts
-    for name, value in vars(old).items():
-        vars(new).setdefault(name, value)

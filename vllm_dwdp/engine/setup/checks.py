@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_dwdp.config import ConfigError, DwdpConfig
-from vllm_dwdp.engine.setup import job_checks, model_checks
+from vllm_dwdp.engine.setup import format_checks, job_checks, model_checks
 from vllm_dwdp.engine.setup.cpu_checks import check_cpu
 
 Check = Callable[[Any, DwdpConfig], str | None]
@@ -18,6 +18,7 @@ CHECKS: tuple[Check, ...] = (
     model_checks.expert_parallel,
     model_checks.inner_parallel,
     model_checks.moe_model,
+    format_checks.expert_format,
     job_checks.group_size,
     model_checks.host_experts,
     job_checks.ranks,

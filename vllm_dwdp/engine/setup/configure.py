@@ -72,12 +72,12 @@ def configure(vllm_config: Any) -> None:
 
 
 def choose_kernel(vllm_config: Any) -> None:
-    """Replace `--moe-backend auto` on GPUs, where vLLM often chooses kernels that repack weights.
+    """Replace `--moe-backend auto` on GPUs by the kernels that one has run over mapped memory.
 
-    A backend that the user names is kept. If it repacks weights, it is refused when layers are
-    built.
+    They are for unquantised and FP8 weights. For other weights vLLM's own choice stays.
     """
-    kernels = vllm_config.kernel_config
-    if vllm_config.device_config.device_type == "cuda" and kernels.moe_backend == "auto":
+    kernels, quantization = vllm_config.kernel_config, vllm_config.model_config.quantization
+    is_on_gpu = vllm_config.device_config.device_type == "cuda"
+    if is_on_gpu and kernels.moe_backend == "auto" and quantization in (None, "fp8"):
         kernels.moe_backend = GPU_MOE_BACKEND
         logger.info("dwdp takes vLLM's MoE kernels of the '%s' backend.", GPU_MOE_BACKEND)

@@ -31,13 +31,6 @@ def moe_model(vllm_config: Any, config: DwdpConfig) -> str | None:
     if model is None or model.get_num_experts() < 1:
         name = getattr(model, "model", None)
         return f"dwdp serves Mixture-of-Experts models, {name!r} has no experts; drop the option."
-    is_on_gpu = vllm_config.device_config.device_type == "cuda"
-    if model.quantization not in ((None, "fp8") if is_on_gpu else (None,)):
-        return (
-            f"dwdp can't rebuild the expert kernels of quantization method "
-            f"'{model.quantization}' yet; use an unquantised (bf16, fp16, fp32) checkpoint"
-            f"{', or fp8' if is_on_gpu else ''}."
-        )
     if model.enable_sleep_mode:
         return "dwdp can't sleep: peers read the experts of this rank; drop --enable-sleep-mode."
     if model.enable_cumem_allocator:

@@ -113,6 +113,5 @@ def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
 
 def _other_bytes(model: torch.nn.Module, context: MoeContext) -> int:
     """Bytes of the weights that aren't expert tensors."""
-    parameters = (layer.expert_parameters().values() for layer in context.layers)
-    of_experts = sum(p.nbytes for p in itertools.chain.from_iterable(parameters))
-    return sum(p.nbytes for p in model.parameters()) - of_experts
+    of_experts = {id(t) for layer in context.layers for t in layer.tensors_of(layer.expert_rows())}
+    return sum(p.nbytes for p in model.parameters() if id(p) not in of_experts)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from vllm_dwdp._core import MemoryDriver
-from vllm_dwdp.engine.moe.fingerprint import model_fingerprint
+from vllm_dwdp.engine.moe.expert_rows import shared_tensors
+from vllm_dwdp.engine.moe.fingerprint import describe_value, model_fingerprint
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.group.meet.manifest import Manifest, TensorSchema
+from vllm_dwdp.group.meet.manifest import Manifest, SharedTensor, TensorSchema
 
 
 def rank_manifest(
@@ -21,8 +22,7 @@ def rank_manifest(
     driver: MemoryDriver,
 ) -> Manifest:
     """The manifest of a model that is loaded and not adopted yet. model_config: vLLM's."""
-    of_ranks = {id(p) for layer in layers for p in layer.expert_parameters().values()}
-    of_ranks |= {id(p) for layer in layers for p in layer.input_scales().values()}
+    of_ranks = {id(t) for layer in layers for t in layer.tensors_of(layer.expert_rows())}
     return Manifest(
         dwdp_version=importlib.metadata.version("vllm-dwdp"),
         model_fingerprint=model_fingerprint(model, model_config, of_ranks),
@@ -33,11 +33,27 @@ def rank_manifest(
         memory_kind=driver.kind,
         granularity=driver.granularity,
         tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
+        shared=tuple(shared for layer in layers for shared in _shared(layer)),
     )
 
 
-def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
+def _shared(layer: DwdpRoutedExperts) -> list[SharedTensor]:
+    found = shared_tensors(layer, len(layer.local_experts))
     return [
-        TensorSchema(layer.layer_name, name, shape, str(layer.dtypes[name]))
-        for name, shape in layer.full_shapes.items()
+        SharedTensor(layer.layer_name, name, describe_value(tensor))
+        for name, tensor in found.items()
+    ]
+
+
+def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
+    num_experts = layer.global_num_experts
+    return [
+        TensorSchema(
+            layer.layer_name,
+            rows.name,
+            rows.shape_of(num_experts),
+            rows.strides_of(num_experts),
+            str(rows.dtype),
+        )
+        for rows in layer.expert_rows()
     ]

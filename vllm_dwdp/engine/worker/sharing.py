@@ -9,7 +9,6 @@
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +23,6 @@ from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
 from vllm_dwdp.engine.moe.graph_fence import captured_tokens
-from vllm_dwdp.engine.moe.input_scales import take_largest
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
@@ -128,7 +126,6 @@ class ExpertSharing:
             experts = adopt(self._memory, layers, layout, self._session.step)
         with self._timed("meet"):
             self._meet(manifest, experts)
-            take_largest(layers, functools.partial(self._session.gather, "input scales"))
         with self._timed("bind"):
             self._bind(experts, run_step)
         for warning in self._memory.warnings:

@@ -13,15 +13,28 @@ from vllm_dwdp.group.errors import ManifestMismatch
 
 
 class TensorSchema(NamedTuple):
-    """Name, shape `[num_experts, ...]` and dtype of one expert tensor."""
+    """Name, shape `[num_experts, ...]`, strides in elements, and dtype of one expert tensor."""
 
     layer: str
     name: str
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.layer}.{self.name} {list(self.shape)} {self.dtype}"
+        strides = f"with strides {list(self.strides)}"
+        return f"{self.layer}.{self.name} {list(self.shape)} {strides} {self.dtype}"
+
+
+class SharedTensor(NamedTuple):
+    """A tensor of a layer that isn't divided by experts; value: its number, or a digest."""
+
+    layer: str
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.name} = {self.value}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Manifest:
     memory_kind: str
     granularity: int
     tensors: tuple[TensorSchema, ...]
+    shared: tuple[SharedTensor, ...] = ()
 
     def to_bytes(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode()
@@ -57,9 +71,10 @@ class Manifest:
             )
         fields["placement"] = tuple(map(tuple, fields["placement"]))
         fields["tensors"] = tuple(
-            TensorSchema(layer, name, tuple(shape), dtype)
-            for layer, name, shape, dtype in fields["tensors"]
+            TensorSchema(layer, name, tuple(shape), tuple(strides), dtype)
+            for layer, name, shape, strides, dtype in fields["tensors"]
         )
+        fields["shared"] = tuple(SharedTensor(*shared) for shared in fields["shared"])
         return cls(**fields)
 
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Finds the tensors of a MoE layer that have a row for each of its local experts.
+
+* Experts lie on the first axis, outermost in memory. Inside a row any order will do, and gaps: some
+  kernels transpose rows, or pad them.
+* triton_kernels keeps scales for Blackwell with a first axis of 1, and experts on the second.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.moe.holders import Place, held_tensors
+
+OF_ALL_EXPERTS = {"e_score_correction_bias", "hash_indices_table"}
+"""Tensors of the router, which vLLM gives the layer whole."""
+
+WRAPPED = ("storage", "data")
+"""How the places of tensors end that objects of triton_kernels hold."""
+
+
+@dataclass(frozen=True)
+class ExpertRows:
+    """A tensor of a layer with rows of experts.
+
+    places: where the layer holds it, see holders.py. axis: that of the experts. shape, strides: in
+    elements, with num_experts experts, which are the local ones.
+    """
+
+    places: tuple[Place, ...]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    axis: int
+    num_experts: int
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.places[0])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one expert to the next."""
+        per_expert = self.shape[self.axis] // self.num_experts
+        return self.strides[self.axis] * per_expert * self.dtype.itemsize
+
+    def shape_of(self, num_experts: int) -> tuple[int, ...]:
+        per_expert = self.shape[self.axis] // self.num_experts
+        return (*self.shape[: self.axis], num_experts * per_expert, *self.shape[self.axis + 1 :])
+
+    def with_experts(self, num_experts: int) -> "ExpertRows":
+        """The same tensor with so many experts."""
+        shape, strides = self.shape_of(num_experts), self.strides_of(num_experts)
+        return dataclasses.replace(self, shape=shape, strides=strides, num_experts=num_experts)
+
+    def strides_of(self, num_experts: int) -> tuple[int, ...]:
+        """Strides of the tensor with so many experts; those before the experts' axis are of 1."""
+        first = self.strides[self.axis] * self.shape_of(num_experts)[self.axis]
+        return (*(first for _ in range(self.axis)), *self.strides[self.axis :])
+
+    def over(self, data: torch.Tensor, num_experts: int) -> torch.Tensor:
+        """The tensor of so many experts over bytes `data` [num_experts * row_bytes]."""
+        return data.view(self.dtype).as_strided(
+            self.shape_of(num_experts), self.strides_of(num_experts)
+        )
+
+
+def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
+    """The layer's tensors with rows of its num_local experts, in the same order on every rank.
+
+    Raises ConfigError for a tensor whose rows don't follow one another in memory.
+    """
+    held = held_tensors(layer)
+    places: dict[Any, list[Place]] = {}
+    for place, tensor in held.items():
+        if place[-1] not in OF_ALL_EXPERTS:
+            places.setdefault(_memory(tensor), []).append(place)
+    found = []
+    for same in places.values():
+        tensor = held[same[0]]
+        if (axis := _expert_axis(tensor, same[0], num_local)) is not None:
+            found.append(_rows(layer, tensor, tuple(same), axis, num_local))
+    return found
+
+
+def shared_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torch.Tensor]:
+    """The layer's other tensors by name. Every rank has its own, which must be the same."""
+    of_experts = {place for rows in expert_rows(layer, num_local) for place in rows.places}
+    return {
+        ".".join(place): tensor
+        for place, tensor in held_tensors(layer).items()
+        if place not in of_experts and tensor.numel()
+    }
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """What tells two tensors apart that aren't the same numbers in the same memory."""
+    if not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _expert_axis(tensor: torch.Tensor, place: Place, num_local: int) -> int | None:
+    shape = tensor.shape
+    if not tensor.dim() or not tensor.numel():
+        return None
+    is_wrapped = place[-len(WRAPPED) :] == WRAPPED
+    if is_wrapped and len(shape) > 1 and shape[0] == 1 and shape[1] % num_local == 0:
+        return 0 if num_local == 1 and len(shape) == 3 else 1
+    return 0 if shape[0] == num_local else None
+
+
+def _rows(
+    layer: torch.nn.Module,
+    tensor: torch.Tensor,
+    places: tuple[Place, ...],
+    axis: int,
+    num_local: int,
+) -> ExpertRows:
+    shape, strides = tuple(tensor.shape), list(tensor.stride())
+    per_expert = shape[axis] // num_local
+    span = 1 + sum(
+        (size - 1) * stride
+        for size, stride in zip(shape[axis + 1 :], strides[axis + 1 :], strict=True)
+    )
+    if shape[axis] == 1:  # the stride of an axis of one says nothing
+        strides[axis] = max(strides[axis], span)
+    rows = ExpertRows(places, tensor.dtype, shape, tuple(strides), axis, num_local)
+    used = num_local * rows.row_bytes
+    room = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.itemsize
+    if strides[axis] < span or per_expert * num_local != shape[axis] or used > room:
+        raise ConfigError(
+            f"{layer.layer_name}: expected the rows of {num_local} experts in '{rows.name}' one "
+            f"after the other in memory, got shape {shape} with strides {tensor.stride()}; serve "
+            "this model without dwdp."
+        )
+    return rows
