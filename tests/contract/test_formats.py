@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""The ranks of a group share the experts of every method and kernel that docs/formats.md lists."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contract.formats import table
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = ROOT / "tests" / "contract" / "formats" / "probe.py"
+PAGE = ROOT / "docs" / "formats.md"
+NEEDS_TRITON_KERNELS = {
+    *("gpt-oss mxfp4, TRITON, sm90", "gpt-oss mxfp4, TRITON, sm100"),
+    *("gpt-oss mxfp4, TRITON_UNFUSED, sm90",),
+    *("mxfp4, TRITON, sm90", "mxfp4, TRITON_UNFUSED, sm90", "mxfp4, TRITON_UNFUSED, sm100"),
+}
+"""Cases that are built only where TRITON_KERNELS_PATH is set, see probe.py."""
+
+NOT_BUILT = "not built here"
+SHARED = ("same bits", "same values, other bits")
+
+
+def probe(out, *arguments):
+    """Results of the probe, by case."""
+    done = subprocess.run(
+        [sys.executable, PROBE, "--json", out, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {result["case"]: result for result in json.loads(out.read_text())}
+
+
+def of_page():
+    """Verdicts of the page's table, by case."""
+    rows = [line.strip("| ").split(" | ") for line in table.read(PAGE.read_text())[2:]]
+    return {", ".join(row[:3]): row[3] for row in rows}
+
+
+def test_every_format_is_shared_as_the_page_says(tmp_path):
+    found = {case: result["verdict"] for case, result in probe(tmp_path / "found.json").items()}
+    expected = of_page()
+    assert list(found) == list(expected)
+    if "TRITON_KERNELS_PATH" not in os.environ:
+        print("not run without triton_kernels:", *sorted(NEEDS_TRITON_KERNELS), sep="\n")
+        for case in NEEDS_TRITON_KERNELS:
+            assert found.pop(case).startswith(NOT_BUILT)
+    for case, verdict in found.items():
+        if expected[case].startswith(NOT_BUILT):  # another machine may build it
+            assert verdict.startswith((NOT_BUILT, *SHARED)), (case, verdict)
+        else:
+            assert verdict == expected[case], case
+    assert sum(verdict in SHARED for verdict in found.values()) >= 109
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Results of the planted mistakes, by their names in plants.py."""
+    return probe(tmp_path_factory.mktemp("planted") / "found.json", "--planted")
+
+
+@pytest.mark.parametrize(
+    ("plant", "sentence"),
+    [
+        ("axis", "ranks differ in w2_weight_scale_inv"),
+        ("strides", "rows of 4 experts in 'w13_weight' one after the other in memory"),
+        ("own_rows", "keeps rows of experts in 'own_scales' that are no view"),
+        ("stale_count", "fused_experts.my_num_experts' still counts 4 experts"),
+        ("reduced_scale", "ranks differ in w13_input_scale"),
+    ],
+)
+def test_mistake_is_refused_by_name(planted, plant, sentence):
+    assert sentence in planted[plant]["refused"]
+
+
+def test_weights_that_are_processed_twice_are_found(planted):
+    assert planted["processed_twice"]["different"]
+
+
+def test_second_name_of_a_tensor_follows_the_first(planted):
+    assert planted["second_name"]["verdict"] == "same bits"
+    assert "w13_view" not in planted["second_name"]["shared"], "the ranks share it once"
