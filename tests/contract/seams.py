@@ -147,7 +147,9 @@ _BY_FILE = {
         "FusedMoEConfig.is_act_and_mul",
         "FusedMoEConfig.num_experts",
         "FusedMoEConfig.experts_per_token",
+        "FusedMoEConfig.hidden_dim",
         "FusedMoEConfig.hidden_dim_unpadded",
+        "FusedMoEConfig.intermediate_size_per_partition",
         "FusedMoEConfig.intermediate_size_per_partition_unpadded",
     ),
     "model_executor/layers/fused_moe/expert_map_manager.py": (
@@ -159,7 +161,18 @@ _BY_FILE = {
         "ExpertMapManager._placement_strategy",
         "ExpertMapManager.global_num_experts",
     ),
+    "model_executor/layers/fused_moe/fused_moe_method_base.py": (
+        "FusedMoEMethodBase.moe",
+        "FusedMoEMethodBase.moe_quant_config",
+        "FusedMoEMethodBase.moe_kernel",
+        "FusedMoEMethodBase.get_fused_moe_quant_config",
+    ),
     "model_executor/layers/fused_moe/modular_kernel.py": (
+        "FusedMoEExperts.__init__.moe_config",
+        "FusedMoEExperts.__init__.quant_config",
+        "FusedMoEKernel.__init__.prepare_finalize",
+        "FusedMoEKernel.__init__.fused_experts",
+        "FusedMoEKernel.prepare_finalize",
         "FusedMoEKernel.fused_experts",
         "FusedMoEKernel.impl",
     ),
@@ -192,10 +205,6 @@ _BY_FILE = {
         "RoutedExperts.forward_monolithic.x",
     ),
     "model_executor/layers/fused_moe/unquantized_fused_moe_method.py": (
-        "UnquantizedFusedMoEMethod._init_moe_kernel",
-        "UnquantizedFusedMoEMethod.unquantized_backend",
-        "UnquantizedFusedMoEMethod.moe_kernel",
-        "UnquantizedFusedMoEMethod._init_moe_kernel.layer",
         "UnquantizedFusedMoEMethod.process_weights_after_loading",
     ),
     "model_executor/model_loader/__init__.py": (
@@ -203,6 +212,7 @@ _BY_FILE = {
         "get_model_loader",
         "register_model_loader.load_format",
     ),
+    "model_executor/model_loader/dummy_loader.py": ("DummyModelLoader.load_weights",),
     "model_executor/model_loader/default_loader.py": (
         "DefaultModelLoader.load_weights",
         "DefaultModelLoader.get_all_weights",
@@ -303,8 +313,6 @@ _BY_FILE = {
         "CPUWorker.model_runner",
     ),
     "model_executor/layers/quantization/fp8.py": (
-        "Fp8MoEMethod._init_moe_kernel",
-        "Fp8MoEMethod.fp8_backend",
         "Fp8MoEMethod.process_weights_after_loading",
         "Fp8MoEMethod.get_fused_moe_quant_config",
     ),

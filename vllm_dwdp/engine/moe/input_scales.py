@@ -47,8 +47,8 @@ class InputScales:
             vars(rows[expert]).update(vars(parameter))
         load(rows[expert])
 
-    def complete(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        """Give every local expert the scale that the layer has in stock vLLM.
+    def complete(self, parameters: Mapping[str, torch.nn.Parameter | None]) -> None:
+        """Give every local expert the scale that the layer has in stock vLLM; forget the others.
 
         Raises ValueError if the checkpoint lacks an expert's scale.
         """
@@ -61,7 +61,10 @@ class InputScales:
             scales = torch.cat([rows[expert].data for expert in sorted(rows)])
             # vLLM divides by a global scale, so the smallest one is the largest range.
             of_layer = scales.amin(0) if "global" in name else scales.amax(0)
-            parameters[name].data.copy_(of_layer.expand_as(parameters[name]))
+            parameter = parameters[name]
+            assert parameter is not None, "the scales were loaded to it"
+            parameter.data.copy_(of_layer.expand_as(parameter))
+        self._rows.clear()
 
 
 def is_input_scale(name: str) -> bool:

@@ -16,13 +16,12 @@ from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows, expert_rows
-from vllm_dwdp.engine.moe.holders import Place, held_tensors, own_holders, put
+from vllm_dwdp.engine.moe.holders import held_tensors
 from vllm_dwdp.engine.moe.input_scales import InputScales, is_input_scale
-from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
+from vllm_dwdp.engine.moe.layer_tensors import LayerTensors
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.engine.moe.reader_state import differences
-from vllm_dwdp.engine.moe.self_check import SelfCheck
 from vllm_dwdp.engine.moe.unshared_kernels import refuse_unshared
 from vllm_dwdp.fetch.base import ChosenIds
 
@@ -67,7 +66,6 @@ class DwdpRoutedExperts(RoutedExperts):
         self.local_experts = local
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
-        self.rows: list[ExpertRows] = []
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
         self.input_scales = InputScales(layer_name, self.global_num_experts)
         self._read_count = own_context.read_count
@@ -141,8 +139,7 @@ class DwdpRoutedExperts(RoutedExperts):
     def complete_loading(self) -> None:
         """Called when the checkpoint is read. Raises ValueError if a local expert isn't whole."""
         self.loaded_rows.check_complete()
-        found = {name: p for name, p in self._parameters.items() if p is not None}
-        self.input_scales.complete(found)
+        self.input_scales.complete(self._parameters)
 
     def _scale_of_layer(self, names: Sequence[str]) -> str | None:
         """The name of a parameter if it has activation scales that vLLM reduces to one."""
@@ -162,20 +159,17 @@ class DwdpRoutedExperts(RoutedExperts):
             raise ReadOnlyWeight(REPLACED.format(name=f"{self.layer_name}.{name}"))
         super().register_parameter(name, param)
 
+    @property
+    def rows(self) -> Sequence[ExpertRows]:
+        """The layer's tensors of experts, in the order of the views of `bind` and `bind_slot`."""
+        return self._tensors.rows
+
     def release(self, rows: Sequence[ExpertRows]) -> None:
         """Let go of the local experts, which have been copied, and of the kernel that runs them.
 
-        rows: all of the layer's; `bind` and `bind_slot` take views in their order.
+        rows: from `expert_rows`. Raises ConfigError if that kernel can't be made again.
         """
-        tensors = self.tensors_of(rows)
-        self.rows = list(rows)
-        self._recipe = KernelRecipe(self, rows, tensors)
-        self._self_check = SelfCheck(self, rows, tensors)
-        method = self.quant_method
-        method.moe_kernel = method.moe_quant_config = None
-        held = held_tensors(self)
-        for tensor in (held[place] for one in rows for place in one.places):
-            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        self._tensors = LayerTensors(self, rows)
 
     def bind(self, views: Sequence[torch.Tensor]) -> None:
         """Run on `views` [num_experts, ...] from now on, one for each of the rows of `release`.
@@ -186,20 +180,17 @@ class DwdpRoutedExperts(RoutedExperts):
         Raises ConfigError if something still shows local experts only, see self_check.py, or if the
         kernel, made again for all experts, runs shared experts itself.
         """
-        bound = self._hold_in_place(views)
-        self._count_all_experts()
-        self._recipe.make(self, views)
-        self._self_check.run(self, views)
+        bound = self._tensors.show(self, views)
         self._check_kernel()
         self.is_bound = True
-        self._readers = {FetchMode.DIRECT: self._reader()}
-        for name, (parameter, view) in bound.items():
+        direct = self._reader()
+        self._readers = {FetchMode.DIRECT: direct}
+        for name, parameter, view in bound:
             if self._parameters[name] is parameter:  # a method may have made another one of it
                 self._parameters[name] = ReadOnlyParameter.over(view, like=parameter)
         if len(self.local_experts) < self.global_num_experts or self.placement.host_experts:
-            for name in KERNEL_WEIGHTS:
-                if (weight := self._readers[FetchMode.DIRECT]._parameters.get(name)) is not None:
-                    mark_as_behind_a_link(weight)
+            for weight in filter(torch.is_tensor, map(direct._parameters.get, KERNEL_WEIGHTS)):
+                mark_as_behind_a_link(weight)
 
     def bind_slot(self, slot_views: Sequence[torch.Tensor]) -> None:
         """Run on `slot_views` in the modes that copy.
@@ -209,16 +200,8 @@ class DwdpRoutedExperts(RoutedExperts):
         reader = self._reader()
         reader._modules = dict(self._modules)
         reader.quant_method = _copy_method(self.quant_method)
-        own_holders(reader, [place for rows in self.rows for place in rows.places])
         reader.is_bound = False  # a method may register parameters that it makes of others
-        held = held_tensors(self)
-        for rows, view in zip(self.rows, slot_views, strict=True):
-            parameter = torch.nn.Parameter(view, requires_grad=False)
-            for place in rows.places:
-                is_parameter = isinstance(held[place], torch.nn.Parameter)
-                reader._hold(rows, place, parameter if is_parameter else view)
-        self._recipe.make(reader, slot_views)
-        self._self_check.run(reader, slot_views)
+        self._tensors.show_on(reader, slot_views)
         reader.is_bound = True
         self._readers |= dict.fromkeys(COPYING_MODES, reader)
 
@@ -290,40 +273,6 @@ class DwdpRoutedExperts(RoutedExperts):
         reader = copy.copy(self)
         reader._parameters = dict(self._parameters)
         return reader
-
-    def _hold(self, rows: ExpertRows, place: Place, tensor: torch.Tensor) -> None:
-        put(self, place, tensor, (rows.num_experts, self.global_num_experts))
-
-    def _hold_in_place(
-        self, views: Sequence[torch.Tensor]
-    ) -> dict[str, tuple[torch.nn.Parameter, torch.Tensor]]:
-        """Let each parameter, and each other place, show its view; returns both by name."""
-        held, bound = held_tensors(self), {}
-        for rows, view in zip(self.rows, views, strict=True):
-            for place in rows.places:
-                if isinstance(parameter := held[place], torch.nn.Parameter):
-                    parameter.data = view
-                    bound[place[-1]] = parameter, view
-                else:
-                    self._hold(rows, place, view)
-        return bound
-
-    def _count_all_experts(self) -> None:
-        """Let all counts be those of a layer that has every expert.
-
-        Parameters of no bytes have a row for each expert too.
-        """
-        self.moe_config.num_local_experts = self.global_num_experts
-        for owner in (self, self.quant_method):
-            if "num_experts" in vars(owner):
-                owner.num_experts = self.global_num_experts
-        self.expert_map_manager.show_all()
-        self.update_expert_map_info()
-        for parameter in filter(torch.is_tensor, self._parameters.values()):
-            is_empty = parameter.dim() > 1 and not parameter.numel()
-            if is_empty and parameter.shape[0] == len(self.local_experts):
-                shape = self.global_num_experts, *parameter.shape[1:]
-                parameter.data = parameter.data.new_empty(shape)
 
     def _check_kernel(self) -> None:
         if self.quant_method.mk_can_overlap_shared_experts:

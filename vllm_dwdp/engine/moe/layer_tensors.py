@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Puts views of all experts in the places where a MoE layer has held its local experts."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from vllm_dwdp.engine.moe.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.holders import held_tensors, own_holders, put
+from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
+from vllm_dwdp.engine.moe.self_check import SelfCheck
+
+
+class Bound(NamedTuple):
+    """A parameter of a layer that shows a view; name: one of the parameter's."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    view: torch.Tensor
+
+
+class LayerTensors:
+    """The tensors of experts of one layer. Making it takes the local experts from the layer.
+
+    rows: all that the layer has; the other methods take views in their order.
+    """
+
+    def __init__(self, layer: Any, rows: Sequence[ExpertRows]) -> None:
+        self.rows = rows
+        held = held_tensors(layer)
+        tensors = [held[one.places[0]] for one in rows]
+        self._recipe = KernelRecipe(layer, rows, tensors)
+        self._self_check = SelfCheck(layer, rows, tensors)
+        layer.quant_method.moe_kernel = layer.quant_method.moe_quant_config = None
+        for tensor in (held[place] for one in rows for place in one.places):
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
+    def show(self, layer: Any, views: Sequence[torch.Tensor]) -> list[Bound]:
+        """Let the layer itself show the views; its parameters stay the same objects.
+
+        Raises ConfigError, see self_check.py.
+        """
+        held, bound = held_tensors(layer), []
+        for rows, view in zip(self.rows, views, strict=True):
+            for place in rows.places:
+                if isinstance(parameter := held[place], torch.nn.Parameter):
+                    parameter.data = view
+                    bound.append(Bound(place[-1], parameter, view))
+                else:
+                    put(layer, place, view, (rows.num_experts, layer.global_num_experts))
+        _count_all_experts(layer)
+        self._make_kernel(layer, views)
+        return bound
+
+    def show_on(self, reader: Any, views: Sequence[torch.Tensor]) -> None:
+        """Let a copy of the layer, which has a method of its own, show other views.
+
+        Raises ConfigError, see self_check.py.
+        """
+        own_holders(reader, [place for rows in self.rows for place in rows.places])
+        held = held_tensors(reader)
+        for rows, view in zip(self.rows, views, strict=True):
+            parameter = torch.nn.Parameter(view, requires_grad=False)
+            for place in rows.places:
+                is_parameter = isinstance(held[place], torch.nn.Parameter)
+                counts = rows.num_experts, reader.global_num_experts
+                put(reader, place, parameter if is_parameter else view, counts)
+        self._make_kernel(reader, views)
+
+    def _make_kernel(self, layer: Any, views: Sequence[torch.Tensor]) -> None:
+        self._recipe.make(layer, views)
+        self._self_check.run(layer, views)
+
+
+def _count_all_experts(layer: Any) -> None:
+    """Let all counts be those of a layer that has every expert.
+
+    Parameters of no bytes have a row for each expert too.
+    """
+    num_local, num_all = len(layer.local_experts), layer.global_num_experts
+    layer.moe_config.num_local_experts = num_all
+    for owner in (layer, layer.quant_method):
+        if "num_experts" in vars(owner):
+            owner.num_experts = num_all
+    layer.expert_map_manager.show_all()
+    layer.update_expert_map_info()
+    for parameter in filter(torch.is_tensor, layer._parameters.values()):
+        if parameter.dim() > 1 and not parameter.numel() and parameter.shape[0] == num_local:
+            parameter.data = parameter.data.new_empty(num_all, *parameter.shape[1:])
