@@ -263,6 +263,7 @@ def check_slot(layer: Any) -> set[str]:
     ]
     with set_current_vllm_config(layer.of_probe):
         layer.bind_slot(views)
+    layer.settle_readers()
     in_place = {t.untyped_storage().data_ptr() for t in direct.tensors_of(layer.rows)}
     found = reached(slot_reader(layer))[0]
     return {p for p, t in found.items() if t.numel() and t.untyped_storage().data_ptr() in in_place}

@@ -215,7 +215,8 @@ class DwdpRoutedExperts(RoutedExperts):
 
         Raises ConfigError if vLLM has changed this layer's kernel too: readers keep theirs.
         """
-        own = ("_parameters", "_modules", "_readers", "quant_method")
+        own = {"_parameters", "_modules", "_readers", "quant_method"}
+        own |= {place[0] for rows in self.rows for place in rows.places}
         changed = {name: value for name, value in vars(self).items() if name not in own}
         for mode, reader in self._readers.items():
             reader.__dict__.update(changed)
