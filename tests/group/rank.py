@@ -31,6 +31,7 @@ MANIFEST = Manifest(
     memory_kind="host",
     granularity=4096,
     tensors=(TensorSchema("layers.0", "w13_weight", (4, 8, 8), (64, 8, 1), "bfloat16"),),
+    replicated=(),
 )
 # Ranks are forked from a server that has imported torch, since the import takes seconds.
 CONTEXT = multiprocessing.get_context("forkserver")

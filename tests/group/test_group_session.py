@@ -53,7 +53,7 @@ def test_failure_in_one_group_ends_the_others_that_still_start(start):
     assert [rank.ending() for rank in ranks] == [sentence] * 4
 
 
-TENSOR = "layers.0.w13_weight [4, 8, 8] with strides [64, 8, 1] bfloat16"
+TENSOR = "layers.0.w13_weight [4, 8, 8] bfloat16 with strides [64, 8, 1]"
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ TENSOR = "layers.0.w13_weight [4, 8, 8] with strides [64, 8, 1] bfloat16"
             "tensors",
             [["layers.0", "w13_weight", [4, 8, 9], [72, 1, 8], "fp8"]],
             f"entry 0 is {TENSOR} against "  # noqa: ISC004
-            "layers.0.w13_weight [4, 8, 9] with strides [72, 1, 8] fp8",
+            "layers.0.w13_weight [4, 8, 9] fp8 with strides [72, 1, 8]",
         ),
         ("tensors", [], f"entry 0 is {TENSOR} against missing"),
         (
-            "shared",
+            "replicated",
             [["layers.0", "w13_input_scale", "0.5"]],
             "entry 0 is missing against layers.0.w13_input_scale = 0.5",
         ),

@@ -232,7 +232,9 @@ def _integer_cases() -> Iterator[Case]:
     for kind, values in (("awq", AWQ), ("gptq", GPTQ)):
         config = lambda values=values: MoeWNA16Config.from_config(values)  # noqa: E731
         yield Case(f"moe_wna16 of {kind}", WNA16, "TRITON", config, dtype=FP16)
-    yield Case("awq, int8 activations", WNA16, "MARLIN", awq, dtype=FP16, patches=int8_activations)
+    yield Case(
+        "gptq, int8 activations", WNA16, "MARLIN", gptq(), dtype=FP16, patches=int8_activations
+    )
     yield Case(
         "compressed W4A16, int8 activations",
         WNA16,
@@ -243,11 +245,11 @@ def _integer_cases() -> Iterator[Case]:
 
 
 def int8_activations() -> Patches:
-    import vllm.model_executor.layers.quantization.auto_awq as auto_awq
+    import vllm.model_executor.layers.quantization.auto_gptq as auto_gptq
     import vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe.compressed_tensors_moe_wna16 as wna16  # noqa: E501
 
     name = "get_marlin_input_dtype"
-    return [(m, name, lambda *_: torch.int8) for m in (wna16, auto_awq) if hasattr(m, name)]
+    return [(m, name, lambda *_: torch.int8) for m in (wna16, auto_gptq)]
 
 
 def compressed(weights: Any, inputs: Any, form: str) -> Callable[[], Any]:

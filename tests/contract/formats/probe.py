@@ -38,7 +38,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.moe.context import MoeContext
-from vllm_dwdp.engine.moe.expert_rows import shared_tensors
+from vllm_dwdp.engine.moe.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.fingerprint import describe_value
 from vllm_dwdp.engine.moe.input_scales import is_input_scale
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
@@ -247,7 +247,7 @@ def unlike(layers: list[Any]) -> set[str]:
     of_ranks = [
         {
             name: describe_value(tensor)
-            for name, tensor in shared_tensors(layer, len(layer.local_experts)).items()
+            for name, tensor in replicated_tensors(layer, len(layer.local_experts)).items()
         }
         for layer in layers
     ]
@@ -298,7 +298,7 @@ def run(case: Case, index: int, plant: Plant = nothing) -> Result:
 
 def share_and_compare(layers: list[Any], whole: Any, result: Result) -> None:
     if names := unlike(layers):
-        result.refused = f"ranks differ in {', '.join(sorted(names))}"
+        result.refused = f"dwdp ranks 0 and 1 differ in replicated: {', '.join(sorted(names))}"
         return
     result.shared = share(layers)
     found = set()

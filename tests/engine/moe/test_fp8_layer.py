@@ -154,5 +154,7 @@ def test_static_activation_scales_are_those_of_all_experts(dwdp_size):
 def test_missing_activation_scale_is_named(expert):
     checkpoint = make_static_checkpoint()
     del checkpoint[0]["w2_input_scale", "w2", expert]
-    with pytest.raises(ValueError, match=rf"w2_input_scale of 7 experts.*\[{expert}\] are missing"):
+    with pytest.raises(
+        ValueError, match=rf"w2_input_scale for each of 7 experts.*none for \[{expert}\];"
+    ):
         Group(2, None, checkpoint, lambda: Fp8Model("static"))

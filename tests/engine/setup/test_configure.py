@@ -154,7 +154,7 @@ def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
         ("cpu", None, "auto", "auto"),
     ],
 )
-def test_kernels_on_gpus_are_those_that_one_has_run(device, quantization, asked, taken):
+def test_kernels_on_gpus_are_those_that_a_gpu_has_run(device, quantization, asked, taken):
     config = SimpleNamespace(
         device_config=SimpleNamespace(device_type=device),
         model_config=SimpleNamespace(quantization=quantization),
@@ -427,7 +427,7 @@ def test_model_that_cannot_be_shared_is_refused(monkeypatch, tmp_path, changes, 
 
 @pytest.mark.parametrize("kernel", ["humming", "b12x", "deep_gemm_mega_moe"])
 def test_kernel_that_ranks_cannot_share_is_refused(monkeypatch, kernel):
-    with pytest.raises(Exception, match=rf"kernel '{kernel}' keeps them.*drop --moe-backend"):
+    with pytest.raises(Exception, match=rf"run the kernel '{kernel}' on.*drop --moe-backend"):
         create(monkeypatch, moe_backend=kernel)
 
 

@@ -16,11 +16,11 @@ import torch
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.holders import Place, held_tensors
 
-OF_ALL_EXPERTS = {"e_score_correction_bias", "hash_indices_table"}
+ROUTER_TENSORS = {"e_score_correction_bias", "hash_indices_table"}
 """Tensors of the router, which vLLM gives the layer whole."""
 
 WRAPPED = ("storage", "data")
-"""How the places of tensors end that objects of triton_kernels hold."""
+"""The last names in the place of a tensor that an object of triton_kernels wraps."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ExpertRows:
         return dataclasses.replace(self, shape=shape, strides=strides, num_experts=num_experts)
 
     def strides_of(self, num_experts: int) -> tuple[int, ...]:
-        """Strides of the tensor with so many experts; those before the experts' axis are of 1."""
+        """Strides with so many experts. Axes before theirs have one element: the whole tensor."""
         first = self.strides[self.axis] * self.shape_of(num_experts)[self.axis]
         return (*(first for _ in range(self.axis)), *self.strides[self.axis :])
 
@@ -77,8 +77,8 @@ def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
     held = held_tensors(layer)
     places: dict[Any, list[Place]] = {}
     for place, tensor in held.items():
-        if place[-1] not in OF_ALL_EXPERTS:
-            places.setdefault(_memory(tensor), []).append(place)
+        if place[-1] not in ROUTER_TENSORS:
+            places.setdefault(_memory_key(tensor), []).append(place)
     found = []
     for same in places.values():
         tensor = held[same[0]]
@@ -87,8 +87,11 @@ def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
     return found
 
 
-def shared_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torch.Tensor]:
-    """The layer's other tensors by name. Every rank has its own, which must be the same."""
+def replicated_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torch.Tensor]:
+    """The layer's other tensors by name. Every rank has its own, which must be the same.
+
+    Raises ConfigError, see expert_rows.
+    """
     of_experts = {place for rows in expert_rows(layer, num_local) for place in rows.places}
     return {
         ".".join(place): tensor
@@ -97,8 +100,8 @@ def shared_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torch.Te
     }
 
 
-def _memory(tensor: torch.Tensor) -> Any:
-    """What tells two tensors apart that aren't the same numbers in the same memory."""
+def _memory_key(tensor: torch.Tensor) -> Any:
+    """Equal for two tensors if they show the same memory in the same way."""
     if not tensor.numel():
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
@@ -110,6 +113,7 @@ def _expert_axis(tensor: torch.Tensor, place: Place, num_local: int) -> int | No
         return None
     is_wrapped = place[-len(WRAPPED) :] == WRAPPED
     if is_wrapped and len(shape) > 1 and shape[0] == 1 and shape[1] % num_local == 0:
+        # With three axes it isn't a scale for Blackwell, but a weight of one local expert.
         return 0 if num_local == 1 and len(shape) == 3 else 1
     return 0 if shape[0] == num_local else None
 

@@ -21,10 +21,13 @@ MAX_DEPTH = 4
 WALKED = ("vllm", "triton_kernels")
 """Packages whose objects are looked into."""
 
-NOTED_COUNTS = {"shape", "shape_max", "initial_shape", "leading_shape", "B"}
+COUNTING_ATTRIBUTES = {"shape", "shape_max", "initial_shape", "leading_shape", "B"}
 """Attributes by which triton_kernels notes the number of experts, alone or as the first size."""
 
-CONFIGS = {"quant_config", "moe_config", "moe", "moe_quant_config", "moe_kernel", METHOD}
+MODULE_ATTRIBUTES = set(vars(torch.nn.Module()))
+"""Attributes of every module; held_tensors reads the parameters itself."""
+
+SKIPPED = {"quant_config", "moe_config", "moe", "moe_quant_config", "moe_kernel", METHOD}
 """Attributes that describe a layer, or that are made of its tensors."""
 
 
@@ -60,7 +63,7 @@ def put(
     setattr(holders[-1], place[-1], tensor)
     layouts = [holder.layout for holder in holders if hasattr(holder, "layout")]
     for holder in [*holders[1:], *layouts]:
-        for name in NOTED_COUNTS & vars(holder).keys():
+        for name in COUNTING_ATTRIBUTES & vars(holder).keys():
             object.__setattr__(holder, name, _with_count(getattr(holder, name), counts))
 
 
@@ -71,7 +74,7 @@ def _with_count(noted: Any, counts: tuple[int, int]) -> Any:
     return type(noted)([new if noted[0] == old else noted[0], *noted[1:]]) if noted else noted
 
 
-def own_holders(layer: torch.nn.Module, places: list[Place]) -> None:
+def copy_holders(layer: torch.nn.Module, places: list[Place]) -> None:
     """Give a copy of a layer its own copies of the objects that lead to these places."""
     copied: dict[Place, Any] = {(): layer}
     for place in places:
@@ -103,16 +106,12 @@ def _attributes(
 ) -> Iterator[tuple[Place, torch.Tensor]]:
     seen.add(id(holder))
     for name, value in vars(holder).items():
-        if name in CONFIGS or (isinstance(holder, torch.nn.Module) and name in OF_MODULES):
+        if name in SKIPPED or (isinstance(holder, torch.nn.Module) and name in MODULE_ATTRIBUTES):
             continue
         if isinstance(value, torch.Tensor):
             yield (*place, name), value
         elif depth and id(value) not in seen and _is_walked(value):
             yield from _attributes(value, (*place, name), depth - 1, seen)
-
-
-OF_MODULES = set(vars(torch.nn.Module()))
-"""Attributes of every module; held_tensors reads the parameters itself."""
 
 
 def _is_walked(value: Any) -> bool:

@@ -36,9 +36,13 @@ def note_arguments() -> None:
 
 def _noting(cls: Any, *args: Any, **kwargs: Any) -> Any:
     made: Any = object.__new__(cls)
-    given = inspect.signature(cls.__init__).bind(made, *args, **kwargs).arguments
-    given.pop(next(iter(given)))
-    _arguments[made] = {**given, **given.pop("kwargs", {})}
+    signature = inspect.signature(cls.__init__)
+    given = dict(signature.bind(made, *args, **kwargs).arguments)
+    given.pop(next(iter(given)))  # self
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    _arguments[made] = given
     return made
 
 
@@ -57,19 +61,21 @@ class ViewOfRows(NamedTuple):
         start = tensor.storage_offset() * tensor.dtype.itemsize // self.dtype.itemsize
         shape = (*self.shape[: self.axis], num_experts, *self.shape[self.axis + 1 :])
         source = tensor.detach()
-        flat = torch.empty(0, dtype=self.dtype, device=source.device).set_(
+        return torch.empty(0, dtype=self.dtype, device=source.device).set_(
             source.untyped_storage(), start + self.offset, shape, self.strides
         )
-        return flat
 
 
 class KernelRecipe:
     """Makes the kernel of one layer again.
 
-    rows: the layer's tensors of experts; they are the local ones when the recipe is made.
+    rows: the layer's tensors of experts; tensors: those, which are the local ones when the recipe
+    is made. Raises ConfigError for a layer whose kernel can't be made again.
     """
 
-    def __init__(self, layer: Any, rows: Sequence[ExpertRows], tensors: Sequence[torch.Tensor]):
+    def __init__(
+        self, layer: Any, rows: Sequence[ExpertRows], tensors: Sequence[torch.Tensor]
+    ) -> None:
         method = layer.quant_method
         if method.moe_kernel is None:
             raise ConfigError(
@@ -84,12 +90,12 @@ class KernelRecipe:
         refuse_unshared(layer.layer_name, type(experts))
         given = _arguments[experts]
         self._given = {name: given[name] for name in given if name not in FROM_METHOD}
-        alike = type(experts)(**given)
+        fresh = type(experts)(**given)
         self._given = {name: self._noted(name, value) for name, value in self._given.items()}
         self._hung = {
             name: self._noted(name, value)
             for name, value in vars(experts).items()
-            if self._is_hung(value, vars(alike).get(name))
+            if self._is_hung(value, vars(fresh).get(name))
         }
         del self._tensors
 
@@ -105,11 +111,11 @@ class KernelRecipe:
             vars(experts)[name] = self._shown(value, layer, tensors)
         method.moe_kernel = mk.FusedMoEKernel(self._prepare_finalize, experts)
 
-    def _is_hung(self, value: Any, of_alike: Any) -> bool:
+    def _is_hung(self, value: Any, in_fresh: Any) -> bool:
         """Whether processing has set a value of an experts object."""
         if isinstance(value, torch.Tensor):
-            return of_alike is None or self._owner(value) is not None
-        return not are_alike(value, of_alike)
+            return in_fresh is None or self._owner(value) is not None
+        return not are_alike(value, in_fresh)
 
     def _noted(self, name: str, value: Any) -> Any:
         """A value of the old kernel; a view of experts' rows as ViewOfRows."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows
-from vllm_dwdp.engine.moe.holders import held_tensors, own_holders, put
+from vllm_dwdp.engine.moe.holders import copy_holders, held_tensors, put
 from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
 from vllm_dwdp.engine.moe.self_check import SelfCheck
 
@@ -29,8 +29,7 @@ class LayerTensors:
 
     def __init__(self, layer: Any, rows: Sequence[ExpertRows]) -> None:
         self.rows = rows
-        held = held_tensors(layer)
-        tensors = [held[one.places[0]] for one in rows]
+        held, tensors = held_tensors(layer), layer.tensors_of(rows)
         self._recipe = KernelRecipe(layer, rows, tensors)
         self._self_check = SelfCheck(layer, rows, tensors)
         layer.quant_method.moe_kernel = layer.quant_method.moe_quant_config = None
@@ -47,7 +46,8 @@ class LayerTensors:
             for place in rows.places:
                 if isinstance(parameter := held[place], torch.nn.Parameter):
                     parameter.data = view
-                    bound.append(Bound(place[-1], parameter, view))
+                    if len(place) == 1:
+                        bound.append(Bound(place[0], parameter, view))
                 else:
                     put(layer, place, view, (rows.num_experts, layer.global_num_experts))
         _count_all_experts(layer)
@@ -59,7 +59,7 @@ class LayerTensors:
 
         Raises ConfigError, see self_check.py.
         """
-        own_holders(reader, [place for rows in self.rows for place in rows.places])
+        copy_holders(reader, [place for rows in self.rows for place in rows.places])
         held = held_tensors(reader)
         for rows, view in zip(self.rows, views, strict=True):
             parameter = torch.nn.Parameter(view, requires_grad=False)

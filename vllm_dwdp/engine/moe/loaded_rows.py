@@ -28,7 +28,7 @@ class LoadedRows:
         self._shapes = {"w1": (intermediate, hidden), "w2": (hidden, intermediate)}
         if moe_config.is_act_and_mul:
             self._shapes["w3"] = (intermediate, hidden)
-        self._padded = moe_config.hidden_dim * moe_config.intermediate_size_per_partition
+        self._num_padded_values = moe_config.hidden_dim * moe_config.intermediate_size_per_partition
         self._loaded: dict[str, set[int]] = {shard_id: set() for shard_id in self._shapes}
 
     @property
@@ -52,9 +52,8 @@ class LoadedRows:
             )
         shape, pack = self._shapes[shard_id], self._pack(shard_id, parameter)
         found = tuple(weight.shape[-2:])
-        # A packed weight has its axes in the order that its method likes.
-        if found != shape if pack == 1 else pack * math.prod(found) != math.prod(shape):
-            packed = "" if pack == 1 else f", {pack} values in one,"
+        if not _fits(found, shape, pack):
+            packed = "" if pack == 1 else f", {pack:g} values in each element,"
             raise ValueError(
                 f"{self._layer_name}: expected {shard_id} of an expert as {list(shape)}{packed} by "
                 f"the model's configuration, the checkpoint has {list(found)}; use a checkpoint "
@@ -64,7 +63,7 @@ class LoadedRows:
     def _pack(self, shard_id: str, parameter: torch.Tensor) -> float:
         """How many values of a weight one element of the parameter holds."""
         num_shards = 1 if shard_id == "w2" else len(self._shapes) - 1
-        return num_shards * self._padded * len(parameter) / parameter.numel()
+        return num_shards * self._num_padded_values * len(parameter) / parameter.numel()
 
     def note(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
         """Note that vLLM has copied `weight`, whose first expert is `expert`."""
@@ -80,3 +79,10 @@ class LoadedRows:
                     f"{self._layer_name}: expected {shard_id} of experts {list(self._experts)} "
                     f"in the checkpoint, {missing} are missing; use a complete checkpoint."
                 )
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int, ...], pack: float) -> bool:
+    """Whether a weight fits. A packed one may be transposed, so only its values are counted."""
+    if pack == 1:
+        return found == shape
+    return pack * math.prod(found) == math.prod(shape)

@@ -23,7 +23,7 @@ from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
-from vllm_dwdp.engine.moe.input_scales import make_up
+from vllm_dwdp.engine.moe.input_scales import fill_dummy_scales
 from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
@@ -112,11 +112,11 @@ class DwdpDummyLoader(DummyModelLoader):
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
         super().load_weights(model, model_config)
         for layer in context().layers:
-            make_up(layer._parameters)
+            fill_dummy_scales(layer._parameters)
 
 
 def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
-    """Make `load_config` select dwdp's loader of files or, for load format 'dummy', of none."""
+    """Make `load_config` select DwdpModelLoader or, for load format 'dummy', DwdpDummyLoader."""
     if load_config.load_format == "dummy":
         register_model_loader("dummy")(DwdpDummyLoader)
         return

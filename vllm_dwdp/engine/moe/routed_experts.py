@@ -17,7 +17,7 @@ from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows, expert_rows
 from vllm_dwdp.engine.moe.holders import held_tensors
-from vllm_dwdp.engine.moe.input_scales import InputScales, is_input_scale
+from vllm_dwdp.engine.moe.input_scales import InputScales, scale_of_layer
 from vllm_dwdp.engine.moe.layer_tensors import LayerTensors
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
@@ -81,6 +81,11 @@ class DwdpRoutedExperts(RoutedExperts):
         """
         return expert_rows(self, len(self.local_experts))
 
+    def expert_tensor_ids(self) -> set[int]:
+        """`id` of every tensor with rows of local experts, of all that show the same memory."""
+        held = held_tensors(self)
+        return {id(held[place]) for rows in self.expert_rows() for place in rows.places}
+
     def tensors_of(self, rows: Sequence[ExpertRows]) -> list[torch.Tensor]:
         held = held_tensors(self)
         return [held[one.places[0]] for one in rows]
@@ -121,13 +126,13 @@ class DwdpRoutedExperts(RoutedExperts):
         if is_weight:
             self.loaded_rows.check(shard_id, expert_id, loaded_weight, param)
         load = super().weight_loader
-        if (name := self._scale_of_layer(names)) is not None:
-            row = self.local_experts.start
-            self.input_scales.note(
+        if (name := scale_of_layer(names, self.quant_method)) is not None:
+            first = self.local_experts.start
+            self.input_scales.load(
                 name,
                 param,
                 expert_id,
-                lambda rows: load(rows, loaded_weight, weight_name, shard_id, row),
+                lambda scale: load(scale, loaded_weight, weight_name, shard_id, first),
             )
         is_local = load(param, loaded_weight, weight_name, shard_id, expert_id, return_success=True)
         if is_local and is_weight:
@@ -136,22 +141,12 @@ class DwdpRoutedExperts(RoutedExperts):
             self._read_count.take(loaded_weight.nbytes)
         return is_local if return_success else None
 
+    weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
+
     def complete_loading(self) -> None:
-        """Called when the checkpoint is read. Raises ValueError if a local expert isn't whole."""
+        """Called when the checkpoint is read. Raises ValueError if an expert isn't whole."""
         self.loaded_rows.check_complete()
         self.input_scales.complete(self._parameters)
-
-    def _scale_of_layer(self, names: Sequence[str]) -> str | None:
-        """The name of a parameter if it has activation scales that vLLM reduces to one."""
-        name = next(filter(is_input_scale, names), None)
-        backend = getattr(self.quant_method, "nvfp4_backend", None)
-        is_by_expert = getattr(backend, "name", "") == "VLLM_CUTLASS"
-        if name is None or is_by_expert:
-            return None
-        is_whole = getattr(self.quant_method, "use_global_sf", False) and "input_scale" in name
-        return None if is_whole else name
-
-    weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
 
     def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
         """As in torch.nn.Module; raises ReadOnlyWeight once the layer is bound."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Checks that nothing of a bound layer is left of its time with local experts only.
+"""Checks that a bound layer holds no tensor and no count that is still of its local experts only.
 
-A kernel that kept a count, or a tensor that isn't bound, would compute with other experts' weights,
-or beyond the end of its own. So a start ends where one is found, with its place.
+A kernel with such a count or tensor would read other experts' weights, or past the end of its own.
+So a start ends where one is found, with its place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows
 from vllm_dwdp.engine.moe.holders import Place, derived_tensors, held_tensors
 
-COUNTING = ("num_experts", "num_local_experts", "local_num_experts")
-"""Attributes by which vLLM's layers, methods and kernels count their experts."""
+COUNTING = ("num_experts", "num_local_experts")
+"""Endings of the names by which vLLM's layers, methods and kernels count their experts."""
 
 
 class SelfCheck:

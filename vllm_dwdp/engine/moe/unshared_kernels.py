@@ -10,12 +10,12 @@ import re
 from vllm_dwdp.config import ConfigError
 
 UNSHARED = re.compile("Humming|B12x|MoeEp|MoonEP")
-"""In names of vLLM's classes: kernels that depend on the number of local experts, see formats.md,
+"""In names of vLLM's classes: kernels whose weights or code depend on the number of local experts,
 and kernels that exchange tokens between ranks by themselves."""
 
 
 def refuse_unshared(layer_name: str, kernel: type | None) -> None:
-    """Raise ConfigError for such a kernel."""
+    """Raise ConfigError if the class `kernel` is one of UNSHARED."""
     if kernel is not None and UNSHARED.search(kernel.__name__):
         raise ConfigError(
             f"{layer_name}: dwdp can't run vLLM's kernel {kernel.__name__} on the experts of all "

@@ -72,9 +72,9 @@ def configure(vllm_config: Any) -> None:
 
 
 def choose_kernel(vllm_config: Any) -> None:
-    """Replace `--moe-backend auto` on GPUs by the kernels that one has run over mapped memory.
+    """On GPUs, replace `--moe-backend auto` by Triton for unquantised weights and method 'fp8'.
 
-    They are for unquantised and FP8 weights. For other weights vLLM's own choice stays.
+    Those kernels have run over mapped memory. Other methods keep vLLM's choice.
     """
     kernels, quantization = vllm_config.kernel_config, vllm_config.model_config.quantization
     is_on_gpu = vllm_config.device_config.device_type == "cuda"

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Refuses the formats of expert weights, and the kernels, that ranks can't share.
 
-All others can be: see docs/formats.md, which a test prints. Some of these kernels vLLM chooses by
-itself, once it sees the GPU; then the layers refuse them.
+docs/formats.md lists what was tried with all others. vLLM may choose such a kernel by itself once
+it sees the GPU; then the layers refuse it, see engine/moe/unshared_kernels.py.
 """
 
 import os
@@ -31,8 +31,8 @@ def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
     backend = vllm_config.kernel_config.moe_backend
     if backend in KERNELS:
         return (
-            f"dwdp can't share experts as the kernel '{backend}' keeps them: it {KERNELS[backend]};"
-            " drop --moe-backend."
+            f"dwdp can't run the kernel '{backend}' on the experts of all ranks: it "
+            f"{KERNELS[backend]}; drop --moe-backend."
         )
     if quantization == "humming":
         return (
@@ -41,7 +41,7 @@ def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
         )
     if quantization is not None and os.environ.get(MARLIN_INPUT) == "int8":
         return (
-            f"with {MARLIN_INPUT}=int8 vLLM scales each expert's weights by the largest of a rank's"
-            " experts, so dwdp's ranks would differ from stock vLLM; unset it."
+            f"with {MARLIN_INPUT}=int8 vLLM may scale weights by the largest value of a rank's own "
+            "experts, which stock vLLM takes of all experts; unset it."
         )
     return None

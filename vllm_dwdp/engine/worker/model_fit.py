@@ -113,5 +113,5 @@ def check_kernel_limits(layout: RankLayout, *, is_on_host: bool) -> None:
 
 def _other_bytes(model: torch.nn.Module, context: MoeContext) -> int:
     """Bytes of the weights that aren't expert tensors."""
-    of_experts = {id(t) for layer in context.layers for t in layer.tensors_of(layer.expert_rows())}
+    of_experts = set().union(*(layer.expert_tensor_ids() for layer in context.layers))
     return sum(p.nbytes for p in model.parameters() if id(p) not in of_experts)

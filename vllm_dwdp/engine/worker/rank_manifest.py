@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from vllm_dwdp._core import MemoryDriver
-from vllm_dwdp.engine.moe.expert_rows import shared_tensors
+from vllm_dwdp.engine.moe.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.fingerprint import describe_value, model_fingerprint
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
-from vllm_dwdp.group.meet.manifest import Manifest, SharedTensor, TensorSchema
+from vllm_dwdp.group.meet.manifest import Manifest, ReplicatedTensor, TensorSchema
 
 
 def rank_manifest(
@@ -22,10 +22,10 @@ def rank_manifest(
     driver: MemoryDriver,
 ) -> Manifest:
     """The manifest of a model that is loaded and not adopted yet. model_config: vLLM's."""
-    of_ranks = {id(t) for layer in layers for t in layer.tensors_of(layer.expert_rows())}
+    of_layers = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     return Manifest(
         dwdp_version=importlib.metadata.version("vllm-dwdp"),
-        model_fingerprint=model_fingerprint(model, model_config, of_ranks),
+        model_fingerprint=model_fingerprint(model, model_config, of_layers),
         dtype=str(model_config.dtype),
         quantization=str(model_config.quantization),
         placement=layers[0].placement.ranges,
@@ -33,14 +33,14 @@ def rank_manifest(
         memory_kind=driver.kind,
         granularity=driver.granularity,
         tensors=tuple(schema for layer in layers for schema in _schemas(layer)),
-        shared=tuple(shared for layer in layers for shared in _shared(layer)),
+        replicated=tuple(one for layer in layers for one in _replicated(layer)),
     )
 
 
-def _shared(layer: DwdpRoutedExperts) -> list[SharedTensor]:
-    found = shared_tensors(layer, len(layer.local_experts))
+def _replicated(layer: DwdpRoutedExperts) -> list[ReplicatedTensor]:
+    found = replicated_tensors(layer, len(layer.local_experts))
     return [
-        SharedTensor(layer.layer_name, name, describe_value(tensor))
+        ReplicatedTensor(layer.layer_name, name, describe_value(tensor))
         for name, tensor in found.items()
     ]
 

@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 
 from vllm_dwdp.group.errors import ManifestMismatch
 
+REMEDY = "start every rank with the same model and options."
+REMEDIES = {
+    "replicated": (
+        "start every rank with the same model and options. If they are the same, vLLM derives this "
+        "tensor from a rank's own experts: choose another kernel with --moe-backend, or serve this "
+        "model without dwdp."
+    )
+}
+"""What to do if ranks differ, by field of the manifest; REMEDY for all others."""
+
 
 class TensorSchema(NamedTuple):
-    """Name, shape `[num_experts, ...]`, strides in elements, and dtype of one expert tensor."""
+    """Name, shape, strides in elements, and dtype of one tensor of all experts."""
 
     layer: str
     name: str
@@ -23,11 +33,11 @@ class TensorSchema(NamedTuple):
 
     def __str__(self) -> str:
         strides = f"with strides {list(self.strides)}"
-        return f"{self.layer}.{self.name} {list(self.shape)} {strides} {self.dtype}"
+        return f"{self.layer}.{self.name} {list(self.shape)} {self.dtype} {strides}"
 
 
-class SharedTensor(NamedTuple):
-    """A tensor of a layer that isn't divided by experts; value: its number, or a digest."""
+class ReplicatedTensor(NamedTuple):
+    """A tensor of a layer of which each rank has its own; value: its number, or a digest."""
 
     layer: str
     name: str
@@ -54,7 +64,7 @@ class Manifest:
     memory_kind: str
     granularity: int
     tensors: tuple[TensorSchema, ...]
-    shared: tuple[SharedTensor, ...] = ()
+    replicated: tuple[ReplicatedTensor, ...]
 
     def to_bytes(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode()
@@ -74,7 +84,7 @@ class Manifest:
             TensorSchema(layer, name, tuple(shape), tuple(strides), dtype)
             for layer, name, shape, strides, dtype in fields["tensors"]
         )
-        fields["shared"] = tuple(SharedTensor(*shared) for shared in fields["shared"])
+        fields["replicated"] = tuple(ReplicatedTensor(*one) for one in fields["replicated"])
         return cls(**fields)
 
 
@@ -89,7 +99,7 @@ def check_manifests(manifests: Sequence[Manifest], *, ranks: Sequence[int]) -> N
             if values[0] != values[1]:
                 raise ManifestMismatch(
                     f"dwdp ranks {ranks[0]} and {rank} differ in {field.name}: "
-                    f"{_difference(*values)}; start every rank with the same model and options."
+                    f"{_difference(*values)}; {REMEDIES.get(field.name, REMEDY)}"
                 )
 
 
