@@ -29,13 +29,14 @@ NOT_BUILT = "not built here"
 SHARED = ("same bits", "same values, other bits")
 
 
-def probe(out, *arguments):
+def probe(out, *arguments, num_experts=7):
     """Results of the probe, by case."""
     done = subprocess.run(
         [sys.executable, PROBE, "--json", out, *arguments],
         capture_output=True,
         text=True,
         timeout=500,
+        env=os.environ | {"NUM_EXPERTS": str(num_experts)},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {result["case"]: result for result in json.loads(out.read_text())}
@@ -47,8 +48,10 @@ def of_page():
     return {", ".join(row[:3]): row[3] for row in rows}
 
 
-def test_every_format_is_shared_as_the_page_says(tmp_path):
-    found = {case: result["verdict"] for case, result in probe(tmp_path / "found.json").items()}
+@pytest.mark.parametrize("num_experts", [7, 2], ids=["4 and 3 experts", "1 expert each"])
+def test_every_format_is_shared_as_the_page_says(tmp_path, num_experts):
+    results = probe(tmp_path / "found.json", num_experts=num_experts)
+    found = {case: result["verdict"] for case, result in results.items()}
     expected = of_page()
     assert list(found) == list(expected)
     if "TRITON_KERNELS_PATH" not in os.environ:

@@ -16,7 +16,9 @@ bit with what the whole layer reaches. No kernel runs.
 import argparse
 import contextlib
 import dataclasses
+import gc
 import json
+import os
 import re
 import sys
 import tempfile
@@ -31,6 +33,7 @@ import table
 import torch
 from cases import Case, all_cases, model_config
 from reach import equal, reached
+from torch.multiprocessing.reductions import StorageWeakRef
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
@@ -44,8 +47,9 @@ from vllm_dwdp.engine.moe.input_scales import is_input_scale
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.layer_classes import new_layer
 
-NUM_EXPERTS, NUM_RANKS = 7, 2
-"""The ranks have 4 and 3 experts."""
+NUM_RANKS = 2
+NUM_EXPERTS = int(os.environ.get("NUM_EXPERTS", 7))
+"""The ranks have 4 and 3 experts. With 2, they have one each."""
 
 SAME = "same bits"
 SAME_VALUES = "same values, other bits"
@@ -212,11 +216,24 @@ def share(layers: list[Any]) -> list[str]:
         whole.append(torch.cat(parts))
         shared.append(rows[0].name)
     for layer, rows in zip(layers, all_rows, strict=True):
-        layer.release(rows)
+        if kept := release(layer, rows):
+            raise AssertionError(f"a released layer keeps the memory of {kept}")
         views = [one.over(data.clone(), NUM_EXPERTS) for one, data in zip(rows, whole, strict=True)]
         with set_current_vllm_config(layer.of_probe):
             layer.bind(views)
     return shared
+
+
+def release(layer: Any, rows: Any) -> list[str]:
+    """Release a layer's local experts; returns the names of those whose memory stays."""
+    memory = {
+        one.name: StorageWeakRef(tensor.untyped_storage())
+        for one, tensor in zip(rows, layer.tensors_of(rows), strict=True)
+    }
+    layer.release(rows)
+    if not all(storage.expired() for storage in memory.values()):
+        gc.collect()
+    return [name for name, storage in memory.items() if not storage.expired()]
 
 
 def bytes_of(tensor: torch.Tensor, rows: Any) -> torch.Tensor:

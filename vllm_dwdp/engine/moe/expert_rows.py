@@ -8,6 +8,8 @@
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,9 +104,26 @@ def replicated_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torc
 
 def _memory_key(tensor: torch.Tensor) -> Any:
     """Equal for two tensors if they show the same memory in the same way."""
-    if not tensor.numel():
+    if not tensor.numel() or tensor.is_meta:
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def owner_of(view: torch.Tensor, tensors: Sequence[torch.Tensor]) -> int | None:
+    """The index of the tensor out of whose memory a view begins; None if it is none's view."""
+    if not view.numel():
+        return None
+    for idx, tensor in enumerate(tensors):
+        if begins_in(view, tensor):
+            return idx
+    return None
+
+
+def begins_in(view: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether a view shows memory of this tensor, from its first number or a later one on."""
+    span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    first = tensor.data_ptr()
+    return first <= view.data_ptr() <= first + span * tensor.itemsize
 
 
 def _expert_axis(tensor: torch.Tensor, place: Place, num_local: int) -> int | None:
@@ -131,8 +150,9 @@ def _rows(
         (size - 1) * stride
         for size, stride in zip(shape[axis + 1 :], strides[axis + 1 :], strict=True)
     )
-    if shape[axis] == 1:  # the stride of an axis of one says nothing
-        strides[axis] = max(strides[axis], span)
+    if shape[axis] == 1:  # the stride of such an axis counts only if rows are padded
+        is_dense = span == math.prod(shape[axis + 1 :])
+        strides[axis] = span if is_dense else max(strides[axis], span)
     rows = ExpertRows(places, tensor.dtype, shape, tuple(strides), axis, num_local)
     used = num_local * rows.row_bytes
     room = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.itemsize

@@ -24,8 +24,7 @@ class InputScales:
     num_experts: those of all ranks.
     """
 
-    def __init__(self, layer_name: str, num_experts: int) -> None:
-        self._layer_name = layer_name
+    def __init__(self, num_experts: int) -> None:
         self._num_experts = num_experts
         self._unloaded: dict[str, torch.Tensor] = {}
         self._scales: dict[str, dict[int, torch.nn.Parameter]] = {}
@@ -51,15 +50,12 @@ class InputScales:
     def complete(self, parameters: Mapping[str, torch.nn.Parameter | None]) -> None:
         """Give every local expert the scale that the layer has in stock vLLM; forget the others.
 
-        Raises ValueError if the checkpoint lacks an expert's scale.
+        An expert without one in the checkpoint has the value from which vLLM starts. Llama 4 has
+        one scale for all of a layer's experts, which vLLM loads to the first.
         """
         for name, scales in self._scales.items():
-            if missing := sorted(set(range(self._num_experts)) - set(scales)):
-                raise ValueError(
-                    f"{self._layer_name}: expected {name} for each of {self._num_experts} experts "
-                    f"in the checkpoint, got none for {missing}; use a complete checkpoint."
-                )
-            of_experts = torch.cat([scale.data for scale in scales.values()])
+            missing = [self._unloaded[name]] * (self._num_experts - len(scales))
+            of_experts = torch.cat([scale.data for scale in scales.values()] + missing)
             of_layer = of_experts.amin(0) if "global" in name else of_experts.amax(0)
             parameter = parameters[name]
             assert parameter is not None, "the scales were loaded to it"

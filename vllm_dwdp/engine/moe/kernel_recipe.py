@@ -18,7 +18,7 @@ import torch
 from vllm.model_executor.layers.fused_moe import modular_kernel as mk
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.expert_rows import ExpertRows, owner_of
 from vllm_dwdp.engine.moe.reader_state import are_alike
 from vllm_dwdp.engine.moe.unshared_kernels import refuse_unshared
 
@@ -114,16 +114,16 @@ class KernelRecipe:
     def _is_hung(self, value: Any, in_fresh: Any) -> bool:
         """Whether processing has set a value of an experts object."""
         if isinstance(value, torch.Tensor):
-            return in_fresh is None or self._owner(value) is not None
+            return in_fresh is None or owner_of(value, self._tensors) is not None
         return not are_alike(value, in_fresh)
 
     def _noted(self, name: str, value: Any) -> Any:
         """A value of the old kernel; a view of experts' rows as ViewOfRows."""
         if not isinstance(value, torch.Tensor) or not value.numel():
             return value
-        owner = self._owner(value)
+        owner = owner_of(value, self._tensors)
         if owner is None:
-            if value.dim() and value.shape[0] == self._rows[0].num_experts > 1:
+            if self._looks_like_rows(value):
                 raise ConfigError(
                     f"{self._layer_name}: {self._experts_cls.__name__} keeps rows of experts in "
                     f"'{name}' that are no view of the layer's tensors; choose another kernel with "
@@ -139,13 +139,11 @@ class KernelRecipe:
         offset = start // value.dtype.itemsize
         return ViewOfRows(owner, value.dtype, tuple(value.shape), tuple(strides), offset, axis)
 
-    def _owner(self, value: torch.Tensor) -> int | None:
-        """The index of the rows that a tensor is a view of."""
-        if not value.numel():
-            return None
-        found = value.untyped_storage().data_ptr()
-        same = (t.untyped_storage().data_ptr() == found for t in self._tensors)
-        return next((i for i, is_same in enumerate(same) if is_same), None)
+    def _looks_like_rows(self, value: torch.Tensor) -> bool:
+        """Whether a tensor may be a copy of rows. With one local expert, much else is [1]."""
+        if any(value.dim() > 1 and value.shape == rows.shape for rows in self._rows):
+            return True
+        return value.dim() > 0 and value.shape[0] == self._rows[0].num_experts > 1
 
     @staticmethod
     def _shown(value: Any, layer: Any, tensors: Sequence[torch.Tensor]) -> Any:

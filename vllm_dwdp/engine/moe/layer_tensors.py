@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows
-from vllm_dwdp.engine.moe.holders import copy_holders, held_tensors, put
+from vllm_dwdp.engine.moe.holders import Place, copy_holders, held_tensors, put
 from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
 from vllm_dwdp.engine.moe.self_check import SelfCheck
 
@@ -33,8 +33,9 @@ class LayerTensors:
         self._recipe = KernelRecipe(layer, rows, tensors)
         self._self_check = SelfCheck(layer, rows, tensors)
         layer.quant_method.moe_kernel = layer.quant_method.moe_quant_config = None
-        for tensor in (held[place] for one in rows for place in one.places):
-            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        for one in rows:
+            for place in one.places:
+                _take(layer, place, held[place], len(layer.local_experts))
 
     def show(self, layer: Any, views: Sequence[torch.Tensor]) -> list[Bound]:
         """Let the layer itself show the views; its parameters stay the same objects.
@@ -72,6 +73,15 @@ class LayerTensors:
     def _make_kernel(self, layer: Any, views: Sequence[torch.Tensor]) -> None:
         self._recipe.make(layer, views)
         self._self_check.run(layer, views)
+
+
+def _take(layer: Any, place: Place, tensor: torch.Tensor, num_local: int) -> None:
+    """Leave a tensor without numbers in a place, and nothing that keeps its memory."""
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    if isinstance(tensor, torch.nn.Parameter):
+        tensor.data = empty
+    else:  # it may be a view, which would keep all that it is a view of
+        put(layer, place, empty, (num_local, num_local))
 
 
 def _count_all_experts(layer: Any) -> None:

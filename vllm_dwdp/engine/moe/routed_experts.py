@@ -67,7 +67,7 @@ class DwdpRoutedExperts(RoutedExperts):
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
         self.loaded_rows = LoadedRows(layer_name, local, moe_config)
-        self.input_scales = InputScales(layer_name, self.global_num_experts)
+        self.input_scales = InputScales(self.global_num_experts)
         self._read_count = own_context.read_count
         refuse_unshared(layer_name, getattr(self.quant_method, "experts_cls", None))
         if own_context.loads_on_host:
@@ -95,7 +95,15 @@ class DwdpRoutedExperts(RoutedExperts):
 
         To process such a layer, vLLM moves it to the GPU and back. Scales and biases keep the
         values that vLLM has given them.
+
+        Raises ConfigError if vLLM makes the weights only as it loads them, to quantise them.
         """
+        if any(tensor.is_meta for tensor in held_tensors(self).values()):
+            raise ConfigError(
+                f"{self.layer_name}: dwdp.host_experts needs weights that are loaded as they are, "
+                f"{type(self.quant_method).__name__} quantises them; use a quantised checkpoint, "
+                "or leave dwdp.host_experts out."
+            )
         rows = self.expert_rows()
         for one, tensor in zip(rows, self.tensors_of(rows), strict=True):
             if WEIGHT.fullmatch(one.name):

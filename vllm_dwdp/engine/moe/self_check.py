@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.expert_rows import ExpertRows, owner_of
 from vllm_dwdp.engine.moe.holders import Place, derived_tensors, held_tensors
 
 COUNTING = ("num_experts", "num_local_experts")
@@ -31,7 +31,8 @@ class SelfCheck:
         self._layer_name = layer.layer_name
         self._num_local = len(layer.local_experts)
         self._rows = rows
-        self._owners = dict(_owners(derived_tensors(layer), tensors))
+        found = {place: owner_of(t, tensors) for place, t in derived_tensors(layer).items()}
+        self._owners = {place: owner for place, owner in found.items() if owner is not None}
 
     def run(self, layer: Any, tensors: Sequence[torch.Tensor]) -> None:
         """Check a layer that is bound to `tensors` of all experts, in the order of rows.
@@ -45,9 +46,8 @@ class SelfCheck:
                 if (found := held.get(place)) is None or found.shape != shape:
                     self._refuse(place, "isn't bound to the experts of all ranks")
         for place, owner in self._owners.items():
-            found = derived.get(place)
-            place_of_owner = self._rows[owner].places[0]
-            if not _same(found, tensors[owner]) and not _same(found, held.get(place_of_owner)):
+            found, made_again = derived.get(place), held[self._rows[owner].places[0]]
+            if found is None or owner_of(found, [tensors[owner], made_again]) is None:
                 self._refuse(place, f"isn't a view of '{self._rows[owner].name}' of all ranks")
         if self._num_local < layer.global_num_experts:
             for place in self._stale_counts(layer):
@@ -70,21 +70,3 @@ class SelfCheck:
             f"{self._layer_name}: '{'.'.join(place)}' {why}, so dwdp can't share this layer; "
             "choose another kernel with --moe-backend, or serve this model without dwdp."
         )
-
-
-def _owners(
-    derived: dict[Place, torch.Tensor], tensors: Sequence[torch.Tensor]
-) -> Iterator[tuple[Place, int]]:
-    """For each derived tensor that shows a tensor of experts, the index of that one."""
-    for place, tensor in derived.items():
-        for idx, owner in enumerate(tensors):
-            if tensor.numel() and _same(tensor, owner):
-                yield place, idx
-                break
-
-
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    """Whether two tensors show the same memory."""
-    if one is None or other is None:
-        return False
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

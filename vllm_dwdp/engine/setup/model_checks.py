@@ -86,6 +86,12 @@ def host_experts(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"dwdp.host_experts is for ranks on GPUs, got {config.host_experts} for ranks on CPUs, "
             "all of whose memory is the host's; leave it out."
         )
+    quantization = vllm_config.model_config.quantization
+    if config.host_experts and quantization not in (None, "fp8"):
+        return (
+            f"dwdp.host_experts is for unquantised and FP8 models, got quantization method "
+            f"'{quantization}', which was not tried with it; leave it out."
+        )
     if config.host_experts == AUTO and vllm_config.load_config.load_format == "dummy":
         return (
             "dwdp.host_experts 'auto' needs weights that are loaded, got --load-format dummy; give "
