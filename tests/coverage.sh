@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-# Runs the Python tests under coverage, in their processes and their engines', and prints a report.
-# Which test ran a line: coverage html --show-contexts. A process that is killed tells nothing.
+# Runs the Python tests under coverage, in their own processes and those of engines, and prints a
+# report. Which test ran a line in pytest's own process: coverage html --show-contexts. A process
+# that is killed tells nothing.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Guards of the fetch protocol: what the removal of each looks like, and what must fail then."""
+"""Guards of fetching and of sharing: what the removal of each looks like, and what must fail then."""
 
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ class Mutant(NamedTuple):
 SCHEDULER = "fetch/scheduler.py"
 SIMULATED = "tests/fetch"
 LAYERS = "tests/engine/moe/test_fetch_layers.py"
+READERS = "engine/moe/routed_experts.py"
+KERNELS = "tests/engine/moe/test_kernel_recipe.py"
 
 MUTANTS = (
     Mutant(
@@ -229,5 +231,33 @@ MUTANTS = (
         "                self._pages[self._layout.slot_of(layer_idx)],\n                direct,\n",
         "",
         LAYERS,
+    ),
+    Mutant(
+        "local experts get the activation scale of all experts",
+        READERS,
+        "        self.input_scales.complete(self._parameters)\n",
+        "",
+        "tests/engine/moe/test_fp8_layer.py",
+    ),
+    Mutant(
+        "what vLLM has set on a kernel is set on the one made again",
+        "engine/moe/kernel_recipe.py",
+        "            vars(experts)[name] = self._shown(value, layer, tensors)\n",
+        "            pass\n",
+        KERNELS,
+    ),
+    Mutant(
+        "a kernel that still counts local experts is refused",
+        "engine/moe/self_check.py",
+        "                    yield (*place, name)\n",
+        "                    yield from ()\n",
+        KERNELS,
+    ),
+    Mutant(
+        "a reader keeps its tensors when it settles",
+        READERS,
+        "        own |= {place[0] for rows in self.rows for place in rows.places}\n",
+        "",
+        KERNELS,
     ),
 )

@@ -67,3 +67,25 @@ def test_layer_without_a_kernel_is_refused():
 
     with pytest.raises(ConfigError, match=r"UnquantizedFusedMoEMethod has no kernel that dwdp"):
         bind(change)
+
+
+def test_count_of_local_experts_that_a_kernel_keeps_is_named():
+    def change(layer):
+        kernel(layer).my_num_experts = len(layer.local_experts)
+
+    with pytest.raises(ConfigError, match=r"fused_experts\.my_num_experts' still counts 3 experts"):
+        bind(change)
+
+
+def test_tensor_that_is_no_parameter_stays_with_its_reader():
+    """triton_kernels wraps weights in such tensors; settling copies other attributes to readers."""
+
+    def change(layer):
+        layer.w2_view = layer.w2_weight.data
+
+    layer = bind(change)
+    layer.settle_readers()
+    readers = set(layer._readers.values())
+    assert len({reader.w2_view.data_ptr() for reader in readers}) == len(readers)
+    for reader in readers:
+        assert reader.w2_view.data_ptr() == reader.w2_weight.data_ptr()
