@@ -16,7 +16,7 @@ test:  ## everything: C++ under sanitizers, lint, all tests
 coverage:  ## all Python tests, measured: which lines no test and no engine of a test runs
 	bash tests/coverage.sh
 
-mutants:  ## removes each guard of the fetch protocol in turn; a test must notice
+mutants:  ## removes each guard of fetching and sharing in turn; a test must notice
 	bash tests/mutants.sh
 
 quickstart:  ## serves the demo model on two ranks, asks it, stops

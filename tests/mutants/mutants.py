@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Guards of fetching and of sharing: what the removal of each looks like, and what must fail then."""
+"""Guards of fetching and of sharing: what the removal of each looks like, and what fails then."""
 
 from typing import NamedTuple
 
