@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from rank import RankProcess
 
+from vllm_dwdp.group.meet.manifest import REMEDIES
+
 ADVICE = "look at its log, or raise dwdp.timeout_s."
 
 
@@ -71,11 +73,6 @@ TENSOR = "layers.0.w13_weight [4, 8, 8] bfloat16 with strides [64, 8, 1]"
             "layers.0.w13_weight [4, 8, 9] fp8 with strides [72, 1, 8]",
         ),
         ("tensors", [], f"entry 0 is {TENSOR} against missing"),
-        (
-            "replicated",
-            [["layers.0", "w13_input_scale", "0.5"]],
-            "entry 0 is missing against layers.0.w13_input_scale = 0.5",
-        ),
         ("placement", [[0, 1], [1, 4]], "entry 0 is (0, 2) against (0, 1)"),
     ],
 )
@@ -84,6 +81,16 @@ def test_different_manifest_ends_both_naming_field_and_values(start, field, valu
     sentence = (
         f"end: dwdp ranks 0 and 1 differ in {field}: {difference}; "
         "start every rank with the same model and options."
+    )
+    assert [rank.ending() for rank in ranks] == [sentence] * 2
+
+
+def test_different_tensor_of_which_each_rank_has_its_own_has_a_remedy_of_its_own(start):
+    scale = [["layers.0", "w13_input_scale", "0.5"]]
+    ranks = [start(0), start(1, manifest={"replicated": scale})]
+    sentence = (
+        "end: dwdp ranks 0 and 1 differ in replicated: entry 0 is missing against "
+        f"layers.0.w13_input_scale = 0.5; {REMEDIES['replicated']}"
     )
     assert [rank.ending() for rank in ranks] == [sentence] * 2
 

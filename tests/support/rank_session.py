@@ -37,4 +37,5 @@ def make_manifest(driver: MemoryDriver, placement: Placement) -> Manifest:
         memory_kind=driver.kind,
         granularity=driver.granularity,
         tensors=(),
+        replicated=(),
     )
