@@ -7,7 +7,7 @@ How the kernels of other formats are made again is shown by tests/contract/test_
 
 import pytest
 import torch
-from layer_group import Group, Model, make_checkpoint
+from layer_group import Group, Model, as_rank, make_checkpoint
 
 from vllm_dwdp.config import ConfigError
 
@@ -89,3 +89,14 @@ def test_tensor_that_is_no_parameter_stays_with_its_reader():
     assert len({reader.w2_view.data_ptr() for reader in readers}) == len(readers)
     for reader in readers:
         assert reader.w2_view.data_ptr() == reader.w2_weight.data_ptr()
+
+
+def test_weights_that_vllm_makes_as_it_loads_them_are_refused_in_host_memory():
+    """vLLM's online quantisation builds layers without memory."""
+    with as_rank(0, 2, None):
+        layer = Model(*SHAPE).experts[0]
+    layer._parameters["w13_weight"] = torch.nn.Parameter(layer.w13_weight.to("meta"), False)
+    with pytest.raises(
+        ConfigError, match=r"host_experts needs weights that are loaded as they are"
+    ):
+        layer._load_on_host()

@@ -21,9 +21,10 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
-from vllm_dwdp.engine.setup import last_words
+from vllm_dwdp.engine.setup import last_words, model_checks
 from vllm_dwdp.engine.setup.configure import choose_kernel
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
@@ -436,6 +437,18 @@ def test_scales_of_a_rank_alone_are_refused(monkeypatch, tmp_path):
     create(monkeypatch)
     with pytest.raises(Exception, match=r"VLLM_MARLIN_INPUT_DTYPE=int8 .*unset it"):
         create(monkeypatch, model=demo_config_with(tmp_path, quantization_config=AWQ))
+
+
+def test_experts_in_host_memory_are_refused_for_formats_that_were_not_tried():
+    config = SimpleNamespace(
+        device_config=SimpleNamespace(device_type="cuda"),
+        model_config=SimpleNamespace(quantization="auto_awq"),
+        load_config=SimpleNamespace(load_format="auto"),
+    )
+    sentence = model_checks.host_experts(config, DwdpConfig(host_experts=2))
+    assert sentence is not None and "got quantization method 'auto_awq'" in sentence
+    config.model_config.quantization = "fp8"
+    assert model_checks.host_experts(config, DwdpConfig(host_experts=2)) is None
 
 
 def test_more_mappings_than_the_kernel_allows_are_refused(monkeypatch):
