@@ -69,7 +69,8 @@ def bind_slot(
 def _tensors(
     memory: RankMemory, layer: DwdpRoutedExperts, layout: LayerLayout, views: Iterable[View]
 ) -> list[torch.Tensor]:
+    num_experts = layer.global_num_experts
     return [
-        rows.over(memory.bytes_of(view)[: tensor.num_bytes], layer.global_num_experts)
+        rows.with_experts(num_experts).over(memory.bytes_of(view)[: tensor.num_bytes])
         for rows, tensor, view in zip(layer.rows, layout, views, strict=True)
     ]

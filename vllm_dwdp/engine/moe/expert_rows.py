@@ -30,7 +30,7 @@ class ExpertRows:
     """A tensor of a layer with rows of experts.
 
     places: where the layer holds it, see holders.py. axis: that of the experts. shape, strides: in
-    elements, with num_experts experts, which are the local ones.
+    elements, with num_experts experts: those of the rank, if not said otherwise.
     """
 
     places: tuple[Place, ...]
@@ -47,28 +47,26 @@ class ExpertRows:
     @property
     def row_bytes(self) -> int:
         """Bytes from one expert to the next."""
-        per_expert = self.shape[self.axis] // self.num_experts
-        return self.strides[self.axis] * per_expert * self.dtype.itemsize
+        return self.strides[self.axis] * self._per_expert * self.dtype.itemsize
 
-    def shape_of(self, num_experts: int) -> tuple[int, ...]:
-        per_expert = self.shape[self.axis] // self.num_experts
-        return (*self.shape[: self.axis], num_experts * per_expert, *self.shape[self.axis + 1 :])
+    @property
+    def _per_expert(self) -> int:
+        return self.shape[self.axis] // self.num_experts
 
     def with_experts(self, num_experts: int) -> "ExpertRows":
         """The same tensor with so many experts."""
-        shape, strides = self.shape_of(num_experts), self.strides_of(num_experts)
-        return dataclasses.replace(self, shape=shape, strides=strides, num_experts=num_experts)
-
-    def strides_of(self, num_experts: int) -> tuple[int, ...]:
-        """Strides with so many experts. Axes before theirs have one element: the whole tensor."""
-        first = self.strides[self.axis] * self.shape_of(num_experts)[self.axis]
-        return (*(first for _ in range(self.axis)), *self.strides[self.axis :])
-
-    def over(self, data: torch.Tensor, num_experts: int) -> torch.Tensor:
-        """The tensor of so many experts over bytes `data` [num_experts * row_bytes]."""
-        return data.view(self.dtype).as_strided(
-            self.shape_of(num_experts), self.strides_of(num_experts)
+        size = num_experts * self._per_expert
+        whole = size * self.strides[self.axis]  # the stride of axes before, which have size 1
+        return dataclasses.replace(
+            self,
+            shape=(*self.shape[: self.axis], size, *self.shape[self.axis + 1 :]),
+            strides=(*[whole] * self.axis, *self.strides[self.axis :]),
+            num_experts=num_experts,
         )
+
+    def over(self, data: torch.Tensor) -> torch.Tensor:
+        """The tensor over bytes `data` [num_experts * row_bytes]."""
+        return data.view(self.dtype).as_strided(self.shape, self.strides)
 
 
 def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
@@ -113,17 +111,18 @@ def owner_of(view: torch.Tensor, tensors: Sequence[torch.Tensor]) -> int | None:
     """The index of the tensor out of whose memory a view begins; None if it is none's view."""
     if not view.numel():
         return None
-    for idx, tensor in enumerate(tensors):
-        if begins_in(view, tensor):
-            return idx
-    return None
+    found = (idx for idx, tensor in enumerate(tensors) if _begins_in(view, tensor))
+    return next(found, None)
 
 
-def begins_in(view: torch.Tensor, tensor: torch.Tensor) -> bool:
-    """Whether a view shows memory of this tensor, from its first number or a later one on."""
-    span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    first = tensor.data_ptr()
-    return first <= view.data_ptr() <= first + span * tensor.itemsize
+def num_spanned(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements of memory from the first to the last of a tensor, with the gaps between them."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _begins_in(view: torch.Tensor, tensor: torch.Tensor) -> bool:
+    span = num_spanned(tensor.shape, tensor.stride()) * tensor.itemsize
+    return tensor.data_ptr() <= view.data_ptr() < tensor.data_ptr() + span
 
 
 def _expert_axis(tensor: torch.Tensor, place: Place, num_local: int) -> int | None:
@@ -146,10 +145,7 @@ def _rows(
 ) -> ExpertRows:
     shape, strides = tuple(tensor.shape), list(tensor.stride())
     per_expert = shape[axis] // num_local
-    span = 1 + sum(
-        (size - 1) * stride
-        for size, stride in zip(shape[axis + 1 :], strides[axis + 1 :], strict=True)
-    )
+    span = num_spanned(shape[axis + 1 :], strides[axis + 1 :])
     if shape[axis] == 1:  # the stride of such an axis counts only if rows are padded
         is_dense = span == math.prod(shape[axis + 1 :])
         strides[axis] = span if is_dense else max(strides[axis], span)

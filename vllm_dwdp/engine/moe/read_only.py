@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from vllm_dwdp.engine.moe.expert_rows import num_spanned
+
 REFUSED_CALL = (
     "'{name}' would write to expert weights, or free them, but the dwdp group shares them "
     "read-only; restart the ranks instead."
@@ -51,8 +53,7 @@ class ReadOnlyParameter(torch.Tensor):
     @classmethod
     def over(cls, view: torch.Tensor, like: torch.nn.Parameter) -> "ReadOnlyParameter":
         """Make one over an alias of `view`; vLLM's loaders find the attributes of `like` on it."""
-        span = 1 + sum((n - 1) * s for n, s in zip(view.shape, view.stride(), strict=True))
-        flat = view.detach().as_strided((span,), (1,))
+        flat = view.detach().as_strided((num_spanned(view.shape, view.stride()),), (1,))
         alias = torch.from_dlpack(flat.view(torch.uint8)).view(view.dtype)
         alias = alias.as_strided(view.shape, view.stride())
         torch._C._set_throw_on_mutable_data_ptr(alias)

@@ -18,11 +18,11 @@ from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.moe.expert_rows import ExpertRows, expert_rows
 from vllm_dwdp.engine.moe.holders import held_tensors
 from vllm_dwdp.engine.moe.input_scales import InputScales, scale_of_layer
+from vllm_dwdp.engine.moe.kernel_recipe import refuse_unshared
 from vllm_dwdp.engine.moe.layer_tensors import LayerTensors
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.engine.moe.reader_state import differences
-from vllm_dwdp.engine.moe.unshared_kernels import refuse_unshared
 from vllm_dwdp.fetch.base import ChosenIds
 
 WEIGHT = re.compile("(w13|w2)_(weight|qweight|weight_packed)")

@@ -41,7 +41,7 @@ class SelfCheck:
         """
         held, derived = held_tensors(layer), derived_tensors(layer)
         for rows in self._rows:
-            shape = rows.shape_of(layer.global_num_experts)
+            shape = rows.with_experts(layer.global_num_experts).shape
             for place in rows.places:
                 if (found := held.get(place)) is None or found.shape != shape:
                     self._refuse(place, "isn't bound to the experts of all ranks")

@@ -3,25 +3,38 @@
 """Refuses the formats of expert weights, and the kernels, that ranks can't share.
 
 docs/formats.md lists what was tried with all others. vLLM may choose such a kernel by itself once
-it sees the GPU; then the layers refuse it, see engine/moe/unshared_kernels.py.
+it sees the GPU; then the layers refuse it, see engine/moe/kernel_recipe.py.
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_dwdp.config import DwdpConfig
 
 OWN_LAYOUT = "bakes the number of a rank's experts into its weights or its code"
 OWN_EXCHANGE = "exchanges tokens between ranks by itself"
-KERNELS = {
-    "humming": OWN_LAYOUT,
-    "b12x": OWN_LAYOUT,
-    "flashinfer_b12x": OWN_LAYOUT,
-    "deep_gemm_mega_moe": OWN_EXCHANGE,
-    "flashinfer_moe_ep_cutedsl": OWN_EXCHANGE,
-    "flashinfer_moe_ep_mega_deep_gemm": OWN_EXCHANGE,
-}
-"""Kernels that dwdp can't run on all experts, by their names in --moe-backend, and why."""
+
+
+class Unshared(NamedTuple):
+    """Kernels that dwdp can't run on all experts, and why.
+
+    backends: their names in --moe-backend. in_name: part of the names of their classes in vLLM.
+    """
+
+    backends: tuple[str, ...]
+    in_name: str
+    why: str
+
+
+UNSHARED = (
+    Unshared(("humming",), "Humming", OWN_LAYOUT),
+    Unshared(("b12x", "flashinfer_b12x"), "B12x", OWN_LAYOUT),
+    Unshared(("deep_gemm_mega_moe",), "MegaMoE", OWN_EXCHANGE),
+    Unshared(
+        ("flashinfer_moe_ep_cutedsl", "flashinfer_moe_ep_mega_deep_gemm"), "MoeEp", OWN_EXCHANGE
+    ),
+    Unshared((), "MoonEP", OWN_EXCHANGE),
+)
 
 MARLIN_INPUT = "VLLM_MARLIN_INPUT_DTYPE"
 
@@ -29,10 +42,10 @@ MARLIN_INPUT = "VLLM_MARLIN_INPUT_DTYPE"
 def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
     quantization = vllm_config.model_config.quantization
     backend = vllm_config.kernel_config.moe_backend
-    if backend in KERNELS:
+    if found := [unshared for unshared in UNSHARED if backend in unshared.backends]:
         return (
             f"dwdp can't run the kernel '{backend}' on the experts of all ranks: it "
-            f"{KERNELS[backend]}; drop --moe-backend."
+            f"{found[0].why}; drop --moe-backend."
         )
     if quantization == "humming":
         return (
@@ -45,3 +58,8 @@ def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
             "experts, which stock vLLM takes of all experts; unset it."
         )
     return None
+
+
+def why_unshared(class_name: str) -> str | None:
+    """Why dwdp can't run vLLM's kernels of a class on all experts; None if it can."""
+    return next((one.why for one in UNSHARED if one.in_name in class_name), None)

@@ -46,14 +46,8 @@ def _replicated(layer: DwdpRoutedExperts) -> list[ReplicatedTensor]:
 
 
 def _schemas(layer: DwdpRoutedExperts) -> list[TensorSchema]:
-    num_experts = layer.global_num_experts
+    whole = [rows.with_experts(layer.global_num_experts) for rows in layer.expert_rows()]
     return [
-        TensorSchema(
-            layer.layer_name,
-            rows.name,
-            rows.shape_of(num_experts),
-            rows.strides_of(num_experts),
-            str(rows.dtype),
-        )
-        for rows in layer.expert_rows()
+        TensorSchema(layer.layer_name, rows.name, rows.shape, rows.strides, str(rows.dtype))
+        for rows in whole
     ]
