@@ -5,11 +5,14 @@
     python tests/gpu/pack_vllm.py [--vllm 0.32.0] [--python 3.12] [--wheels FOLDER]
 
 Makes build/gpu-vllm.tar.xz, of at most 44 MiB, from wheels that pip downloads. It has vLLM's Python
-files, and the packages that they import and that such a machine lacks. It leaves out vLLM's
-compiled libraries; packed_vllm.py says what takes their place.
+files, two of its compiled libraries with the code of one kind of GPU, and the packages that they
+import and that such a machine lacks. packed_vllm.py says what takes the place of the others.
+
+Needs `ptxas` and `fatbinary` of CUDA in the PATH, and takes five minutes.
 """
 
 import argparse
+import io
 import re
 import subprocess
 import sys
@@ -18,9 +21,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import device_code
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packed_vllm import ARCHIVE
+from packed_vllm import ARCHIVE, LIBRARIES
 
 MAX_BYTES = 44 << 20
 NEEDED = (
@@ -41,6 +45,8 @@ PLATFORMS += ("manylinux2014_x86_64",)
 PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
 LEFT_OUT = re.compile(r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$")
 """Files that stay out: vLLM's compiled libraries, and sources that are compiled at run time."""
+
+KEPT = {f"vllm/{name}.abi3.so" for name in LIBRARIES}
 
 
 def download(requirements, folder, python):
@@ -92,23 +98,30 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pack(wheels, archive_path):
-    """Write the wheels' files side by side, as pip would install them."""
+def pack(wheels, archive_path, gpu):
+    """Write the wheels' files side by side, as pip would install them.
+
+    gpu: the kind of GPU whose code is kept, such as 90 for compute capability 9.0.
+    """
     with tarfile.open(archive_path, "w:xz", preset=9) as archive:
         for wheel in sorted(wheels):
             with zipfile.ZipFile(wheel) as files:
                 for entry in files.infolist():
                     if place := place_of(entry.filename):
+                        content = files.read(entry)
+                        if place in KEPT:
+                            content = device_code.keep(content, gpu)
                         member = tarfile.TarInfo(place)
-                        member.size = entry.file_size
+                        member.size = len(content)
                         member.mode = 0o644
-                        archive.addfile(member, files.open(entry))
+                        archive.addfile(member, io.BytesIO(content))
 
 
 def place_of(name):
     """The path of a wheel's file in the archive; None if it stays out."""
     name = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
-    if name.endswith("/") or re.match(r"^[^/]+\.data/", name) or LEFT_OUT.match(name):
+    is_left_out = LEFT_OUT.match(name) and name not in KEPT
+    if name.endswith("/") or re.match(r"^[^/]+\.data/", name) or is_left_out:
         return None
     return name
 
@@ -117,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--vllm", default="0.32.0", help="its version")
     parser.add_argument("--python", default="3.12", help="the version on that machine")
+    parser.add_argument("--gpu", type=int, default=90, help="the kind of GPU, 90 for Hopper")
     parser.add_argument("--wheels", type=Path, help="a folder to keep the wheels in")
     parser.add_argument("--archive", type=Path, default=ARCHIVE)
     args = parser.parse_args()
@@ -126,7 +140,7 @@ def main():
         fetch(args.vllm, folder, args.python)
         args.archive.parent.mkdir(parents=True, exist_ok=True)
         known = {"vllm", *NEEDED, *NEEDED_BY_THOSE}
-        pack([w for w in folder.glob("*.whl") if name_of(w) in known], args.archive)
+        pack([w for w in folder.glob("*.whl") if name_of(w) in known], args.archive, args.gpu)
     num_bytes = args.archive.stat().st_size
     print(f"{args.archive}: {num_bytes / 2**20:.1f} MiB")
     if num_bytes > MAX_BYTES:

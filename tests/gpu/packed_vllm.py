@@ -2,8 +2,9 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The vLLM that the GPU suite runs: the installed one, or one that pack_vllm.py packed.
 
-The packed one has none of vLLM's compiled code. stand_ins.py takes the place of the operators that
-a small Qwen3-MoE needs, and with SETTINGS vLLM uses Triton and PyTorch for the rest.
+The packed one has two of vLLM's compiled libraries, for one kind of GPU. Where PyTorch can't load
+them, stand_ins.py takes the place of the operators that a small Qwen3-MoE needs. With SETTINGS,
+vLLM needs no other library.
 """
 
 import importlib
@@ -28,8 +29,17 @@ EMPTY = (
 )
 """The text of a module in the place of FlashAttention, which vLLM imports with any backend."""
 
+LIBRARIES = ("_C_stable_libtorch", "_moe_C_stable_libtorch")
+"""Names of vLLM's compiled libraries that are packed."""
+
 SETTINGS = {
     "attention_config": {"backend": "TRITON_ATTN"},
+    "compilation_config": {"mode": 0},
+}
+"""Options of `vllm.LLM` with which vLLM needs no other compiled library."""
+
+SETTINGS_OF_STAND_INS = {
+    **SETTINGS,
     "kernel_config": {
         "ir_op_priority": {"rms_norm": ["native"], "fused_add_rms_norm": ["native"]},
     },
@@ -62,7 +72,7 @@ def use():
 
 def stand_ins():
     """A text for the results: the operators of vLLM that stand-ins replace."""
-    if is_installed():
+    if is_installed() or not has_stand_ins():
         return "none"
     operators = importlib.import_module(STAND_INS.stem).SIGNATURES
     return f"PyTorch code for {', '.join(name.split('::')[1] for name in operators)}"
@@ -81,7 +91,13 @@ def environment():
 
 
 def settings():
-    return {} if is_installed() else SETTINGS
+    if is_installed():
+        return {}
+    return SETTINGS_OF_STAND_INS if has_stand_ins() else SETTINGS
+
+
+def has_stand_ins():
+    return (FOLDER / "vllm" / f"{LIBRARIES[0]}.py").exists()
 
 
 def unpack():
@@ -94,7 +110,10 @@ def unpack():
         shutil.rmtree(unfinished, ignore_errors=True)
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(unfinished, filter="data")
-        shutil.copy(STAND_INS, unfinished / "vllm" / "_C_stable_libtorch.py")
+        if not loads_libraries(unfinished):
+            for name in LIBRARIES:
+                (unfinished / "vllm" / f"{name}.abi3.so").unlink(missing_ok=True)
+            shutil.copy(STAND_INS, unfinished / "vllm" / f"{LIBRARIES[0]}.py")
         flash_attention = unfinished / "vllm" / "vllm_flash_attn"
         flash_attention.mkdir(exist_ok=True)
         (flash_attention / "_vllm_fa2_C.py").write_text(EMPTY)
@@ -102,6 +121,21 @@ def unpack():
         command = [sys.executable, "-m", "compileall", "-q", "-j", "0", str(unfinished)]
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
         unfinished.rename(FOLDER)
+
+
+def loads_libraries(folder):
+    """Whether this PyTorch loads the packed libraries; prints why not."""
+    imports = "; ".join(f"import vllm.{name}" for name in LIBRARIES)
+    found = subprocess.run(
+        [sys.executable, "-c", f"import torch; {imports}"],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        print(f"stand-ins for vLLM's operators: {found.stderr[-1000:]}", file=sys.stderr)
+    return found.returncode == 0
 
 
 def write_plugin(folder):

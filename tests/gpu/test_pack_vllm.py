@@ -28,6 +28,7 @@ def wheels(tmp_path):
         "vllm/__init__.py": "version = 1",
         "vllm/configs/moe.json": "{}",
         "vllm/_C_stable_libtorch.abi3.so": "compiled",
+        "vllm/_flashmla_C.abi3.so": "compiled",
         "vllm/third_party/gemm/kernel.cuh": "source",
         "vllm/vllm-rs": "a program",
         "vllm-0.32.0.data/scripts/vllm": "a script",
@@ -41,14 +42,15 @@ def wheels(tmp_path):
     ]
 
 
-def test_only_compiled_code_of_vllm_stays_out(wheels, tmp_path):
+def test_most_compiled_code_of_vllm_stays_out(wheels, tmp_path):
     path = tmp_path / "packed.tar.xz"
-    pack_vllm.pack(wheels, path)
+    pack_vllm.pack(wheels, path, gpu=90)
     with tarfile.open(path) as archive:
         names = set(archive.getnames())
     assert names == {
         "vllm/__init__.py",
         "vllm/configs/moe.json",
+        "vllm/_C_stable_libtorch.abi3.so",
         "vllm_extra.py",
         "vllm-0.32.0.dist-info/METADATA",
         "lark/__init__.py",
@@ -62,13 +64,18 @@ def test_versions_are_those_that_the_wheels_ask_for(wheels, tmp_path):
     assert asked == ["lark==1.2.2", "depyf", "fastapi<2", "pyzmq"]
 
 
-def test_unpacked_vllm_has_the_stand_ins_and_finds_the_plugin(wheels, tmp_path, monkeypatch):
+def test_unpacked_vllm_has_stand_ins_for_what_cannot_be_loaded(
+    wheels, tmp_path, monkeypatch, capfd
+):
     monkeypatch.setattr(packed_vllm, "ARCHIVE", tmp_path / "packed.tar.xz")
     monkeypatch.setattr(packed_vllm, "FOLDER", tmp_path / "unpacked")
-    pack_vllm.pack(wheels, packed_vllm.ARCHIVE)
+    pack_vllm.pack(wheels, packed_vllm.ARCHIVE, gpu=90)
     packed_vllm.unpack()
+    assert "stand-ins for vLLM's operators: " in capfd.readouterr().err
+    assert packed_vllm.has_stand_ins()
     libtorch = packed_vllm.FOLDER / "vllm" / "_C_stable_libtorch.py"
     assert libtorch.read_text() == packed_vllm.STAND_INS.read_text()
+    assert not list(libtorch.parent.glob("*.so"))
     found = importlib.metadata.distributions(path=[str(packed_vllm.FOLDER)])
     found = {distribution.name: distribution for distribution in found}
     assert found["vllm"].version == "0.32.0"
