@@ -85,3 +85,18 @@ def test_parts_that_need_more_are_named_and_not_run(results):
 def test_nothing_that_was_rehearsed_counts_as_passed(results):
     assert "passed" not in results
     assert "no GPU was at hand" in results
+
+
+@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="needs AVX-512")
+def test_kernels_of_cpus_give_the_same_bits_over_views_of_the_fake_driver(tmp_path):
+    path = tmp_path / "results.md"
+    command = [sys.executable, str(GPU_TESTS / "vllm_formats.py"), "--rehearse", "--jobs", "1"]
+    ran = subprocess.run(
+        [*command, "--results", str(path), "awq", "compressed W4A16", "fp8 in blocks"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "3 cases ran" in path.read_text()
+    assert "3 with the bits of stock vLLM's output" in path.read_text()

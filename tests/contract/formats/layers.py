@@ -11,6 +11,7 @@ from cases import Case, model_config
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.platforms import current_platform
 
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.input_scales import is_input_scale
@@ -28,7 +29,7 @@ def build(case: Case, index: int) -> Any:
     config = VllmConfig()
     if case.needs_model:
         object.__setattr__(config, "model_config", model_config(case.dtype))
-    with set_current_vllm_config(config):
+    with set_current_vllm_config(config), torch.device(current_platform.device_type):
         runner = FusedMoEFactory(
             num_experts=NUM_EXPERTS,
             top_k=2,
@@ -45,7 +46,9 @@ def build(case: Case, index: int) -> Any:
     layer.probe_config = config
     for name, parameter in list(layer._parameters.items()):
         if parameter is not None and parameter.is_meta:
-            made = torch.empty(parameter.shape, dtype=parameter.dtype)
+            made = torch.empty(
+                parameter.shape, dtype=parameter.dtype, device=current_platform.device_type
+            )
             layer._parameters[name] = torch.nn.Parameter(made, requires_grad=False)
     if case.has_bias:
         layer._loaded_expert_biases |= {"w13_bias", "w2_bias"}

@@ -14,12 +14,10 @@ bit with what the whole layer reaches. No kernel runs.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,9 @@ import plants
 import table
 from cases import Case, all_cases
 from compare import differences, reads_in_place, same_scales, unlike
+from forcing import forced, one_process
 from layers import Plant, build, load, make_checkpoint, process, rank_layers
 from sharing import bind_slot, share, slot_reader
-from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
@@ -122,37 +119,6 @@ def share_and_compare(layers: list[Any], whole: Any, result: Result) -> None:
         result.has_other_bits = True
         found = {path for path in found if not path.endswith(TWO_FACTORS)}
     result.different = sorted(found)
-
-
-@contextlib.contextmanager
-def forced(case: Case) -> Iterator[None]:
-    """Let vLLM choose the case's kernel, wherever it has imported the function that chooses."""
-    undo = []
-    try:
-        choice = case.family.choice(case.backend)
-    except KeyError:
-        raise NotImplementedError(f"this vLLM has no kernel {case.backend}") from None
-    replaced = [
-        (module, case.family.select, lambda *_, **__: choice)
-        for name, module in list(sys.modules.items())
-        if name.startswith("vllm") and case.family.select in vars(module)
-    ]
-    for owner, name, value in [*replaced, *case.patches()]:
-        undo.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in reversed(undo):
-            setattr(owner, name, value)
-
-
-@contextlib.contextmanager
-def one_process() -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
-        initialize_model_parallel()
-        yield
 
 
 def compared(patterns: list[str]) -> Iterator[Result]:

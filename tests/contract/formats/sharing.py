@@ -72,5 +72,6 @@ def all_experts(rows: Sequence[ExpertRows]) -> list[ExpertRows]:
 def bytes_of(tensor: torch.Tensor, rows: Any) -> torch.Tensor:
     start = tensor.storage_offset() * tensor.itemsize
     size = rows.num_experts * rows.row_bytes
-    flat = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage(), start, (size,), (1,))
+    flat = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    flat.set_(tensor.untyped_storage(), start, (size,), (1,))
     return flat.clone()

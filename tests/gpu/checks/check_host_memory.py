@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from figures import say
-from gpu import bytes_of, median_seconds, seconds
+from gpu import median_seconds, seconds
 from parts import Need, part, run_parts
 from rank_pair import RankPair
 from support.gpu_ranks import make_ranks
@@ -83,7 +83,7 @@ def speeds(device):
     rank = rank_of(device)
     rank.make_scheduler()
     everything, missing = rank.copies[0].everything, sum(rank.copies[0].bytes_by_peer)
-    view = bytes_of(rank.direct[0][0])
+    view = device.bytes_of(rank.direct[0][0])
     on_host = view[view.numel() // 2 + rank.driver.granularity :]
     on_gpu = view[: on_host.numel()]
     found = torch.empty_like(on_host)

@@ -10,7 +10,7 @@ import functools
 
 import torch
 from figures import say
-from gpu import bytes_of, median_seconds
+from gpu import median_seconds
 from parts import Need, part, run_parts
 from rank_pair import RankPair
 
@@ -104,7 +104,7 @@ def compare(device, num_tokens, ratio):
         bitwise_equal=views,
         error_to_float32=round(error, 5),
         plain_ms=round(plain * 1e3, 3),
-        view_mib=sum(bytes_of(v).nbytes for v in pair.direct[0]) >> 20,
+        view_mib=sum(device.bytes_of(v).nbytes for v in pair.direct[0]) >> 20,
         **ratios,
         expected=dict.fromkeys(ratios, ratio),
     )

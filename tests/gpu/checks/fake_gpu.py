@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from parts import Need
-from support.fake_cuda import FakeCuda
+from support.fake_cuda import FakeCuda, bytes_of
 
+from vllm_dwdp._core import View
 from vllm_dwdp.device.waits import HostWaits
 
 
@@ -28,6 +29,10 @@ class FakeGpu(FakeCuda):
 
     def zeros(self, num_bytes: int) -> torch.Tensor:
         return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def bytes_of(self, view: View) -> torch.Tensor:
+        """The bytes of a view as a tensor, uint8 [num_bytes]."""
+        return bytes_of(view)
 
     def synchronize_all(self) -> None:
         """Nothing runs by itself on the fake driver."""

@@ -81,8 +81,13 @@ class Gpu:
     def read(self, handle, view, num_bytes):
         """uint8 [num_bytes] on the GPU; a kernel in the current stream reads it from a view."""
         found = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
-        _read[(triton.cdiv(num_bytes, READ_BLOCK.value),)](bytes_of(view), found, num_bytes)
+        source = self.bytes_of(view)
+        _read[(triton.cdiv(num_bytes, READ_BLOCK.value),)](source, found, num_bytes)
         return found
+
+    def bytes_of(self, view):
+        """The bytes of a view as a tensor on the GPU, uint8 [num_bytes]."""
+        return torch.from_dlpack(view.bytes_tensor())
 
     def calls(self, symbol):
         return 0
@@ -93,11 +98,6 @@ def _read(source, found, num_bytes):
     """A Triton kernel, as vLLM's MoE kernels; Triton inspects the pointers that it gets."""
     places = tl.program_id(0) * READ_BLOCK + tl.arange(0, READ_BLOCK)
     tl.store(found + places, tl.load(source + places, mask=places < num_bytes), places < num_bytes)
-
-
-def bytes_of(view):
-    """The bytes of a view as a tensor on the GPU, uint8 [num_bytes]."""
-    return torch.from_dlpack(view.bytes_tensor())
 
 
 def seconds(work, before=None):
