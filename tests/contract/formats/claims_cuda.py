@@ -259,7 +259,7 @@ OPERATORS: dict[str, Any] = {
     "gptq_marlin_moe_repack": repack_all,
     "awq_marlin_moe_repack": repack_all,
     "scaled_fp8_quant": quantise_fp8,
-    "cutlass_pack_scale_fp8": lambda s: s.unsqueeze(-1).expand(*s.shape, 8).contiguous(),
+    "cutlass_pack_scale_fp8": lambda s: s.unsqueeze(-1).expand(*s.shape, 8).reshape(-1),
     "cutlass_encode_and_reorder_int4b_grouped": encode_int4,
     "marlin_int4_fp8_preprocess": lambda q, z=None, inplace=False: q,
     "gptq_shuffle": lambda w, *_: w.copy_(w.reshape(-1)[shuffled(w.numel())].reshape(w.shape)),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vllm_dwdp.config import DwdpConfig
 
 OWN_LAYOUT = "bakes the number of a rank's experts into its weights or its code"
+OTHER_OUTPUTS = "gave other outputs than stock vLLM on a GPU, for a reason that isn't known yet"
 OWN_EXCHANGE = "exchanges tokens between ranks by itself"
 
 
@@ -29,6 +30,7 @@ class Unshared(NamedTuple):
 UNSHARED = (
     Unshared(("humming",), "Humming", OWN_LAYOUT),
     Unshared(("b12x", "flashinfer_b12x"), "B12x", OWN_LAYOUT),
+    Unshared((), "CutlassExpertsW4A8Fp8", OTHER_OUTPUTS),
     Unshared(("deep_gemm_mega_moe",), "MegaMoE", OWN_EXCHANGE),
     Unshared(
         ("flashinfer_moe_ep_cutedsl", "flashinfer_moe_ep_mega_deep_gemm"), "MoeEp", OWN_EXCHANGE
