@@ -71,6 +71,11 @@ FAMILIES = {
         "n_group": 1,
         "topk_group": 1,
     },
+    "gpt_oss": {
+        "num_local_experts": NUM_EXPERTS,
+        "intermediate_size": 64,
+        "layer_types": FULL_ATTENTION,
+    },
 }
 
 

@@ -35,6 +35,7 @@ from vllm.model_executor.layers.quantization.online import mxfp8 as online_mxfp8
 from vllm.model_executor.layers.quantization.online import nvfp4 as online_nvfp4
 from vllm.model_executor.layers.quantization.quark import quark_moe as quark
 from vllm.model_executor.layers.quantization.utils import quant_utils
+from vllm.model_executor.models.gpt_oss import GptOssRoutedExperts
 
 SM80, SM90, SM100, SM120 = (8, 0), (9, 0), (10, 0), (12, 0)
 FP16 = torch.float16
@@ -189,7 +190,8 @@ def _modelopt_cases() -> Iterator[Case]:
 
 
 def _mxfp4_cases() -> Iterator[Case]:
-    gpt_oss = {"has_bias": True, "activation": "swigluoai"}
+    gpt_oss: dict[str, Any] = {"has_bias": True, "activation": "swigluoai"}
+    gpt_oss["options"] = {"routed_experts_cls": GptOssRoutedExperts}
     for backend, sm in (
         ("FLASHINFER_TRTLLM_MXFP4_MXFP8", SM100),
         ("FLASHINFER_TRTLLM_MXFP4_BF16", SM100),

@@ -14,6 +14,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.platforms import current_platform
 
 from vllm_dwdp.engine.moe.context import MoeContext
+from vllm_dwdp.engine.moe.gpt_oss_layer import GptOssLayer, numbered
 from vllm_dwdp.engine.moe.input_scales import is_input_scale
 from vllm_dwdp.engine.moe.layer_classes import new_layer
 
@@ -89,15 +90,31 @@ def _random(name: str, like: torch.Tensor) -> torch.Tensor:
 
 
 def load(layer: Any, checkpoint: dict[str, torch.Tensor], first: int = 0) -> None:
-    """Load a layer's rows. Activation scales go through vLLM's own loader, expert by expert."""
+    """Load a layer's rows. Activation scales go through vLLM's own loader, expert by expert.
+
+    So does all that gpt-oss's own class of layers loads in dwdp.
+    """
     for name, parameter in layer.named_parameters():
         whole = checkpoint[name]
-        if is_input_scale(name):
+        if isinstance(layer, GptOssLayer):
+            load_numbered(layer, name, parameter, whole)
+        elif is_input_scale(name):
             load_input_scales(layer, name, parameter, whole)
         elif whole.shape == parameter.shape:
             parameter.data.copy_(whole)
         else:
             parameter.data.copy_(whole[first : first + parameter.shape[0]])
+
+
+def load_numbered(
+    layer: Any, name: str, parameter: torch.nn.Parameter, whole: torch.Tensor
+) -> None:
+    shard = "gpt_oss_w13" if name.startswith("w13") else "gpt_oss_w2"
+    if name.endswith("_weight"):
+        whole = whole.unflatten(-1, (-1, 16))  # blocks, as checkpoints have them
+    for numbered_name, row in numbered(f"0.mlp.experts.{name}", whole, layer.local_experts):
+        expert = int(numbered_name.split(".")[3])
+        layer.weight_loader(parameter, row, numbered_name, shard, expert)
 
 
 def load_input_scales(

@@ -2,7 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Which classes of MoE layers dwdp can share, and as what class it builds them."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from torch.nn import Module
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.dbrx import DbrxExperts
@@ -11,6 +14,7 @@ from vllm.model_executor.models.transformers.moe import TransformersRoutedExpert
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe import layer_classes
+from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS, GptOssLayer
 from vllm_dwdp.engine.moe.layer_classes import own_ways, shared_class
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
@@ -35,8 +39,23 @@ def test_layer_of_a_model_is_both_and_keeps_its_name(stock):
     assert shared_class(stock) is shared_class(made) is made
 
 
-@pytest.mark.parametrize("stock", [GptOssRoutedExperts, DbrxExperts])
-def test_layer_that_loads_in_a_way_of_its_own_stays_stock_and_is_refused(stock):
+def test_layer_of_gpt_oss_numbers_its_experts():
+    made = shared_class(GptOssRoutedExperts)
+    assert made.__mro__[1:3] == (GptOssLayer, DwdpRoutedExperts)
+    assert issubclass(made, GptOssRoutedExperts)
+    assert {name for name in vars(GptOssRoutedExperts) if not name.startswith("__")} == OWN_WAYS
+
+
+def test_quarks_checkpoints_of_gpt_oss_are_refused():
+    quark = SimpleNamespace(get_name=lambda: "quark")
+    with pytest.raises(
+        ConfigError, match="layer 3: dwdp can't load Quark's checkpoints of gpt-oss"
+    ):
+        GptOssLayer("layer 3", torch.bfloat16, None, quark)
+
+
+def test_layer_that_loads_in_a_way_of_its_own_stays_stock_and_is_refused():
+    stock = DbrxExperts
     assert shared_class(stock) is stock
     assert "weight_loader" in own_ways(stock)
     model = Module()

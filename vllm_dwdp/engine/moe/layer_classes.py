@@ -13,11 +13,15 @@ from torch.nn import Module
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
+from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS, GptOssLayer
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 HARMLESS = {"get_expert_mapping"}
 """Methods that a model's own class may override: this one tells tensors of a checkpoint by name."""
+
+GPT_OSS = "GptOssRoutedExperts"
+"""vLLM's class of gpt-oss's layers. Its module is imported by vLLM when such a model is."""
 
 
 def share_layers() -> None:
@@ -33,14 +37,16 @@ def shared_class(stock: type[RoutedExperts]) -> type[RoutedExperts]:
         return stock
     if stock is RoutedExperts:
         return DwdpRoutedExperts
+    base = GptOssLayer if stock.__name__ == GPT_OSS else DwdpRoutedExperts
     # A quantisation finds its layers by words in the names of their classes.
-    return type(f"Dwdp{stock.__name__}", (DwdpRoutedExperts, stock), {})
+    return type(f"Dwdp{stock.__name__}", (base, stock), {})
 
 
 def own_ways(stock: type[RoutedExperts]) -> list[str]:
     """What a class of MoE layers does in a way of its own, by name, so that dwdp can't share it."""
     own = stock.__mro__[: stock.__mro__.index(RoutedExperts)]
     found = {name for one in own for name in vars(one)} - HARMLESS
+    found -= OWN_WAYS if stock.__name__ == GPT_OSS else set()
     return sorted(name for name in found if name == "__init__" or not name.startswith("__"))
 
 

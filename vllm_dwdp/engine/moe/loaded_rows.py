@@ -9,6 +9,7 @@ destination, and leaves the rest of the destination as it was. dwdp refuses such
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ class LoadedRows:
     """The loaded experts of one layer, for each shard: w1 (gate), w2 (down) and w3 (up).
 
     experts: global numbers of the experts that the rank owns. moe_config: vLLM's FusedMoEConfig.
+    transposed: shards that the checkpoint has as [inputs, outputs].
     """
 
-    def __init__(self, layer_name: str, experts: range, moe_config: Any) -> None:
+    def __init__(
+        self, layer_name: str, experts: range, moe_config: Any, transposed: Iterable[str]
+    ) -> None:
         self._layer_name = layer_name
         self._experts = experts
+        self._transposed = frozenset(transposed)
         hidden = moe_config.hidden_dim_unpadded
         intermediate = moe_config.intermediate_size_per_partition_unpadded
         self._shapes = {"w1": (intermediate, hidden), "w2": (hidden, intermediate)}
@@ -36,40 +41,54 @@ class LoadedRows:
         return not any(self._loaded.values())
 
     def check(
-        self, shard_id: str, expert: int, weight: torch.Tensor, parameter: torch.Tensor
+        self,
+        shards: tuple[str, ...],
+        experts: range,
+        weight: torch.Tensor,
+        parameter: torch.Tensor,
     ) -> None:
-        """Raise ValueError unless `weight` fills one expert or, with three axes, all of the rank's.
+        """Raise ValueError unless `weight` fills these experts.
 
-        expert: the global number of its first expert. parameter: the one that it is copied to.
+        shards: what it holds of each of them. experts: one of any rank's, or all of this rank's;
+        their global numbers. parameter: the one that it is copied to.
         """
-        if shard_id not in self._shapes:
+        if not self._shapes.keys() >= set(shards):
             return
-        if weight.dim() == 3 and (expert, len(weight)) != (self._experts.start, len(self._experts)):
+        what = " and ".join(shards)
+        if len(experts) > 1 and experts != self._experts:
             raise ValueError(
-                f"{self._layer_name}: expected {shard_id} of the {len(self._experts)} experts from "
-                f"{self._experts.start} on, vLLM's loader hands over {len(weight)} from {expert} "
-                "on; serve this model without dwdp."
+                f"{self._layer_name}: expected {what} of the {len(self._experts)} experts from "
+                f"{self._experts.start} on, vLLM's loader hands over {len(experts)} from "
+                f"{experts.start} on; serve this model without dwdp."
             )
-        shape, pack = self._shapes[shard_id], self._pack(shard_id, parameter)
-        found = tuple(weight.shape[-2:])
-        if not _fits(found, shape, pack):
+        shape, pack = self._shape(shards), self._pack(shards, parameter)
+        if pack == 1:
+            fits = tuple(weight.shape[-2:]) == shape
+        else:  # a packed weight may have any shape, so only its values are counted
+            fits = pack * weight.numel() == len(experts) * math.prod(shape)
+        if not fits:
             packed = "" if pack == 1 else f", {pack:g} values in each element,"
             raise ValueError(
-                f"{self._layer_name}: expected {shard_id} of an expert as {list(shape)}{packed} by "
-                f"the model's configuration, the checkpoint has {list(found)}; use a checkpoint "
-                "that fits its configuration."
+                f"{self._layer_name}: expected {what} of an expert as {list(shape)}{packed} by "
+                f"the model's configuration, the checkpoint has {list(weight.shape[-2:])}; use a "
+                "checkpoint that fits its configuration."
             )
 
-    def _pack(self, shard_id: str, parameter: torch.Tensor) -> float:
+    def _shape(self, shards: tuple[str, ...]) -> tuple[int, int]:
+        """The shape of these shards of an expert in the checkpoint, one above the other."""
+        outputs, inputs = self._shapes[shards[0]]
+        outputs *= len(shards)
+        return (inputs, outputs) if self._transposed >= set(shards) else (outputs, inputs)
+
+    def _pack(self, shards: tuple[str, ...], parameter: torch.Tensor) -> float:
         """How many values of a weight one element of the parameter holds."""
-        num_shards = 1 if shard_id == "w2" else len(self._shapes) - 1
+        num_shards = 1 if "w2" in shards else len(self._shapes) - 1
         return num_shards * self._num_padded_values * len(parameter) / parameter.numel()
 
-    def note(self, shard_id: str, expert: int, weight: torch.Tensor) -> None:
-        """Note that vLLM has copied `weight`, whose first expert is `expert`."""
-        if shard_id in self._shapes:
-            num_experts = len(weight) if weight.dim() == 3 else 1
-            self._loaded[shard_id].update(range(expert, expert + num_experts))
+    def note(self, shards: tuple[str, ...], experts: range) -> None:
+        """Note that vLLM has copied these shards of these experts."""
+        for shard in self._loaded.keys() & set(shards):
+            self._loaded[shard].update(experts)
 
     def check_complete(self) -> None:
         """Raise ValueError if a shard of a local expert is missing: its memory holds garbage."""
@@ -79,10 +98,3 @@ class LoadedRows:
                     f"{self._layer_name}: expected {shard_id} of experts {list(self._experts)} "
                     f"in the checkpoint, {missing} are missing; use a complete checkpoint."
                 )
-
-
-def _fits(found: tuple[int, ...], shape: tuple[int, ...], pack: float) -> bool:
-    """Whether a weight fits. A packed one may be transposed, so only its values are counted."""
-    if pack == 1:
-        return found == shape
-    return pack * math.prod(found) == math.prod(shape)

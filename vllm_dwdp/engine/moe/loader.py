@@ -23,6 +23,7 @@ from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
+from vllm_dwdp.engine.moe.gpt_oss_layer import GptOssLayer, numbered
 from vllm_dwdp.engine.moe.input_scales import fill_dummy_scales
 from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
@@ -76,11 +77,19 @@ class DwdpModelLoader(DefaultModelLoader):
         for name, tensor in super().get_all_weights(model_config, model):
             self._tensor = name, tensor.shape
             on_step(f"past {name}")
-            yield name, tensor
+            yield from self._parts(name, tensor)
             if self._is_draft:
                 continue
             if read_count.close(name, tensor.nbytes, is_mapped=self._is_mapped):
                 self._check_rows()
+
+    def _parts(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the model gets in the place of a tensor of the checkpoint, in most models itself."""
+        layer = next(iter(context().layers), None)
+        if isinstance(layer, GptOssLayer) and not self._is_draft:
+            yield from numbered(name, tensor, layer.local_experts)
+        else:
+            yield name, tensor
 
     def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
         """vLLM calls this for the files of a source, right before it reads them."""

@@ -41,6 +41,9 @@ class DwdpRoutedExperts(RoutedExperts):
     Construction raises ConfigError if dwdp can't share the layer's weights.
     """
 
+    TRANSPOSED: frozenset[str] = frozenset()
+    """The matrices of an expert that the checkpoint has as [inputs, outputs]."""
+
     def __init__(
         self,
         layer_name: str,
@@ -66,7 +69,7 @@ class DwdpRoutedExperts(RoutedExperts):
         self.local_experts = local
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
-        self.loaded_rows = LoadedRows(layer_name, local, moe_config)
+        self.loaded_rows = LoadedRows(layer_name, local, moe_config, self.TRANSPOSED)
         self.input_scales = InputScales(self.global_num_experts)
         self._read_count = own_context.read_count
         refuse_unshared(layer_name, getattr(self.quant_method, "experts_cls", None))
@@ -131,8 +134,9 @@ class DwdpRoutedExperts(RoutedExperts):
             )
         names = [name for name, p in self._parameters.items() if p is param]
         is_weight = any(map(WEIGHT.fullmatch, names))
+        shards, experts = self.held_by(loaded_weight, shard_id, expert_id)
         if is_weight:
-            self.loaded_rows.check(shard_id, expert_id, loaded_weight, param)
+            self.loaded_rows.check(shards, experts, loaded_weight, param)
         load = super().weight_loader
         if (name := scale_of_layer(names, self.quant_method)) is not None:
             first = self.local_experts.start
@@ -144,12 +148,23 @@ class DwdpRoutedExperts(RoutedExperts):
             )
         is_local = load(param, loaded_weight, weight_name, shard_id, expert_id, return_success=True)
         if is_local and is_weight:
-            self.loaded_rows.note(shard_id, expert_id, loaded_weight)
+            self.loaded_rows.note(shards, experts)
         if is_local:
             self._read_count.take(loaded_weight.nbytes)
         return is_local if return_success else None
 
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
+
+    def held_by(
+        self, weight: torch.Tensor, shard_id: str, expert_id: int
+    ) -> tuple[tuple[str, ...], range]:
+        """What a tensor of the checkpoint holds, as LoadedRows names it.
+
+        These are matrices of an expert, of w1, w2 and w3, and the global numbers of experts, of
+        which vLLM gives the first. A tensor with three axes has several.
+        """
+        num_experts = len(weight) if weight.dim() == 3 else 1
+        return (shard_id,), range(expert_id, expert_id + num_experts)
 
     def complete_loading(self) -> None:
         """Called when the checkpoint is read. Raises ValueError if an expert isn't whole."""
