@@ -13,7 +13,8 @@ import pytest
 from contract.formats import table
 
 ROOT = Path(__file__).resolve().parents[2]
-PROBE = ROOT / "tests" / "contract" / "formats" / "probe.py"
+FORMATS = ROOT / "tests" / "contract" / "formats"
+PROBE = FORMATS / "probe.py"
 PAGE = ROOT / "docs" / "formats.md"
 NEEDS_TRITON_KERNELS = {
     "gpt-oss mxfp4, TRITON, sm90",
@@ -63,6 +64,15 @@ def test_every_format_is_shared_as_the_page_says(tmp_path, num_experts):
             assert verdict.startswith((NOT_BUILT, "refused: ", *SHARED)), (case, verdict)
         else:
             assert verdict == expected[case], case
+
+
+@pytest.mark.skipif("amx_tile" in Path("/proc/cpuinfo").read_text(), reason="the CPU has AMX")
+def test_stock_vllm_runs_on_cpus_what_the_page_says():
+    done = subprocess.run(
+        [sys.executable, FORMATS / "on_cpu.py"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines() == table.read(PAGE.read_text(), table.CPU)[2:]
 
 
 @pytest.fixture(scope="module")

@@ -457,7 +457,7 @@ def _odd_cases() -> Iterator[Case]:
 
 def _cpu_cases() -> Iterator[Case]:
     """vLLM's kernels for CPUs, whose operators are the real ones."""
-    gpt_oss = {"has_bias": True, "activation": "swigluoai"}
+    gpt_oss = {"has_bias": True, "activation": "swigluoai", "needs_model": True}
     w4a8_config = compressed(W4_CHANNEL, INT8_TOKEN, "pack-quantized")
     for kind, family, config, more in (
         ("unquantised", UNQUANTIZED, _none, {}),

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Prints the results of the probe as the table of docs/formats.md."""
+"""The tables of docs/formats.md that scripts print."""
 
 from collections.abc import Iterable
 from typing import Any
 
-BEGIN, END = "<!-- begin of the probe's table -->", "<!-- end of the probe's table -->"
+PROBE = "the probe's table"
+CPU = "the table of CPUs"
+"""Names by which comments around a table call it."""
+
 HEAD = ("weights", "kernel", "GPU", "shared by two ranks")
 
 
@@ -20,14 +23,20 @@ def _row(result: dict[str, Any]) -> list[str]:
     return [weights, kernel, device, result["verdict"].replace("|", "/")]
 
 
-def replace(page: str, table: Iterable[str]) -> str:
-    """The page with another table."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, "", *table, "", END]) + after
+def replace(page: str, table: Iterable[str], name: str = PROBE) -> str:
+    """The page with another table in the place of the one of this name."""
+    begin, end = _marks(name)
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return "\n".join([before + begin, "", *table, "", end]) + after
 
 
-def read(page: str) -> list[str]:
-    """The rows of the page's table."""
-    _, _, rest = page.partition(BEGIN)
-    return rest.partition(END)[0].strip().splitlines()
+def read(page: str, name: str = PROBE) -> list[str]:
+    """The rows of the page's table of this name."""
+    begin, end = _marks(name)
+    _, _, rest = page.partition(begin)
+    return rest.partition(end)[0].strip().splitlines()
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- begin of {name} -->", f"<!-- end of {name} -->"
