@@ -68,6 +68,13 @@ def load_rank(
     )
 
 
+def load_draft(folder, rank, num_ranks):
+    """Expert tensors by layer and name, as a rank loads them that has loaded the model before."""
+    with as_rank(rank, num_ranks, None):
+        _load(folder, DwdpModelLoader, None, {})
+        return _experts(_load(folder, DwdpModelLoader, None, {}))
+
+
 class FileReads(TorchDispatchMode):
     """Counts the bytes of watched tensors that PyTorch's operators read; views read nothing."""
 

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from model_loading import load_rank, load_stock
+from model_loading import load_draft, load_rank, load_stock
 from moe_checkpoints import (
     FAMILIES,
     NUM_EXPERTS,
@@ -76,6 +76,16 @@ def test_ranks_hold_stocks_rows_and_touch_no_others(checkpoint, family, is_fused
         assert read == rank.num_touched_bytes == rank.num_expert_bytes
         assert rank.opened <= {e for experts in rank.local_experts.values() for e in experts}
     assert len({rank.read_count.num_dense_bytes for rank in ranks}) == 1
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_a_draft_model_has_all_experts_on_every_rank(checkpoint, family):
+    folder = checkpoint(family, False)
+    stock, draft = load_stock(folder), load_draft(folder, 1, NUM_RANKS)
+    assert draft.keys() == stock.keys()
+    for layer, tensors in stock.items():
+        for name, tensor in tensors.items():
+            assert same_bits(draft[layer][name], tensor), (layer, name)
 
 
 def test_experts_whose_number_in_the_checkpoint_is_not_the_layers_are_loaded(tmp_path):

@@ -6,13 +6,8 @@ import json
 import re
 import urllib.request
 
-import pytest
-import torch
 from support import leftovers
 from support.server import Server
-
-from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.setup.drafts import check_no_drafts
 
 NGRAM = {
     "method": "ngram",
@@ -50,10 +45,11 @@ def test_both_ranks_draft_from_the_prompt(generate, demo_model, tmp_path):
     assert leftovers.of_these_tests() == set()
 
 
-def test_experts_outside_of_the_model_are_refused():
-    """A custom proposer may build MoE layers of its own, which no configuration shows."""
-    model, draft = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    draft.layer_name = "draft.mlp.experts"
-    check_no_drafts(torch.nn.Sequential(model), [model])
-    with pytest.raises(ConfigError, match=r"one was built as 'draft\.mlp\.experts'"):
-        check_no_drafts(torch.nn.Sequential(model), [model, draft])
+def test_a_draft_model_with_experts_has_all_of_them_on_every_rank(generate, demo_model):
+    """The demo model drafts for itself, so nearly all drafts are taken."""
+    drafts = {"model": str(demo_model), "num_speculative_tokens": 2}
+    options = "--eager", "--options", json.dumps({"speculative_config": drafts})
+    stock, ranks = generate("--stock", *options), generate(*options)
+    assert ranks["outputs"] == stock["outputs"]
+    for stats in ranks["stats"]:
+        assert stats["expert_bytes_owned"] == stats["expert_bytes_read"], "the model's own alone"

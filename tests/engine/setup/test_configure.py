@@ -252,10 +252,6 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"decode_context_parallel_size": 2}, "dcp_size"),
         ({"nnodes": 2, "master_addr": "127.0.0.1"}, "nnodes"),
         ({"weight_transfer_config": {"backend": "nccl"}}, "weight-transfer-config"),
-        (
-            {"speculative_config": {"model": MODEL, "num_speculative_tokens": 2}},
-            "draft models with MoE layers, Qwen3MoeForCausalLM has them.*'draft_model'",
-        ),
         ({"environment": OFFLINE_RANK, "data_parallel_size": 1}, "VLLM_DP_MASTER_PORT"),
         (
             {"environment": {**OFFLINE_RANK, "VLLM_DP_RANK": "2"}, "data_parallel_size": 1},
@@ -381,18 +377,14 @@ def test_only_servers_of_a_supervisor_share_its_environment(
 MTP = {"method": "mtp", "num_speculative_tokens": 1}
 
 
-def test_multi_token_prediction_with_experts_is_refused(monkeypatch, tmp_path):
-    with pytest.raises(Exception, match=r"MoE layers, Glm4MoeMTPModel has them.*'mtp'"):
-        create(monkeypatch, model=demo_config_with(tmp_path, **MOE_MTP), speculative_config=MTP)
+@pytest.mark.parametrize("fields", [MOE_MTP, DENSE_MTP], ids=["with experts", "dense"])
+def test_multi_token_prediction_is_accepted(monkeypatch, tmp_path, fields):
+    create(monkeypatch, model=demo_config_with(tmp_path, **fields), speculative_config=MTP)
 
 
-def test_dense_multi_token_prediction_of_a_moe_model_is_accepted(monkeypatch, tmp_path):
-    """ERNIE's prediction layers are dense, although their config is that of the MoE model."""
-    create(monkeypatch, model=demo_config_with(tmp_path, **DENSE_MTP), speculative_config=MTP)
-
-
-def test_dense_draft_model_is_accepted(monkeypatch, tmp_path):
-    draft = demo_config_with(tmp_path, **DENSE)
+@pytest.mark.parametrize("fields", [{}, DENSE], ids=["with experts", "dense"])
+def test_draft_model_is_accepted(monkeypatch, tmp_path, fields):
+    draft = demo_config_with(tmp_path, **fields)
     create(monkeypatch, speculative_config={"model": draft, "num_speculative_tokens": 2})
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class MoeContext:
     """The MoE layers of one model on one rank, collected as they are constructed.
 
-    A layer adds itself when it is constructed. A search through the model's modules would miss the
-    layers of draft models.
+    A layer adds itself when it is constructed. Once the model is loaded they are complete: vLLM
+    builds draft models afterwards, whose MoE layers are its own, with all experts on every rank.
 
     before_loading: called once the model is built, before weights are read.
     on_step: called whenever the loader gets further, with a description of what it loads.
@@ -52,6 +52,7 @@ class MoeContext:
         self.inner_format = "auto"
         """The load format that the user chose."""
         self.layers: list[DwdpRoutedExperts] = []
+        self.is_complete = False
         self.fetcher: Fetcher = InPlace()
         self.read_count = ReadCount()
 

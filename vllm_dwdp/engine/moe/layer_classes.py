@@ -13,6 +13,7 @@ from torch.nn import Module
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
+from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS, GptOssLayer
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
@@ -25,7 +26,10 @@ GPT_OSS = "GptOssRoutedExperts"
 
 
 def share_layers() -> None:
-    """From now on each MoE layer that vLLM builds in this process is dwdp's, if it can be."""
+    """From now on each MoE layer that vLLM builds in this process is dwdp's, if it can be.
+
+    A draft model's aren't: vLLM builds it when the model has been loaded, see loader.py.
+    """
     note_arguments()
     RoutedExperts.__new__ = staticmethod(new_layer)
 
@@ -52,4 +56,7 @@ def own_ways(stock: type[RoutedExperts]) -> list[str]:
 
 def new_layer(stock: type[RoutedExperts], *args: Any, **kwargs: Any) -> Any:
     """A layer that isn't initialised yet; takes the place of PluggableLayer.__new__."""
-    return Module.__new__(shared_class(op_registry_oot.get(stock.__name__, stock)))
+    kind = op_registry_oot.get(stock.__name__, stock)
+    shared = shared_class(kind)
+    is_drafts = shared is not kind and context().is_complete
+    return Module.__new__(kind if is_drafts else shared)

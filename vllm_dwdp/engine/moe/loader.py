@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,6 +29,8 @@ from vllm_dwdp.engine.moe.input_scales import fill_dummy_scales
 from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+
+logger = logging.getLogger("vllm.dwdp")
 
 LOAD_FORMAT = "dwdp"
 OF_EXPERTS = re.compile("expert|moe")
@@ -53,22 +56,26 @@ class DwdpModelLoader(DefaultModelLoader):
         self._tensor = ("", torch.Size())
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
-        """Load the weights of the model or, in a later call, of a draft model without experts.
+        """Load the weights of the model or, in a later call, of a draft model.
 
-        Each rank loads a draft model in full. Raises ConfigError for a model that dwdp doesn't
-        support, and ValueError for a damaged checkpoint.
+        Each rank loads a draft model in full, with all of its experts. Raises ConfigError for a
+        model that dwdp doesn't support, and ValueError for a damaged checkpoint.
         """
-        check_layers(model)
         self._model = model
-        self._is_draft = not any(isinstance(m, DwdpRoutedExperts) for m in model.modules())
-        if not self._is_draft:
-            context().before_loading(model)
+        self._is_draft = context().is_complete
+        if self._is_draft:
+            super().load_weights(model, model_config)
+            log_draft(model)
+            return
+        check_layers(model)
+        context().before_loading(model)
         try:
             super().load_weights(model, model_config)
         except IndexError:
             self._check_rows()
             raise
         check_loaded(model, context().layers)
+        context().is_complete = True
 
     def get_all_weights(
         self, model_config: Any, model: torch.nn.Module
@@ -98,7 +105,9 @@ class DwdpModelLoader(DefaultModelLoader):
         strategy = self.load_config.safetensors_load_strategy
         self._is_mapped = is_safetensors and strategy not in READ_WHOLE
         self.local_expert_ids = (
-            experts_to_read(files, self._model, context().layers) if self._is_mapped else None
+            experts_to_read(files, self._model, context().layers)
+            if self._is_mapped and not self._is_draft
+            else None
         )
         return prepared
 
@@ -120,8 +129,10 @@ class DwdpDummyLoader(DummyModelLoader):
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
         super().load_weights(model, model_config)
-        for layer in context().layers:
-            fill_dummy_scales(layer._parameters)
+        if not context().is_complete:
+            for layer in context().layers:
+                fill_dummy_scales(layer._parameters)
+            context().is_complete = True
 
 
 def use_dwdp_loader(load_config: Any, moe_context: MoeContext) -> None:
@@ -152,6 +163,19 @@ def check_layers(model: torch.nn.Module) -> None:
         raise ConfigError(
             f"dwdp found no MoE layer that it can share in {type(model).__name__}; "
             "serve this model without dwdp."
+        )
+
+
+def log_draft(model: torch.nn.Module) -> None:
+    """Say how much memory the experts of a draft model take on every rank."""
+    layers = [m for m in model.modules() if isinstance(m, RoutedExperts)]
+    num_bytes = sum(p.nbytes for layer in layers for p in layer.parameters(recurse=False))
+    if layers:
+        logger.info(
+            "every rank has all experts of the draft model %s, %.3f GB; dwdp shares those of the "
+            "model itself.",
+            type(model).__name__,
+            num_bytes / 1e9,
         )
 
 

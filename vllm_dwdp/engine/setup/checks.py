@@ -30,7 +30,6 @@ CHECKS: tuple[Check, ...] = (
     job_checks.in_process,
     model_checks.writers,
     model_checks.load_format,
-    model_checks.drafts,
     model_checks.num_slots,
     check_cpu,
     job_checks.environment,

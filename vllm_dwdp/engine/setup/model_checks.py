@@ -12,7 +12,6 @@ import torch
 from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, usable_slots
 from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.compat import wants_fault_tolerance
-from vllm_dwdp.engine.setup.drafts import draft_refusal
 from vllm_dwdp.engine.setup.job_checks import placement_of
 from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
 
@@ -122,10 +121,6 @@ def load_format(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"'{load_format}' bypasses it; use one of {', '.join(LOAD_FORMATS)}."
         )
     return None
-
-
-def drafts(vllm_config: Any, config: DwdpConfig) -> str | None:
-    return draft_refusal(vllm_config.speculative_config)
 
 
 def num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:

@@ -26,7 +26,6 @@ from vllm_dwdp.engine.moe.graph_fence import captured_tokens
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
-from vllm_dwdp.engine.setup.drafts import check_no_drafts
 from vllm_dwdp.engine.worker.meeting import rendezvous
 from vllm_dwdp.engine.worker.model_fit import ModelFit, check_kernel_limits, rank_layout
 from vllm_dwdp.engine.worker.peer_trial import try_peers
@@ -115,7 +114,6 @@ class ExpertSharing:
         """Adopt the loaded experts, meet the group, and bind each layer to views of all experts."""
         check_layers(model)  # again: with dummy weights dwdp's loader has not run
         layers = self.context.layers
-        check_no_drafts(model, layers)
         layout = rank_layout(
             self.context, self._config, rank=self.rank, granularity=self._driver.granularity
         )
