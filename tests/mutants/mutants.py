@@ -242,7 +242,7 @@ MUTANTS = (
     Mutant(
         "what vLLM has set on a kernel is set on the one made again",
         "engine/moe/kernel_recipe.py",
-        "            vars(experts)[name] = self._shown(value, layer, tensors)\n",
+        "            vars(experts)[name] = show(note, tensors, num_experts)\n",
         "            pass\n",
         KERNELS,
     ),
@@ -252,6 +252,20 @@ MUTANTS = (
         "                    yield (*place, name)\n",
         "                    yield from ()\n",
         KERNELS,
+    ),
+    Mutant(
+        "a draft model's layers are vLLM's own",
+        "engine/moe/layer_classes.py",
+        "    is_drafts = shared is not kind and context().is_complete\n",
+        "    is_drafts = False\n",
+        "tests/engine/moe/test_loading.py",
+    ),
+    Mutant(
+        "a draft model reads all of its experts",
+        "engine/moe/loader.py",
+        "            if self._is_mapped and not self._is_draft\n",
+        "            if self._is_mapped\n",
+        "tests/engine/moe/test_loading.py",
     ),
     Mutant(
         "a reader keeps its tensors when it settles",
