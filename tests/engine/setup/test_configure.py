@@ -3,6 +3,7 @@
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -155,14 +156,21 @@ def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
         ("cpu", None, "auto", "auto"),
     ],
 )
-def test_kernels_on_gpus_are_those_that_a_gpu_has_run(device, quantization, asked, taken):
+def test_kernels_on_gpus_are_those_that_a_gpu_has_run(
+    monkeypatch, caplog, device, quantization, asked, taken
+):
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     config = SimpleNamespace(
         device_config=SimpleNamespace(device_type=device),
         model_config=SimpleNamespace(quantization=quantization),
         kernel_config=SimpleNamespace(moe_backend=asked),
     )
-    choose_kernel(config)
+    with caplog.at_level("INFO", logger="vllm.dwdp"):
+        choose_kernel(config)
     assert config.kernel_config.moe_backend == taken
+    is_replaced = asked != taken
+    assert ("'triton' backend" in caplog.text) == is_replaced
+    assert ("1.2 to 1.5 times as long" in caplog.text) == (is_replaced and quantization == "fp8")
 
 
 @pytest.mark.parametrize(

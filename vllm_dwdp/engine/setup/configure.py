@@ -33,6 +33,13 @@ logger = init_logger("vllm.dwdp")
 GPU_MOE_BACKEND = "triton"
 """The backend of vLLM's GPU kernels that reads weights as loaded, one row for each expert."""
 
+SLOWER = (
+    "FP8 prefill can take 1.2 to 1.5 times as long with Triton's kernels as with DeepGEMM's or "
+    "FlashInfer's, by what others have measured; --moe-backend deep_gemm or flashinfer_cutlass "
+    "chooses those, which haven't run over memory that ranks share."
+)
+"""Source of the figures: SGLang's issue 25659."""
+
 
 def configure(vllm_config: Any) -> None:
     """Check the config, choose kernels, resolve the job's shape, make its engines independent.
@@ -74,10 +81,13 @@ def configure(vllm_config: Any) -> None:
 def choose_kernel(vllm_config: Any) -> None:
     """On GPUs, replace `--moe-backend auto` by Triton for unquantised weights and method 'fp8'.
 
-    Those kernels have run over mapped memory. Other methods keep vLLM's choice.
+    For these vLLM may choose kernels that haven't run over memory that ranks share, while Triton's
+    have. Other methods keep vLLM's choice.
     """
     kernels, quantization = vllm_config.kernel_config, vllm_config.model_config.quantization
     is_on_gpu = vllm_config.device_config.device_type == "cuda"
     if is_on_gpu and kernels.moe_backend == "auto" and quantization in (None, "fp8"):
         kernels.moe_backend = GPU_MOE_BACKEND
         logger.info("dwdp takes vLLM's MoE kernels of the '%s' backend.", GPU_MOE_BACKEND)
+        if quantization == "fp8":
+            logger.info(SLOWER)

@@ -38,6 +38,16 @@ UNSHARED = (
     Unshared((), "MoonEP", OWN_EXCHANGE),
 )
 
+RAN_ON_GPU = frozenset(
+    {
+        *("TritonExperts", "TritonWNA16Experts", "TritonOrCutlassExperts", "MarlinExperts"),
+        *("OAITritonMxfp4ExpertsMonolithic", "UnfusedOAITritonExperts"),
+        *("Mxfp8NativeTritonExperts", "Mxfp8EmulationTritonExperts"),
+        "Nvfp4QuantizationEmulationTritonExperts",
+    }
+)
+"""vLLM's classes of kernels that have run over shared memory of a GPU, see docs/formats.md."""
+
 MARLIN_INPUT = "VLLM_MARLIN_INPUT_DTYPE"
 
 

@@ -30,7 +30,12 @@ from vllm_dwdp.engine.worker.meeting import rendezvous
 from vllm_dwdp.engine.worker.model_fit import ModelFit, check_kernel_limits, rank_layout
 from vllm_dwdp.engine.worker.peer_trial import try_peers
 from vllm_dwdp.engine.worker.rank_manifest import rank_manifest
-from vllm_dwdp.engine.worker.start_report import expert_stats, log_decode, log_start
+from vllm_dwdp.engine.worker.start_report import (
+    expert_stats,
+    log_decode,
+    log_start,
+    warn_of_untried_kernels,
+)
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.meet.manifest import Manifest
@@ -131,6 +136,8 @@ class ExpertSharing:
         self._session.finish()
         self._report(experts)
         log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
+        if not self._is_on_host:
+            warn_of_untried_kernels(layers)
 
     def settle(self) -> None:
         """Let steps fetch by the policy from now on.

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Reports on a rank that has bound its experts: figures for `dwdp_stats`, and log lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm.logger import init_logger
@@ -11,6 +11,7 @@ from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.graph_fence import decode_sizes
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
+from vllm_dwdp.engine.setup.format_checks import RAN_ON_GPU
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.rank.experts import RankExperts
@@ -56,6 +57,18 @@ def log_decode(
     )
     has_kv_transfer = vllm_config.kv_transfer_config is not None
     report_decode(model, decode_sizes(vllm_config), has_kv_transfer=has_kv_transfer)
+
+
+def warn_of_untried_kernels(layers: Iterable[DwdpRoutedExperts]) -> None:
+    """Name the kernels of these layers, on a GPU, that nobody has run over shared memory yet."""
+    kernels = {type(layer.quant_method.moe_kernel.fused_experts).__name__ for layer in layers}
+    for kernel in sorted(kernels - RAN_ON_GPU):
+        logger.warning(
+            "vLLM's kernel %s has not been tried over memory that ranks of a dwdp group share; "
+            "compare outputs with those of vLLM without dwdp, or choose another kernel with "
+            "--moe-backend, for example triton or marlin.",
+            kernel,
+        )
 
 
 def log_start(stats: Mapping[str, Any]) -> None:
