@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from contract.formats import table
+from contract.formats.compatibility import mark
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ROOT / "tests" / "contract" / "formats"
 PROBE = FORMATS / "probe.py"
 PAGE = ROOT / "docs" / "formats.md"
+VERSIONS = ROOT / "docs" / "compatibility.md"
 NEEDS_TRITON_KERNELS = {
     "gpt-oss mxfp4, TRITON, sm90",
     "gpt-oss mxfp4, TRITON, sm100",
@@ -41,6 +43,17 @@ def probe(out, *arguments, num_experts=7):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {result["case"]: result for result in json.loads(out.read_text())}
+
+
+def test_table_of_versions_agrees_with_the_page():
+    rows = [
+        line.strip("| ").split(" | ") for line in table.read(VERSIONS.read_text(), table.VERSIONS)
+    ]
+    header, _, *rows = rows
+    found = {", ".join(row[:3]): row[header.index("0.32.0")] for row in rows}
+    assert found == {case: mark(verdict) for case, verdict in of_page().items()}
+    ran = {row[-1] for row in rows}
+    assert "bits" in ran and "never run" in ran
 
 
 def of_page():

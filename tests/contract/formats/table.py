@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The tables of docs/formats.md that scripts print."""
+"""The tables of docs/formats.md and docs/compatibility.md that scripts print."""
 
 from collections.abc import Iterable
 from typing import Any
 
 PROBE = "the probe's table"
 CPU = "the table of CPUs"
+VERSIONS = "the table of versions"
 """Names by which comments around a table call it."""
 
 HEAD = ("weights", "kernel", "GPU", "shared by two ranks")
