@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 NUM_WARM, NUM_ROUNDS = 1, 3
-STEPS_OF_A_ROUND = 6
+STEPS_OF_A_ROUND = 24
 """Full steps that the prompts of a round would fill. The first step is smaller, since it begins
 with the first prompt, and the last step runs the rest."""
 
