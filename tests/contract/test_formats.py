@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from contract.formats import table
-from contract.formats.compatibility import mark
+from contract.formats.compatibility import mark, on_gpu
+
+from vllm_dwdp.engine.setup.format_checks import RAN_ON_GPU, why_unshared
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ROOT / "tests" / "contract" / "formats"
 PROBE = FORMATS / "probe.py"
 PAGE = ROOT / "docs" / "formats.md"
+RESULTS = ROOT / "docs" / "results" / "2026-11-27-h100.md"
 VERSIONS = ROOT / "docs" / "compatibility.md"
 NEEDS_TRITON_KERNELS = {
     "gpt-oss mxfp4, TRITON, sm90",
@@ -52,8 +55,15 @@ def test_table_of_versions_agrees_with_the_page():
     header, _, *rows = rows
     found = {", ".join(row[:3]): row[header.index("0.32.0")] for row in rows}
     assert found == {case: mark(verdict) for case, verdict in of_page().items()}
-    ran = {row[-1] for row in rows}
-    assert "bits" in ran and "never run" in ran
+    ran = {", ".join(row[:3]): row[-1] for row in rows if row[-1] != "never run"}
+    assert ran.items() <= on_gpu(RESULTS.read_text()).items()
+    assert len(ran) > 50
+
+
+def test_kernels_that_ran_on_a_gpu_are_those_of_the_results():
+    rows = [line.split(" | ") for line in RESULTS.read_text().splitlines() if ", sm" in line]
+    kernels = {row[1] for row in rows if len(row) > 5}
+    assert {kernel for kernel in kernels if not why_unshared(kernel)} == RAN_ON_GPU
 
 
 def of_page():

@@ -14,7 +14,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.platforms import current_platform
 
 from vllm_dwdp.engine.moe.context import MoeContext
-from vllm_dwdp.engine.moe.gpt_oss_layer import GptOssLayer, numbered
+from vllm_dwdp.engine.moe.gpt_oss_layer import GptOssLayer
 from vllm_dwdp.engine.moe.input_scales import is_input_scale
 from vllm_dwdp.engine.moe.layer_classes import new_layer
 
@@ -112,7 +112,7 @@ def load_numbered(
     shard = "gpt_oss_w13" if name.startswith("w13") else "gpt_oss_w2"
     if name.endswith("_weight"):
         whole = whole.unflatten(-1, (-1, 16))  # blocks, as checkpoints have them
-    for numbered_name, row in numbered(f"0.mlp.experts.{name}", whole, layer.local_experts):
+    for numbered_name, row in layer.parts(f"0.mlp.experts.{name}", whole):
         expert = int(numbered_name.split(".")[3])
         layer.weight_loader(parameter, row, numbered_name, shard, expert)
 

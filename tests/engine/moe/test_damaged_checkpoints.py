@@ -93,6 +93,26 @@ DAMAGE = {
         *("llama4_text", True, partial(drop, r"layers\.1\..*experts\.down_proj")),
         INCOMPLETE.format("w2", "0, 1, 2, 3"),
     ),
+    "the down projections of a gpt-oss are missing": (
+        *("gpt_oss", False, partial(drop, r"layers\.1\..*experts\.down_proj$")),
+        INCOMPLETE.format("w2", "0, 1, 2, 3"),
+    ),
+    "a weight of a gpt-oss is too small": (
+        *("gpt_oss", False, partial(resize, r"1\..*gate_up_proj$", lambda t: t[..., :64])),
+        r"expected w1 and w3 of an expert as \[64, 128\] .*, the checkpoint has \[64, 64\]; use a",
+    ),
+    "the biases of a gpt-oss are missing": (
+        *("gpt_oss", False, partial(drop, r"layers\.1\..*down_proj_bias")),
+        INCOMPLETE.format("w2_bias", "0, 1, 2, 3"),
+    ),
+    "a bias of a gpt-oss is too short": (
+        *("gpt_oss", False, partial(resize, r"1\..*gate_up_proj_bias", lambda t: t[:, :100])),
+        r"expected 128 values in w13_bias of an expert .*, the checkpoint has \[100\]; use a",
+    ),
+    "a bias of a gpt-oss has an expert too many": (
+        *("gpt_oss", False, partial(resize, r"1\..*gate_up_proj_bias", one_row_more)),
+        ROWS.format("gate_up_proj_bias", NUM_EXPERTS + 1),
+    ),
 }
 
 

@@ -9,12 +9,16 @@ import torch
 from torch.nn import Module
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.dbrx import DbrxExperts
-from vllm.model_executor.models.gpt_oss import GptOssRoutedExperts
+from vllm.model_executor.models.gpt_oss import (
+    GptOssForCausalLM,
+    GptOssModel,
+    GptOssRoutedExperts,
+)
 from vllm.model_executor.models.transformers.moe import TransformersRoutedExperts
 
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe import layer_classes
-from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS, GptOssLayer
+from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS_OF_GPT_OSS, GptOssLayer
 from vllm_dwdp.engine.moe.layer_classes import own_ways, shared_class
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
@@ -43,7 +47,35 @@ def test_layer_of_gpt_oss_numbers_its_experts():
     made = shared_class(GptOssRoutedExperts)
     assert made.__mro__[1:3] == (GptOssLayer, DwdpRoutedExperts)
     assert issubclass(made, GptOssRoutedExperts)
-    assert {name for name in vars(GptOssRoutedExperts) if not name.startswith("__")} == OWN_WAYS
+    assert {
+        name for name in vars(GptOssRoutedExperts) if not name.startswith("__")
+    } == OWN_WAYS_OF_GPT_OSS
+
+
+@pytest.mark.parametrize(
+    ("in_checkpoint", "parameter", "shard"),
+    [
+        ("gate_up_proj_blocks", "w13_weight", "gpt_oss_w13"),
+        ("gate_up_proj_scales", "w13_weight_scale", "gpt_oss_w13"),
+        ("gate_up_proj_bias", "w13_bias", "gpt_oss_w13"),
+        ("down_proj_blocks", "w2_weight", "gpt_oss_w2"),
+        ("down_proj_scales", "w2_weight_scale", "gpt_oss_w2"),
+        ("down_proj_bias", "w2_bias", "gpt_oss_w2"),
+        ("gate_up_proj", "w13_weight", "gpt_oss_w13"),
+        ("down_proj", "w2_weight", "gpt_oss_w2"),
+    ],
+)
+def test_vllm_finds_the_expert_in_the_name_of_a_row(in_checkpoint, parameter, shard):
+    """Through vLLM's own renaming, from the names that gpt-oss's checkpoints have."""
+    layer = SimpleNamespace(global_num_experts=3, local_experts=range(1, 3))
+    tensor = torch.arange(6).view(3, 2)
+    rows = list(GptOssLayer.parts(layer, f"model.layers.7.mlp.experts.{in_checkpoint}", tensor))
+    name = f"layers.7.mlp.experts.routed_experts.{parameter}"
+    for expert, (row_name, row) in zip(range(1, 3), rows, strict=True):
+        ((renamed, _),) = GptOssForCausalLM.hf_to_vllm_mapper.apply([(row_name, row)])
+        found = GptOssModel._get_streamed_expert_info(renamed.removeprefix("model."), {name: None})
+        assert found == (expert, name, shard)
+        assert torch.equal(row, tensor[expert])
 
 
 def test_quarks_checkpoints_of_gpt_oss_are_refused():

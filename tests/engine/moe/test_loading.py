@@ -5,6 +5,7 @@
 The checkpoints name and pack their experts in different ways.
 """
 
+import logging
 import shutil
 
 import pytest
@@ -79,10 +80,12 @@ def test_ranks_hold_stocks_rows_and_touch_no_others(checkpoint, family, is_fused
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
-def test_a_draft_model_has_all_experts_on_every_rank(checkpoint, family):
+def test_a_draft_model_has_all_experts_on_every_rank(checkpoint, family, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     folder = checkpoint(family, False)
     stock, draft = load_stock(folder), load_draft(folder, 1, NUM_RANKS)
     assert draft.keys() == stock.keys()
+    assert "every rank has all experts of the draft model" in caplog.text
     for layer, tensors in stock.items():
         for name, tensor in tensors.items():
             assert same_bits(draft[layer][name], tensor), (layer, name)

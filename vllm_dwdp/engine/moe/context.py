@@ -53,6 +53,7 @@ class MoeContext:
         """The load format that the user chose."""
         self.layers: list[DwdpRoutedExperts] = []
         self.is_complete = False
+        """True once the model itself is loaded; layers that are built later are of a draft."""
         self.fetcher: Fetcher = InPlace()
         self.read_count = ReadCount()
 

@@ -35,7 +35,7 @@ def refuse_unshared(layer_name: str, kernel: type | None) -> None:
     if kernel is not None and (why := why_unshared(kernel.__name__)):
         raise ConfigError(
             f"{layer_name}: dwdp can't run vLLM's kernel {kernel.__name__} on the experts of all "
-            f"ranks: it {why}; choose another one with --moe-backend, for example triton or marlin."
+            f"ranks: {why}."
         )
 
 

@@ -14,7 +14,7 @@ from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from vllm_dwdp.engine.moe.context import context
-from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS, GptOssLayer
+from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS_OF_GPT_OSS, GptOssLayer
 from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
@@ -22,7 +22,7 @@ HARMLESS = {"get_expert_mapping"}
 """Methods that a model's own class may override: this one tells tensors of a checkpoint by name."""
 
 GPT_OSS = "GptOssRoutedExperts"
-"""vLLM's class of gpt-oss's layers. Its module is imported by vLLM when such a model is."""
+"""The name of vLLM's class of gpt-oss's layers, whose module dwdp needn't import for others."""
 
 
 def share_layers() -> None:
@@ -50,7 +50,7 @@ def own_ways(stock: type[RoutedExperts]) -> list[str]:
     """What a class of MoE layers does in a way of its own, by name, so that dwdp can't share it."""
     own = stock.__mro__[: stock.__mro__.index(RoutedExperts)]
     found = {name for one in own for name in vars(one)} - HARMLESS
-    found -= OWN_WAYS if stock.__name__ == GPT_OSS else set()
+    found -= OWN_WAYS_OF_GPT_OSS if stock.__name__ == GPT_OSS else set()
     return sorted(name for name in found if name == "__init__" or not name.startswith("__"))
 
 

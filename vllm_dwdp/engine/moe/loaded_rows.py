@@ -4,8 +4,9 @@
 
 A checkpoint holds the experts of a layer one by one, or fused in one tensor. vLLM hands either to
 the layer's `weight_loader`: as [rows, columns] of one expert, or as [experts, rows, columns] of all
-experts that the rank owns. vLLM copies a tensor that is too small to the upper left corner of its
-destination, and leaves the rest of the destination as it was. dwdp refuses such a tensor.
+experts that the rank owns; packed weights may have more axes. vLLM copies a tensor that is too
+small to the upper left corner of its destination, and leaves the rest of the destination as it was.
+dwdp refuses such a tensor.
 """
 
 import math
@@ -49,8 +50,9 @@ class LoadedRows:
     ) -> None:
         """Raise ValueError unless `weight` fills these experts.
 
-        shards: what it holds of each of them. experts: one of any rank's, or all of this rank's;
-        their global numbers. parameter: the one that it is copied to.
+        shards: what it holds of each of them. experts: global numbers, either of one expert, which
+        may be another rank's, or of all that this rank owns. parameter: the one that it is copied
+        to.
         """
         if not self._shapes.keys() >= set(shards):
             return
@@ -61,8 +63,9 @@ class LoadedRows:
                 f"{self._experts.start} on, vLLM's loader hands over {len(experts)} from "
                 f"{experts.start} on; serve this model without dwdp."
             )
-        shape, pack = self._shape(shards), self._pack(shards, parameter)
+        shape, pack = self.sizes(shards), self._pack(shards, parameter)
         if pack == 1:
+            shape = shape[::-1] if self._transposed >= set(shards) else shape
             fits = tuple(weight.shape[-2:]) == shape
         else:  # a packed weight may have any shape, so only its values are counted
             fits = pack * weight.numel() == len(experts) * math.prod(shape)
@@ -74,11 +77,10 @@ class LoadedRows:
                 "checkpoint that fits its configuration."
             )
 
-    def _shape(self, shards: tuple[str, ...]) -> tuple[int, int]:
-        """The shape of these shards of an expert in the checkpoint, one above the other."""
+    def sizes(self, shards: tuple[str, ...]) -> tuple[int, int]:
+        """(outputs, inputs) of these shards of an expert, one above the other."""
         outputs, inputs = self._shapes[shards[0]]
-        outputs *= len(shards)
-        return (inputs, outputs) if self._transposed >= set(shards) else (outputs, inputs)
+        return outputs * len(shards), inputs
 
     def _pack(self, shards: tuple[str, ...], parameter: torch.Tensor) -> float:
         """How many values of a weight one element of the parameter holds."""

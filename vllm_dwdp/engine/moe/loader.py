@@ -3,19 +3,19 @@
 """vLLM's default loader, with which each MoE layer loads only the rows of the rank's own experts.
 
 * A checkpoint holds experts one by one, or fused: all experts of a layer in one tensor. The layers
-  pick their rows, whatever a tensor is called. The loader skips only the tensors that no layer of
-  the rank can need.
+  pick their rows, whatever a tensor is called; only gpt-oss's go by names, see gpt_oss_layer.py.
+  The loader skips only the tensors that no layer of the rank can need.
 * A tensor from a safetensors file points into the mapped file. So of a fused tensor a rank reads
   only the rows that it copies, and what the operating system reads ahead. See `ReadCount`.
 """
 
 import dataclasses
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from vllm.logger import init_logger
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -24,13 +24,12 @@ from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.moe.context import MoeContext, context
 from vllm_dwdp.engine.moe.expert_filter import experts_to_read
-from vllm_dwdp.engine.moe.gpt_oss_layer import GptOssLayer, numbered
 from vllm_dwdp.engine.moe.input_scales import fill_dummy_scales
 from vllm_dwdp.engine.moe.layer_classes import own_ways
 from vllm_dwdp.engine.moe.read_count import NUMBERED
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
-logger = logging.getLogger("vllm.dwdp")
+logger = init_logger("vllm.dwdp")
 
 LOAD_FORMAT = "dwdp"
 OF_EXPERTS = re.compile("expert|moe")
@@ -92,11 +91,10 @@ class DwdpModelLoader(DefaultModelLoader):
 
     def _parts(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """What the model gets in the place of a tensor of the checkpoint, in most models itself."""
-        layer = next(iter(context().layers), None)
-        if isinstance(layer, GptOssLayer) and not self._is_draft:
-            yield from numbered(name, tensor, layer.local_experts)
-        else:
+        if self._is_draft:
             yield name, tensor
+        else:
+            yield from context().layers[0].parts(name, tensor)
 
     def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
         """vLLM calls this for the files of a source, right before it reads them."""

@@ -5,7 +5,7 @@
 import copy
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -154,6 +154,10 @@ class DwdpRoutedExperts(RoutedExperts):
         return is_local if return_success else None
 
     weight_loader.supports_moe_loading = True  # type: ignore[attr-defined]
+
+    def parts(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What vLLM's model gets in the place of a tensor of the checkpoint: here, itself."""
+        yield name, tensor
 
     def held_by(
         self, weight: torch.Tensor, shard_id: str, expert_id: int

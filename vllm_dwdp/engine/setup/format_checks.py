@@ -16,8 +16,11 @@ OTHER_OUTPUTS = "gave other outputs than stock vLLM on a GPU, for a reason that 
 OWN_EXCHANGE = "exchanges tokens between ranks by itself"
 
 
+OTHER_KERNEL = "choose another one with --moe-backend, for example triton or marlin"
+
+
 class Unshared(NamedTuple):
-    """Kernels that dwdp can't run on all experts, and why.
+    """Kernels that dwdp can't run on all experts, why, and what to do.
 
     backends: their names in --moe-backend. in_name: part of the names of their classes in vLLM.
     """
@@ -25,12 +28,13 @@ class Unshared(NamedTuple):
     backends: tuple[str, ...]
     in_name: str
     why: str
+    remedy: str = OTHER_KERNEL
 
 
 UNSHARED = (
     Unshared(("humming",), "Humming", OWN_LAYOUT),
     Unshared(("b12x", "flashinfer_b12x"), "B12x", OWN_LAYOUT),
-    Unshared((), "CutlassExpertsW4A8Fp8", OTHER_OUTPUTS),
+    Unshared((), "CutlassExpertsW4A8Fp8", OTHER_OUTPUTS, "use another checkpoint"),
     Unshared(("deep_gemm_mega_moe",), "MegaMoE", OWN_EXCHANGE),
     Unshared(
         ("flashinfer_moe_ep_cutedsl", "flashinfer_moe_ep_mega_deep_gemm"), "MoeEp", OWN_EXCHANGE
@@ -73,5 +77,6 @@ def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def why_unshared(class_name: str) -> str | None:
-    """Why dwdp can't run vLLM's kernels of a class on all experts; None if it can."""
-    return next((one.why for one in UNSHARED if one.in_name in class_name), None)
+    """Why dwdp can't run vLLM's kernels of a class on all experts, with a remedy; or None."""
+    found = (one for one in UNSHARED if one.in_name in class_name)
+    return next((f"it {one.why}; {one.remedy}" for one in found), None)

@@ -65,8 +65,8 @@ def warn_of_untried_kernels(layers: Iterable[DwdpRoutedExperts]) -> None:
     for kernel in sorted(kernels - RAN_ON_GPU):
         logger.warning(
             "vLLM's kernel %s has not been tried over memory that ranks of a dwdp group share; "
-            "compare outputs with those of vLLM without dwdp, or choose another kernel with "
-            "--moe-backend, for example triton or marlin.",
+            "compare outputs with those of vLLM without dwdp, or choose with --moe-backend another "
+            "kernel that vLLM has for this format.",
             kernel,
         )
 
