@@ -25,6 +25,7 @@ NEEDS_TRITON_KERNELS = {
     "gpt-oss mxfp4, TRITON, sm90",
     "gpt-oss mxfp4, TRITON, sm100",
     "gpt-oss mxfp4, TRITON_UNFUSED, sm90",
+    "gpt-oss mxfp4, padded, TRITON, sm90",
     "mxfp4, TRITON, sm90",
     "mxfp4, TRITON_UNFUSED, sm90",
     "mxfp4, TRITON_UNFUSED, sm100",

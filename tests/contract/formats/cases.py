@@ -201,6 +201,12 @@ def _mxfp4_cases() -> Iterator[Case]:
         *(("EMULATION", SM90), ("HUMMING", SM90)),
     ):
         yield Case("gpt-oss mxfp4", MXFP4, backend, GptOssMxfp4Config, sm, **gpt_oss)
+    padded: dict[str, Any] = {**gpt_oss, "hidden": 1440, "intermediate": 416}
+    for backend, sm in (
+        *(("FLASHINFER_TRTLLM_MXFP4_BF16", SM100), ("FLASHINFER_CUTLASS_MXFP4_BF16", SM90)),
+        *(("MARLIN", SM80), ("TRITON", SM90)),
+    ):
+        yield Case("gpt-oss mxfp4, padded", MXFP4, backend, GptOssMxfp4Config, sm, **padded)
     for backend, sm in (
         ("DEEPGEMM_MXFP4", SM100),
         ("FLASHINFER_TRTLLM_MXFP4_MXFP8", SM100),

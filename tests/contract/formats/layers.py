@@ -11,6 +11,7 @@ from cases import Case, model_config
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.models.gpt_oss import GptOssRoutedExperts
 from vllm.platforms import current_platform
 
 from vllm_dwdp.engine.moe.context import MoeContext
@@ -62,13 +63,27 @@ def make_checkpoint(layer: Any) -> dict[str, torch.Tensor]:
     spread = torch.tensor([2.0 ** -((5 * expert + 3) % 8) for expert in range(NUM_EXPERTS)])
     made = {}
     for name, parameter in layer.named_parameters():
-        tensor = _random(name, parameter.data)
+        like = parameter.data
+        if isinstance(layer, GptOssRoutedExperts):  # parameters are padded, checkpoints aren't
+            like = like.new_empty(gpt_oss_shape(layer.moe_config, name))
+        tensor = _random(name, like)
         is_scale = "scale" in name and tensor.numel() and tensor.dtype.is_floating_point
         if is_scale and tensor.dim() and tensor.shape[0] == NUM_EXPERTS:
             factors = spread.view(-1, *[1] * (tensor.dim() - 1))
             tensor = (tensor.float() * factors).to(tensor.dtype)
         made[name] = tensor
     return made
+
+
+def gpt_oss_shape(moe_config: Any, name: str) -> tuple[int, ...]:
+    """The shape of a tensor in MXFP4 checkpoints of gpt-oss, with the blocks of a row joined."""
+    hidden = moe_config.hidden_dim_unpadded
+    intermediate = moe_config.intermediate_size_per_partition_unpadded
+    is_first = name.startswith("w13")
+    outputs, inputs = (2 * intermediate, hidden) if is_first else (hidden, intermediate)
+    in_row = {"_bias": (), "_weight_scale": (inputs // 32,), "_weight": (inputs // 2,)}
+    kind = name.removeprefix("w13").removeprefix("w2")
+    return (NUM_EXPERTS, outputs, *in_row[kind])
 
 
 def _random(name: str, like: torch.Tensor) -> torch.Tensor:
@@ -98,6 +113,8 @@ def load(layer: Any, checkpoint: dict[str, torch.Tensor], first: int = 0) -> Non
         whole = checkpoint[name]
         if isinstance(layer, GptOssLayer):
             load_numbered(layer, name, parameter, whole)
+        elif isinstance(layer, GptOssRoutedExperts):
+            layer.weight_loader(parameter, whole, name, shard_id=None, expert_id=None)
         elif is_input_scale(name):
             load_input_scales(layer, name, parameter, whole)
         elif whole.shape == parameter.shape:
