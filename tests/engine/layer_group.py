@@ -23,7 +23,7 @@ from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
 from vllm_dwdp.engine.moe.bound_layers import BoundLayers
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.experts_op import register_op
-from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
+from vllm_dwdp.engine.moe.kernel.recipe import note_arguments
 from vllm_dwdp.engine.moe.layer_classes import new_layer
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy

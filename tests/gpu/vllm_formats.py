@@ -44,7 +44,7 @@ def run_share(number, of, patterns):
     from vllm.platforms import current_platform
     from vllm.v1.worker.workspace import init_workspace_manager
 
-    from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
+    from vllm_dwdp.engine.moe.kernel.recipe import note_arguments
 
     note_arguments()
     init_workspace_manager(torch.device(current_platform.device_type))

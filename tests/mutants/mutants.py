@@ -19,7 +19,7 @@ SCHEDULER = "fetch/scheduler.py"
 SIMULATED = "tests/fetch"
 LAYERS = "tests/engine/moe/test_fetch_layers.py"
 READERS = "engine/moe/routed_experts.py"
-KERNELS = "tests/engine/moe/test_kernel_recipe.py"
+KERNELS = "tests/engine/moe/test_recipe.py"
 
 MUTANTS = (
     Mutant(
@@ -241,14 +241,14 @@ MUTANTS = (
     ),
     Mutant(
         "what vLLM has set on a kernel is set on the one made again",
-        "engine/moe/kernel_recipe.py",
+        "engine/moe/kernel/recipe.py",
         "            vars(experts)[name] = show(note, tensors, num_experts)\n",
         "            pass\n",
         KERNELS,
     ),
     Mutant(
         "a kernel that still counts local experts is refused",
-        "engine/moe/self_check.py",
+        "engine/moe/kernel/self_check.py",
         "                    yield (*place, name)\n",
         "                    yield from ()\n",
         KERNELS,

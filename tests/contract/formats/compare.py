@@ -9,8 +9,8 @@ from reach import equal, reached
 from sharing import slot_reader
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.fingerprint import describe_value
+from vllm_dwdp.engine.moe.kernel.expert_rows import replicated_tensors
 
 
 def differences(layer: Any, whole: Any) -> set[str]:

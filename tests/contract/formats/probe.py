@@ -33,7 +33,7 @@ from layers import Plant, build, load, make_checkpoint, process, rank_layers
 from sharing import bind_slot, share, slot_reader
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
+from vllm_dwdp.engine.moe.kernel.recipe import note_arguments
 
 SAME = "same bits"
 SAME_VALUES = "same values, other bits"

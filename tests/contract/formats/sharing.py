@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from vllm.config import set_current_vllm_config
 
 from vllm_dwdp.config import FetchMode
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows
 
 
 def share(layers: list[Any]) -> list[str]:

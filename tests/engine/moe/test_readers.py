@@ -13,7 +13,7 @@ import torch
 from layer_group import Group, Model, make_checkpoint
 
 from vllm_dwdp.config import ConfigError, FetchMode
-from vllm_dwdp.engine.moe.reader_state import differences
+from vllm_dwdp.engine.moe.kernel.reader_state import differences
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 NUM_EXPERTS = 6

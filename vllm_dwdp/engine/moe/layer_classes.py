@@ -15,7 +15,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.gpt_oss_layer import OWN_WAYS_OF_GPT_OSS, GptOssLayer
-from vllm_dwdp.engine.moe.kernel_recipe import note_arguments
+from vllm_dwdp.engine.moe.kernel.recipe import note_arguments
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 HARMLESS = {"get_expert_mapping"}

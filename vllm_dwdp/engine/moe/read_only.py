@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from vllm_dwdp.engine.moe.expert_rows import num_spanned
+from vllm_dwdp.engine.moe.kernel.expert_rows import num_spanned
 
 REFUSED_CALL = (
     "'{name}' would write to expert weights, or free them, but the dwdp group shares them "

@@ -15,14 +15,14 @@ from vllm_dwdp.config import ConfigError, FetchMode
 from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows, expert_rows
-from vllm_dwdp.engine.moe.holders import held_tensors
 from vllm_dwdp.engine.moe.input_scales import InputScales, scale_of_layer
-from vllm_dwdp.engine.moe.kernel_recipe import refuse_unshared
-from vllm_dwdp.engine.moe.layer_tensors import LayerTensors
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows, expert_rows
+from vllm_dwdp.engine.moe.kernel.holders import held_tensors
+from vllm_dwdp.engine.moe.kernel.layer_tensors import LayerTensors
+from vllm_dwdp.engine.moe.kernel.reader_state import differences
+from vllm_dwdp.engine.moe.kernel.recipe import refuse_unshared
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
-from vllm_dwdp.engine.moe.reader_state import differences
 from vllm_dwdp.fetch.base import ChosenIds
 
 WEIGHT = re.compile("(w13|w2)_(weight|qweight|weight_packed)")
@@ -199,8 +199,8 @@ class DwdpRoutedExperts(RoutedExperts):
         Kernels hold the layer's Parameter objects, so these are kept and get the views as their
         data. Other code that looks up the layer's parameters gets aliases that refuse writes.
 
-        Raises ConfigError if something still shows local experts only, see self_check.py, or if the
-        kernel, made again for all experts, runs shared experts itself.
+        Raises ConfigError if something still shows local experts only, see kernel/self_check.py, or
+        if the kernel, made again for all experts, runs shared experts itself.
         """
         bound = self._tensors.show(self, views)
         self._check_kernel()

@@ -3,7 +3,7 @@
 """Refuses the formats of expert weights, and the kernels, that ranks can't share.
 
 docs/formats.md lists what was tried with all others. vLLM may choose such a kernel by itself once
-it sees the GPU; then the layers refuse it, see engine/moe/kernel_recipe.py.
+it sees the GPU; then the layers refuse it, see engine/moe/kernel/recipe.py.
 """
 
 import os

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from vllm_dwdp._core import MemoryDriver
-from vllm_dwdp.engine.moe.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.fingerprint import describe_value, model_fingerprint
+from vllm_dwdp.engine.moe.kernel.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.meet.manifest import Manifest, ReplicatedTensor, TensorSchema
 

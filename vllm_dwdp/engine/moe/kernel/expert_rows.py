@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.holders import Place, held_tensors
+from vllm_dwdp.engine.moe.kernel.holders import Place, held_tensors
 
 ROUTER_TENSORS = {"e_score_correction_bias", "hash_indices_table"}
 """Tensors of the router, which vLLM gives the layer whole."""

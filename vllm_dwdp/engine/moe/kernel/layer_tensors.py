@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows
-from vllm_dwdp.engine.moe.holders import Place, copy_holders, held_tensors, put
-from vllm_dwdp.engine.moe.kernel_recipe import KernelRecipe
-from vllm_dwdp.engine.moe.self_check import SelfCheck
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.kernel.holders import Place, copy_holders, held_tensors, put
+from vllm_dwdp.engine.moe.kernel.recipe import KernelRecipe
+from vllm_dwdp.engine.moe.kernel.self_check import SelfCheck
 
 
 class Bound(NamedTuple):

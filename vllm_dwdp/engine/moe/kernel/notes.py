@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows, owner_of
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows, owner_of
 
 
 class ViewOfRows(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows, owner_of
-from vllm_dwdp.engine.moe.holders import Place, derived_tensors, held_tensors
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows, owner_of
+from vllm_dwdp.engine.moe.kernel.holders import Place, derived_tensors, held_tensors
 
 COUNTING = ("num_experts", "num_local_experts")
 """Endings of the names by which vLLM's layers, methods and kernels count their experts."""

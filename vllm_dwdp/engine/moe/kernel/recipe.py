@@ -18,9 +18,9 @@ import torch
 from vllm.model_executor.layers.fused_moe import modular_kernel as mk
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.moe.expert_rows import ExpertRows
-from vllm_dwdp.engine.moe.kernel_notes import KernelNotes, show
-from vllm_dwdp.engine.moe.reader_state import are_alike
+from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows
+from vllm_dwdp.engine.moe.kernel.notes import KernelNotes, show
+from vllm_dwdp.engine.moe.kernel.reader_state import are_alike
 from vllm_dwdp.engine.setup.format_checks import why_unshared
 
 FROM_METHOD = ("moe_config", "quant_config")
