@@ -20,6 +20,7 @@ SIMULATED = "tests/fetch"
 LAYERS = "tests/engine/moe/test_fetch_layers.py"
 READERS = "engine/moe/routed_experts.py"
 KERNELS = "tests/engine/moe/test_recipe.py"
+DRAFTS = "tests/engine/moe/test_loading.py::test_a_draft_model_has_all_experts_on_every_rank"
 
 MUTANTS = (
     Mutant(
@@ -258,14 +259,14 @@ MUTANTS = (
         "engine/moe/layer_classes.py",
         "    is_drafts = shared is not kind and context().is_complete\n",
         "    is_drafts = False\n",
-        "tests/engine/moe/test_loading.py",
+        DRAFTS,
     ),
     Mutant(
         "a draft model reads all of its experts",
         "engine/moe/loader.py",
         "            if self._is_mapped and not self._is_draft\n",
         "            if self._is_mapped\n",
-        "tests/engine/moe/test_loading.py",
+        DRAFTS,
     ),
     Mutant(
         "a reader keeps its tensors when it settles",

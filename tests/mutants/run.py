@@ -42,7 +42,8 @@ def main() -> int:
 
 
 def copy_package(folder: Path) -> Path:
-    """The package with its core, and the tests, where a mutant can be made of them."""
+    """The package with its core, the tests and their model, for mutants to be made of them."""
+    (folder / "examples").symlink_to(ROOT / "examples")
     shutil.copytree(ROOT / "tests", folder / "tests")
     shutil.copytree(ROOT / "vllm_dwdp", folder / "vllm_dwdp")
     shutil.copy(ROOT / "pyproject.toml", folder)

@@ -13,4 +13,4 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_what_a_mutant_replaces_occurs_once(mutant):
     assert (ROOT / "vllm_dwdp" / mutant.file).read_text().count(mutant.old) == 1
-    assert (ROOT / mutant.tests).exists()
+    assert (ROOT / mutant.tests.partition("::")[0]).exists()
