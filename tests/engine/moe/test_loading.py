@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 from vllm.model_executor.models.ernie45_vl_moe import Ernie4_5_VLMoeForCausalLM
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 
+from vllm_dwdp.engine.moe import loader
+
 pytestmark = pytest.mark.usefixtures("one_process_group")
 
 NUM_RANKS = 2
@@ -81,7 +83,8 @@ def test_ranks_hold_stocks_rows_and_touch_no_others(checkpoint, family, is_fused
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
 def test_a_draft_model_has_all_experts_on_every_rank(checkpoint, family, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    monkeypatch.setattr(loader, "logger", logging.getLogger("heard"))  # vLLM sets up its own again
+    caplog.set_level("INFO", "heard")
     folder = checkpoint(family, False)
     stock, draft = load_stock(folder), load_draft(folder, 1, NUM_RANKS)
     assert draft.keys() == stock.keys()
