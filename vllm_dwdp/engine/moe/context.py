@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class MoeContext:
     """The MoE layers of one model on one rank, collected as they are constructed.
 
-    A layer adds itself when it is constructed. Once the model is loaded they are complete: vLLM
-    builds draft models afterwards, whose MoE layers are its own, with all experts on every rank.
+    A layer adds itself when it is constructed. Once the model is loaded, the layers are complete: a
+    draft model is built afterwards, of vLLM's own MoE layers, with all experts on every rank.
 
     before_loading: called once the model is built, before weights are read.
     on_step: called whenever the loader gets further, with a description of what it loads.

@@ -22,7 +22,7 @@ HARMLESS = {"get_expert_mapping"}
 """Methods that a model's own class may override: this one tells tensors of a checkpoint by name."""
 
 GPT_OSS = "GptOssRoutedExperts"
-"""The name of vLLM's class of gpt-oss's layers, whose module dwdp needn't import for others."""
+"""vLLM's class of gpt-oss's layers. By its name, dwdp needs no import of that model for others."""
 
 
 def share_layers() -> None:
