@@ -134,8 +134,8 @@ class DwdpRoutedExperts(RoutedExperts):
             )
         names = [name for name, p in self._parameters.items() if p is param]
         is_weight = any(map(WEIGHT.fullmatch, names))
-        shards, experts = self.held_by(loaded_weight, shard_id, expert_id)
         if is_weight:
+            shards, experts = self.held_by(loaded_weight, shard_id, expert_id)
             self.loaded_rows.check(shards, experts, loaded_weight, param)
         load = super().weight_loader
         if (name := scale_of_layer(names, self.quant_method)) is not None:
