@@ -254,7 +254,7 @@ def gpu_options(start):
             compilation["cudagraph_mode"] = "FULL_DECODE_ONLY"
     return settings | {
         "compilation_config": compilation,
-        "moe_backend": "triton",  # as dwdp chooses by default
+        "moe_backend": "triton",
         "kv_cache_memory_bytes": KV_CACHE_BYTES,
         "gpu_memory_utilization": MEMORY_SHARE,
     }

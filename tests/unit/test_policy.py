@@ -34,14 +34,20 @@ models = st.builds(
 )
 
 
-@given(models, st.integers(0, 300), st.integers(0, 100))
-def test_policy_is_the_cheapest_mode_for_every_step(model, max_tokens, captured):
-    policy = Policy.cheapest(model, max_tokens=max_tokens, captured_tokens=captured)
+@given(models, st.integers(0, 300), st.integers(0, 100), st.booleans())
+def test_policy_is_the_cheapest_mode_for_every_step(model, max_tokens, captured, hears_router):
+    policy = Policy.cheapest(
+        model, max_tokens=max_tokens, captured_tokens=captured, hears_router=hears_router
+    )
     for num_tokens in range(max_tokens + 1):
         expected = best_mode(
-            model.seconds(num_tokens), may_prefetch=num_tokens > captured, min_gain=MIN_GAIN
+            model.seconds(num_tokens),
+            may_select=hears_router,
+            may_prefetch=num_tokens > captured,
+            min_gain=MIN_GAIN,
         )
         assert policy.mode(num_tokens) is expected
+        assert hears_router or expected is not FetchMode.SELECTIVE
         assert not (expected is FetchMode.PREFETCH and num_tokens <= captured)
     assert policy.mode(10 * max_tokens + 1) is policy.modes[-1]
 
@@ -93,13 +99,26 @@ def test_peers_memory_as_fast_as_own_is_read_where_it_lies():
 )
 def test_policy_copies_only_where_a_step_of_this_engine_does(fetch, captured_tokens, expected):
     """Slots are made only if the policy copies. 'auto' has no model if copies can't save time."""
-    assert policy_for(fetch, None, StepSizes(512, captured_tokens)).table() == expected
+    policy = policy_for(fetch, None, StepSizes(512, captured_tokens), hears_router=True)
+    assert policy.table() == expected
 
 
 @pytest.mark.parametrize(("max_tokens", "is_direct"), [(1024, True), (16384, False)])
 def test_auto_copies_where_the_largest_step_gains(max_tokens, is_direct):
-    policy = policy_for("auto", DEEPSEEK_R1_ON_NVLINK, StepSizes(max_tokens, 512))
+    sizes = StepSizes(max_tokens, 512)
+    policy = policy_for("auto", DEEPSEEK_R1_ON_NVLINK, sizes, hears_router=True)
     assert policy.is_direct is is_direct
+
+
+def test_auto_does_not_choose_by_a_router_that_it_cannot_hear():
+    """One token of 512 experts reads 1 % of them, so on a slow link it pays to copy just those."""
+    slow = dataclasses.replace(DEEPSEEK_R1_ON_NVLINK, direct_extra_s_per_token=1.0)
+    modes = [
+        policy_for("auto", slow, StepSizes(16384, 0), hears_router=hears).modes
+        for hears in (True, False)
+    ]
+    assert FetchMode.SELECTIVE in modes[0]
+    assert set(modes[1]) == {FetchMode.DIRECT, FetchMode.PREFETCH}
 
 
 def test_modes_of_small_steps_are_those_of_their_sizes():

@@ -19,17 +19,19 @@ class StepSizes(NamedTuple):
     captured_tokens: int
 
 
-def policy_for(fetch: str, model: CostModel | None, sizes: StepSizes) -> Policy:
+def policy_for(
+    fetch: str, model: CostModel | None, sizes: StepSizes, *, hears_router: bool
+) -> Policy:
     """The policy of a rank's steps, by the option `fetch`.
 
-    model: None if copies can't save any time. If only steps of more than `sizes.max_tokens` would
-    copy, the policy is 'direct' for all.
+    model: None if copies can't save any time. hears_router: see Policy.cheapest. If only steps of
+    more than `sizes.max_tokens` would copy, the policy is 'direct' for all.
     """
     captured = sizes.captured_tokens
     if fetch != AUTO:
         policy = Policy.always(FetchMode(fetch), captured_tokens=captured)
     elif model is not None:
-        policy = Policy.cheapest(model, **sizes._asdict())
+        policy = Policy.cheapest(model, **sizes._asdict(), hears_router=hears_router)
     else:
         policy = Policy.always(FetchMode.DIRECT)
     if policy.modes_up_to(sizes.max_tokens) == {FetchMode.DIRECT}:

@@ -76,9 +76,16 @@ def share_chosen(num_tokens: int, top_k: int, num_experts: int) -> float:
     return 1.0 - (1.0 - top_k / num_experts) ** num_tokens
 
 
-def best_mode(seconds: Seconds, *, may_prefetch: bool, min_gain: float) -> FetchMode:
-    """The cheapest mode; one that copies must save more than `min_gain` of the layer's time."""
-    costs = {FetchMode.DIRECT: seconds.direct, FetchMode.SELECTIVE: seconds.selective}
+def best_mode(
+    seconds: Seconds, *, may_select: bool, may_prefetch: bool, min_gain: float
+) -> FetchMode:
+    """The cheapest mode; one that copies must save more than `min_gain` of the layer's time.
+
+    may_select, may_prefetch: whether the step can run in mode 'selective', and in 'prefetch'.
+    """
+    costs = {FetchMode.DIRECT: seconds.direct}
+    if may_select:
+        costs[FetchMode.SELECTIVE] = seconds.selective
     if may_prefetch:
         costs[FetchMode.PREFETCH] = seconds.prefetch
     best = min(costs, key=lambda mode: costs[mode])

@@ -35,14 +35,23 @@ class Policy:
         return cls((0,), (mode,), captured_tokens)
 
     @classmethod
-    def cheapest(cls, model: CostModel, *, max_tokens: int, captured_tokens: int = 0) -> "Policy":
+    def cheapest(
+        cls,
+        model: CostModel,
+        *,
+        max_tokens: int,
+        captured_tokens: int = 0,
+        hears_router: bool = True,
+    ) -> "Policy":
         """The cheapest mode for each step up to `max_tokens`, whose mode larger steps take, too.
 
-        Steps that may be captured don't prefetch.
+        Steps that may be captured don't prefetch. hears_router: whether the kernels tell which
+        experts the router chose; if not, no step is selective.
         """
         modes = (
             best_mode(
                 model.seconds(num_tokens),
+                may_select=hears_router,
                 may_prefetch=num_tokens > captured_tokens,
                 min_gain=MIN_GAIN,
             )

@@ -180,7 +180,10 @@ class Fetching:
         if self._costs.lacks_nothing:
             logger.info("fetch=%s has nothing to fetch: this rank has all experts", config.fetch)
             return
-        self.policy = policy_for(config.fetch, model, sizes)
+        hears_router = self._layers.hears_router
+        self.policy = policy_for(config.fetch, model, sizes, hears_router=hears_router)
+        if config.fetch == AUTO and model is not None and not hears_router:
+            logger.info("fetch=auto: no step is selective, since kernels hide the router's choice")
         warn_of_captured(self.policy, config, sizes)
         if model is not None:
             report(config, self.policy, model, sizes)

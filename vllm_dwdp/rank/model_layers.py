@@ -35,8 +35,13 @@ class ModelLayers(Protocol):
         """Undo `bind_slot`: the layer runs in place only."""
         ...
 
+    @property
+    def hears_router(self) -> bool:
+        """Whether the kernels of all layers tell which experts the router chose."""
+        ...
+
     def check_router_is_heard(self) -> None:
-        """Raise ConfigError if a layer's kernel doesn't tell which experts the router chose."""
+        """Raise ConfigError, with the layer's name, unless `hears_router`."""
         ...
 
     def fence_graphs(self, scheduler: FetchScheduler) -> None:

@@ -3,7 +3,6 @@
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
 import json
-import logging
 import multiprocessing
 import os
 import subprocess
@@ -26,7 +25,6 @@ from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.setup import last_words, model_checks
-from vllm_dwdp.engine.setup.configure import choose_kernel
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 
@@ -146,31 +144,9 @@ def test_ranks_of_one_command_meet_on_loopback(monkeypatch, one_host):
     assert str(endpoint(config, Settings.load(config), one_host=one_host)) == expected
 
 
-@pytest.mark.parametrize(
-    ("device", "quantization", "asked", "taken"),
-    [
-        ("cuda", None, "auto", "triton"),
-        ("cuda", "fp8", "auto", "triton"),
-        ("cuda", "auto_awq", "auto", "auto"),
-        ("cuda", None, "deep_gemm", "deep_gemm"),
-        ("cpu", None, "auto", "auto"),
-    ],
-)
-def test_kernels_on_gpus_are_those_that_a_gpu_has_run(
-    monkeypatch, caplog, device, quantization, asked, taken
-):
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    config = SimpleNamespace(
-        device_config=SimpleNamespace(device_type=device),
-        model_config=SimpleNamespace(quantization=quantization),
-        kernel_config=SimpleNamespace(moe_backend=asked),
-    )
-    with caplog.at_level("INFO", logger="vllm.dwdp"):
-        choose_kernel(config)
-    assert config.kernel_config.moe_backend == taken
-    is_replaced = asked != taken
-    assert ("'triton' backend" in caplog.text) == is_replaced
-    assert ("3 to 5 % more throughput" in caplog.text) == (is_replaced and quantization == "fp8")
+@pytest.mark.parametrize("asked", ["auto", "triton"])
+def test_the_kernel_is_vllms_choice_or_the_users(monkeypatch, asked):
+    assert create(monkeypatch, moe_backend=asked).kernel_config.moe_backend == asked
 
 
 @pytest.mark.parametrize(

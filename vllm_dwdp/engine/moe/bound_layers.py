@@ -10,6 +10,7 @@ from vllm_dwdp.device.base import RankMemory
 from vllm_dwdp.engine.moe.adoption import bind_layer, bind_slot
 from vllm_dwdp.engine.moe.context import MoeContext
 from vllm_dwdp.engine.moe.graph_fence import GraphFence
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.fetch.base import Fetcher
 from vllm_dwdp.fetch.scheduler import FetchScheduler
 from vllm_dwdp.layout.rank_layout import RankLayout
@@ -49,14 +50,22 @@ class BoundLayers:
     def unbind_slot(self, layer_idx: int) -> None:
         self._layers[layer_idx].unbind_slot()
 
+    @property
+    def hears_router(self) -> bool:
+        return not self._silent
+
     def check_router_is_heard(self) -> None:
-        for layer in self._layers:
-            if layer.quant_method.is_monolithic:
-                raise ConfigError(
-                    f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
-                    f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
-                    "dwdp.fetch to 'direct' or 'prefetch'."
-                )
+        for layer in self._silent:
+            raise ConfigError(
+                f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
+                f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
+                "dwdp.fetch to 'direct' or 'prefetch'."
+            )
+
+    @property
+    def _silent(self) -> list[DwdpRoutedExperts]:
+        """The layers whose kernels route by themselves."""
+        return [layer for layer in self._layers if layer.quant_method.is_monolithic]
 
     def fence_graphs(self, scheduler: FetchScheduler) -> None:
         GraphFence.install(scheduler)

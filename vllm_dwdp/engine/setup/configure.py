@@ -9,8 +9,6 @@ calls find them and do nothing.
 
 from typing import Any
 
-from vllm.logger import init_logger
-
 from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.engine.setup.checks import check_config
 from vllm_dwdp.engine.setup.cpu_host import number_engines
@@ -28,21 +26,9 @@ from vllm_dwdp.engine.setup.settings import (
 from vllm_dwdp.engine.setup.start_limit import outlast_progress
 from vllm_dwdp.group.meet import job_board
 
-logger = init_logger("vllm.dwdp")
-
-GPU_MOE_BACKEND = "triton"
-"""The backend of vLLM's GPU kernels that reads weights as loaded, one row for each expert."""
-
-OTHERS_FOR_FP8 = (
-    "for FP8 models, other projects have measured 3 to 5 % more throughput with FlashInfer's "
-    "CUTLASS kernels than with Triton's; --moe-backend flashinfer_cutlass chooses those, which "
-    "haven't run over memory that ranks share."
-)
-"""Source of the figures: SGLang's pull request 28355, Qwen3.5-397B-A17B on 8 H100s."""
-
 
 def configure(vllm_config: Any) -> None:
-    """Check the config, choose kernels, resolve the job's shape, make its engines independent.
+    """Check the config, resolve the job's shape, make its engines independent.
 
     Raises ConfigError with what to change.
     """
@@ -55,7 +41,6 @@ def configure(vllm_config: Any) -> None:
     if (size := dwdp_size(vllm_config, config)) > 1:
         outlast_progress(vllm_config, config)
     job_board.put_up(vllm_config.parallel_config)
-    choose_kernel(vllm_config)
     parallel = vllm_config.parallel_config
     is_one_rank = is_offline(parallel) or parallel.data_parallel_external_lb
     Settings(
@@ -76,18 +61,3 @@ def configure(vllm_config: Any) -> None:
     if is_one_rank:
         collapse_data_parallel(parallel)
     follow_front_end(parallel)
-
-
-def choose_kernel(vllm_config: Any) -> None:
-    """On GPUs, replace `--moe-backend auto` by Triton for unquantised weights and method 'fp8'.
-
-    For these vLLM may choose kernels that haven't run over memory that ranks share, while Triton's
-    have. Other methods keep vLLM's choice.
-    """
-    kernels, quantization = vllm_config.kernel_config, vllm_config.model_config.quantization
-    is_on_gpu = vllm_config.device_config.device_type == "cuda"
-    if is_on_gpu and kernels.moe_backend == "auto" and quantization in (None, "fp8"):
-        kernels.moe_backend = GPU_MOE_BACKEND
-        logger.info("dwdp takes vLLM's MoE kernels of the '%s' backend.", GPU_MOE_BACKEND)
-        if quantization == "fp8":
-            logger.info(OTHERS_FOR_FP8)
