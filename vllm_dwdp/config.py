@@ -42,6 +42,8 @@ class DwdpConfig:
     num_experts_per_worker: experts each rank owns; default: as even as possible.
     host_experts: of these, how many lie in the memory of the host, which GPUs read over their bus;
         'auto': as many as don't fit into the GPU.
+    extra_expert_bytes: bytes of spare memory in which a rank keeps copies of those experts of other
+        ranks, or of its host's memory, that its tokens have chosen most in earlier runs.
     fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
         cheapest for its number of tokens.
     num_slots: slots, each of which is local memory for the experts that one layer lacks.
@@ -60,6 +62,7 @@ class DwdpConfig:
     dwdp_size: int | None = None
     num_experts_per_worker: int | None = None
     host_experts: int | str = 0
+    extra_expert_bytes: int = 0
     fetch: str = AUTO
     num_slots: int = DEFAULT_NUM_SLOTS
     slice_bytes: int | None = None
@@ -75,6 +78,8 @@ class DwdpConfig:
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
         if self.host_experts not in (0, AUTO) or isinstance(self.host_experts, bool):
             _check_count("host_experts", self.host_experts, may_be_none=False)
+        if self.extra_expert_bytes != 0 or isinstance(self.extra_expert_bytes, bool):
+            _check_count("extra_expert_bytes", self.extra_expert_bytes, may_be_none=False)
         if self.host_experts != 0 and self.num_experts_per_worker is not None:
             raise ConfigError(
                 "dwdp.host_experts and dwdp.num_experts_per_worker can't go together: leave one of "

@@ -83,12 +83,19 @@ def folder_of_the_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def generate(run_generate, folder_of_the_run):
-    """Runs generate.py once for each set of arguments; returns its output file and its log."""
+    """Runs generate.py once for each set of arguments; returns its output file and its log.
+
+    Other keyword arguments are environment variables.
+    """
 
     def run(
-        *arguments: str, model: Path = MODEL, on_cuda: bool = False, gpu_bytes: int | None = None
+        *arguments: str,
+        model: Path = MODEL,
+        on_cuda: bool = False,
+        gpu_bytes: int | None = None,
+        **environment: str,
     ) -> dict:
-        environment = CUDA_STAND_IN if on_cuda else {}
+        environment |= CUDA_STAND_IN if on_cuda else {}
         if gpu_bytes is not None:
             environment = environment | {"FAKE_GPU_BYTES": str(gpu_bytes)}
         key = hashlib.sha256(repr((arguments, str(model), environment)).encode()).hexdigest()

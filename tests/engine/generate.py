@@ -4,6 +4,7 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 STARTS = ("It is a truth", "And the LORD said", "Emma was", "In the beginning", "My dear Miss")
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--stock", action="store_true")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--linger", type=float, default=0, help="seconds before ranks are ended")
     parser.add_argument("--config", type=json.loads, default={}, help="the dwdp section")
     parser.add_argument("--options", type=json.loads, default={}, help="of vllm.LLM")
     args = parser.parse_args()
@@ -56,6 +58,7 @@ def main() -> None:
         with LLM(data_parallel_size=args.ranks, max_in_flight=1, **options) as llm:
             outputs = llm.generate(prompts(), params, use_tqdm=False)
             stats = llm.dwdp_stats()
+            time.sleep(args.linger)
     result = {"stats": stats, "outputs": [describe(o) for o in outputs]}
     args.out.write_text(json.dumps(result))
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from support.gpu_ranks import keep_chosen
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import (
     cleanup_dist_env_and_memory,
@@ -134,19 +135,28 @@ def forget_models():
 class Group:
     """All ranks of a group. They have loaded and adopted their experts, and share descriptors.
 
-    make_memory: makes the memory of a rank, given its number.
+    make_memory: makes the memory of a rank, given its number. counts: of chosen experts, by rank,
+    layer and expert; ranks keep copies of all chosen ones.
     """
 
     def __init__(
-        self, dwdp_size, num_experts_per_worker, checkpoint, make_model, make_memory=HostMemory
+        self,
+        dwdp_size,
+        num_experts_per_worker,
+        checkpoint,
+        make_model,
+        make_memory=HostMemory,
+        counts=None,
     ):
         self._make_memory = make_memory
+        self._counts = counts
         self.models, self.contexts = [], []
         for rank in range(dwdp_size):
             with as_rank(rank, dwdp_size, num_experts_per_worker) as context:
                 self.models.append(make_model().load(checkpoint))
             self.contexts.append(context)
         self.adopted = []
+        self.layouts = None
         self.memories, self.rank_experts = {}, {}
         self.adopt_all()
 
@@ -159,8 +169,12 @@ class Group:
         """Move a rank's experts to its memory, as `vllm_dwdp.engine.moe.adoption` does."""
         memory = self.memories[rank]
         experts = self.models[rank].experts
-        layouts = tuple(layer_layout(e, memory.driver.granularity) for e in experts)
-        layout = RankLayout(layouts, rank)
+        if self.layouts is None:
+            layouts = tuple(layer_layout(e, memory.driver.granularity) for e in experts)
+            self.layouts = [RankLayout(layouts, r) for r in range(len(self.models))]
+            if self._counts is not None:
+                self.layouts = keep_chosen(self.layouts, self._counts)
+        layout = self.layouts[rank]
         self.rank_experts[rank] = adopt(memory, experts, layout, self.adopted.append)
 
     @property

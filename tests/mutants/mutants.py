@@ -20,6 +20,7 @@ SIMULATED = "tests/fetch"
 LAYERS = "tests/engine/moe/test_fetch_layers.py"
 READERS = "engine/moe/routed_experts.py"
 KERNELS = "tests/engine/moe/test_recipe.py"
+EXTRA = "tests/unit/test_extra_experts.py"
 DRAFTS = "tests/engine/moe/test_loading.py::test_a_draft_model_has_all_experts_on_every_rank"
 
 MUTANTS = (
@@ -274,5 +275,26 @@ MUTANTS = (
         "        own |= {place[0] for rows in self.rows for place in rows.places}\n",
         "",
         KERNELS,
+    ),
+    Mutant(
+        "a copy of an extra expert is filled before a view shows it",
+        "memory/expert_views.py",
+        "block.fill(0, views[tensor_idx].address + extent.start, extent.num_bytes)",
+        "pass",
+        EXTRA,
+    ),
+    Mutant(
+        "blocks are cut where copies of any rank begin and end",
+        "layout/extra_experts.py",
+        "in itertools.chain.from_iterable(wishes):",
+        "in wishes[layout.rank]:",
+        EXTRA,
+    ),
+    Mutant(
+        "padding is not counted as an expert",
+        "rank/expert_counts.py",
+        "ids.flatten() + 1",
+        "ids.flatten().clamp(min=0) + 1",
+        EXTRA,
     ),
 )

@@ -16,6 +16,7 @@ from vllm_dwdp.fetch.base import ChosenIds
 from vllm_dwdp.fetch.counters import FetchCounters
 from vllm_dwdp.fetch.policy import Policy
 from vllm_dwdp.fetch.scheduler import FetchScheduler
+from vllm_dwdp.layout.extra_experts import choose_pages, with_extra_experts
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
@@ -46,6 +47,15 @@ def layouts_of(layers, placement, granularity):
         )
         for tensors in layers
     )
+
+
+def keep_chosen(of_ranks, counts):
+    """The layouts of all ranks of a group that keep copies of all experts in their counts."""
+    wishes = [
+        choose_pages(layout, of_rank, num_bytes=1 << 60, max_experts=1 << 60)
+        for layout, of_rank in zip(of_ranks, counts, strict=True)
+    ]
+    return [with_extra_experts(layout, wishes) for layout in of_ranks]
 
 
 def adopt(driver, layout, layers):
@@ -142,10 +152,14 @@ def make_ranks(
     dwdp_size=2,
     num_slots=2,
     host_experts=0,
+    counts=None,
     handle_type=HandleType.FILE_DESCRIPTOR,
     **options,
 ):
-    """All ranks of a group; they take each other's handles."""
+    """All ranks of a group; they take each other's handles.
+
+    counts: of chosen experts, by rank, layer and expert; ranks keep copies of all chosen ones.
+    """
     placement = Placement.make(
         num_experts=num_experts, dwdp_size=dwdp_size, host_experts=host_experts
     )
@@ -154,6 +168,8 @@ def make_ranks(
     layers = make_layers(num_layers, num_experts, page)
     layouts = layouts_of(layers, placement, page)
     of_ranks = [RankLayout(layouts, rank, num_slots) for rank in range(dwdp_size)]
+    if counts is not None:
+        of_ranks = keep_chosen(of_ranks, counts)
     experts = [adopt(drivers[rank], of_ranks[rank], layers) for rank in range(dwdp_size)]
 
     def take_handles(peer, parcel, expected_sizes):

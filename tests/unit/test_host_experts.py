@@ -45,7 +45,7 @@ def test_a_rank_copies_what_others_have_and_its_own_of_the_host(placement, row_b
         by_peer = plan.bytes_by_peer(placement.dwdp_size)
         assert sum(by_peer) == of_rank.missing_bytes(0)
         assert by_peer[rank] == host_bytes([layer], rank)
-        resident = sum(extent.num_bytes for extent in layer[0].resident_blocks_of(rank))
+        resident = sum(block.extent.num_bytes for block in of_rank.resident_blocks(0))
         assert resident + sum(by_peer) == sum(extent.num_bytes for extent in layer[0].blocks)
 
 
@@ -53,8 +53,9 @@ def test_a_rank_copies_what_others_have_and_its_own_of_the_host(placement, row_b
 def test_the_estimate_leaves_out_what_lies_on_the_host(placement, row_bytes):
     layers = ((TensorLayout(ExpertTensor("w", row_bytes), placement, PAGE),),) * 2
     for rank in range(placement.dwdp_size):
-        estimate = MemoryEstimate.make(RankLayout(layers, rank), other_bytes=0)
-        resident = sum(e.num_bytes for e in layers[0][0].resident_blocks_of(rank))
+        of_rank = RankLayout(layers, rank)
+        estimate = MemoryEstimate.make(of_rank, other_bytes=0)
+        resident = sum(block.extent.num_bytes for block in of_rank.resident_blocks(0))
         fringe = estimate.own - 2 * resident
         assert 0 <= fringe < len(layers) * 5 * PAGE + PAGE or not layers[0][0].blocks
 

@@ -10,10 +10,19 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.slots import SlotLayout
 from vllm_dwdp.layout.tensors import FringeLayout, LayerLayout, SourcedBlock
+
+
+class BlockKey(NamedTuple):
+    """Names a block: its layer, its tensor, and its first byte in the tensor's view."""
+
+    layer_idx: int
+    tensor_idx: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -21,13 +30,15 @@ class RankLayout:
     """The layouts of all layers, as one rank of the group sees them.
 
     num_slots: layer l uses slot l % num_slots; 0 for a rank without slots. only_layer: the one
-    layer that has a slot; None if all layers have one.
+    layer that has a slot; None if all layers have one. extra: the blocks that the rank doesn't own
+    and keeps copies of, see layout/extra_experts.py.
     """
 
     layouts: tuple[LayerLayout, ...]
     rank: int
     num_slots: int = 0
     only_layer: int | None = None
+    extra: frozenset[BlockKey] = frozenset()
 
     @property
     def placement(self) -> Placement:
@@ -77,11 +88,16 @@ class RankLayout:
         for tensor_idx, layout in enumerate(self.layouts[layer_idx]):
             for extent in layout.blocks:
                 source = layout.source(extent.segment, self.rank, layer_idx, tensor_idx)
-                yield SourcedBlock(tensor_idx, extent, source)
+                is_extra = BlockKey(layer_idx, tensor_idx, extent.start) in self.extra
+                yield SourcedBlock(tensor_idx, extent, source, is_extra)
 
     def missing_blocks(self, layer_idx: int) -> Iterator[SourcedBlock]:
         """The blocks of a layer that this rank reads over a link: of peers, or of its own host."""
         return (b for b in self.sourced_blocks(layer_idx) if b.is_missing(self.rank))
+
+    def resident_blocks(self, layer_idx: int) -> Iterator[SourcedBlock]:
+        """The blocks of a layer in the rank's own fast memory, which need no copy."""
+        return (b for b in self.sourced_blocks(layer_idx) if not b.is_missing(self.rank))
 
     def missing_bytes(self, layer_idx: int) -> int:
         """Bytes of a layer's missing blocks, which copies bring; boundary pages don't count."""

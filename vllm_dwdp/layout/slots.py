@@ -63,11 +63,11 @@ def _lay_out(
     blocks: Iterable[SourcedBlock], granularity: int, pages: list[PageSpec]
 ) -> Iterator[SlotPiece]:
     free = _by_size(pages)
-    for tensor_idx, extent, peer in blocks:
-        at = extent.start
-        for num_bytes in _powers(extent.num_bytes, granularity):
+    for block in blocks:
+        at = block.extent.start
+        for num_bytes in _powers(block.extent.num_bytes, granularity):
             page_idx = _take(num_bytes, at, free, pages)
-            yield SlotPiece(peer, tensor_idx, at, page_idx, num_bytes)
+            yield SlotPiece(block.source, block.tensor_idx, at, page_idx, num_bytes)
             at += num_bytes
 
 

@@ -14,7 +14,8 @@ A view shows one expert tensor `[num_experts, ...]`, cut at ownership boundaries
 * Every rank computes the layouts of all ranks, so that they exchange none.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -48,11 +49,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """The view of one expert tensor, the same on every rank."""
+    """The view of one expert tensor, the same on every rank.
+
+    cuts: offsets in the view, multiples of the granularity, at which blocks are cut.
+    """
 
     tensor: ExpertTensor
     placement: Placement
     granularity: int
+    cuts: tuple[int, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -69,7 +74,7 @@ class TensorLayout:
         return largest * self.tensor.expert_bytes < MIN_PAGES_PER_RANK * self.granularity
 
     @cached_property
-    def blocks(self) -> tuple[Extent, ...]:
+    def interiors(self) -> tuple[Extent, ...]:
         """The page-aligned interior of every segment that has one."""
         if self.is_kept_whole:
             return ()
@@ -77,9 +82,14 @@ class TensorLayout:
         return tuple(extent for extent in found if extent.num_bytes > 0)
 
     @cached_property
+    def blocks(self) -> tuple[Extent, ...]:
+        """The interiors, cut at `cuts`."""
+        return tuple(part for extent in self.interiors for part in _parts(extent, self.cuts))
+
+    @cached_property
     def fragments(self) -> tuple[Extent, ...]:
         """The parts of each segment that no block covers, in order."""
-        interiors = {extent.segment: extent for extent in self.blocks}
+        interiors = {extent.segment: extent for extent in self.interiors}
         return tuple(
             extent
             for segment in self.placement.segments()
@@ -90,7 +100,7 @@ class TensorLayout:
     def private_spans(self) -> tuple[Span, ...]:
         """The boundary pages: all of the view that no block covers."""
         spans, at = [], 0
-        for extent in self.blocks:
+        for extent in self.interiors:
             spans.append(Span(at, extent.start - at))
             at = extent.start + extent.num_bytes
         spans.append(Span(at, self.view_bytes - at))
@@ -102,10 +112,6 @@ class TensorLayout:
 
     def blocks_of(self, rank: int) -> tuple[Extent, ...]:
         return tuple(extent for extent in self.blocks if rank in extent.segment.owners)
-
-    def resident_blocks_of(self, rank: int) -> tuple[Extent, ...]:
-        """The rank's blocks in its own fast memory, which need no copy."""
-        return tuple(extent for extent in self.blocks_of(rank) if not extent.segment.on_host)
 
     def _bounds(self, segment: Segment) -> tuple[int, int]:
         row = self.tensor.expert_bytes
@@ -129,20 +135,32 @@ class TensorLayout:
             yield Extent(segment, inner_end, end - inner_end)
 
 
+def _parts(extent: Extent, cuts: Iterable[int]) -> Iterator[Extent]:
+    """The parts of an extent between those cuts that lie inside it."""
+    end = extent.start + extent.num_bytes
+    inside = sorted(cut for cut in cuts if extent.start < cut < end)
+    for start, stop in itertools.pairwise([extent.start, *inside, end]):
+        yield Extent(extent.segment, start, stop - start)
+
+
 LayerLayout = tuple[TensorLayout, ...]
 """The layouts of one layer's expert tensors, in the same order on every rank."""
 
 
 class SourcedBlock(NamedTuple):
-    """A block of a layer, and the rank out of whose memory it is read."""
+    """A block of a layer, and the rank that it is read from.
+
+    is_extra: whether the reading rank keeps a copy of it for good.
+    """
 
     tensor_idx: int
     extent: Extent
     source: int
+    is_extra: bool = False
 
     def is_missing(self, rank: int) -> bool:
         """Whether the rank's kernels read it over a link, until it is copied into a slot."""
-        return self.source != rank or self.extent.segment.on_host
+        return not self.is_extra and (self.source != rank or self.extent.segment.on_host)
 
 
 class FringePiece(NamedTuple):

@@ -18,6 +18,7 @@ class MemoryEstimate:
     slots: the slots and the private pages of the views on them; 0 for a rank without slots.
     layer: the rank's own experts of the largest layer, as they are loaded. The start needs room for
         them.
+    extra: copies of extra experts, at most.
     other: all weights but the experts.
     on_host: blocks in host memory; no sum contains them.
     loads_on_host: whether the rank loads its experts to host memory first.
@@ -28,14 +29,24 @@ class MemoryEstimate:
     slots: int
     layer: int
     other: int
+    extra: int = 0
     on_host: int = 0
     loads_on_host: bool = False
 
     @classmethod
     def make(
-        cls, layout: RankLayout, *, other_bytes: int, loads_on_host: bool = False
+        cls,
+        layout: RankLayout,
+        *,
+        other_bytes: int,
+        extra_bytes: int = 0,
+        loads_on_host: bool = False,
     ) -> "MemoryEstimate":
-        """Estimate for a rank with this layout; other_bytes: of all its weights but the experts."""
+        """Estimate for a rank with this layout, which has no extra experts yet.
+
+        other_bytes: of all its weights but the experts. extra_bytes: the most that it may spend on
+        extra experts.
+        """
         rank, layouts = layout.rank, layout.layouts
         private = sum(
             span.num_bytes for layer in layouts for t in layer for span in t.private_spans
@@ -47,6 +58,7 @@ class MemoryEstimate:
             slots=slots + private if slots else 0,
             layer=max(loaded_bytes(layer, rank) for layer in layouts),
             other=other_bytes,
+            extra=min(extra_bytes, sum(map(layout.missing_bytes, range(layout.num_layers)))),
             on_host=host_bytes(layouts, rank),
             loads_on_host=loads_on_host,
         )
@@ -54,7 +66,7 @@ class MemoryEstimate:
     @property
     def without_slots(self) -> int:
         """Bytes of the rank's weights outside host memory once it has started, without slots."""
-        return self.own + self.private + self.other
+        return self.own + self.private + self.other + self.extra
 
     @property
     def in_all(self) -> int:
@@ -84,6 +96,8 @@ class MemoryEstimate:
             "slots": self.slots,
             "other weights": self.other,
         }
+        if self.extra:
+            parts["extra experts"] = self.extra
         return ", ".join(f"{gib(num_bytes)} of {name}" for name, num_bytes in parts.items())
 
 

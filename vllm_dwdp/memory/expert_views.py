@@ -5,19 +5,24 @@
 * A view shows `[num_experts, ...]` read-only; its address is fixed for the process's life.
 * Peers' handles are taken, mapped and closed one layer at a time.
 * Boundary pages are filled here, once, from the fringes of all owners.
+* Copies of extra experts are made here, once, and shown in the place of their owners' memory.
 """
 
 from collections.abc import Callable, Sequence
 
 from vllm_dwdp._core import Block, MemoryDriver, View
-from vllm_dwdp.layout.rank_layout import RankLayout
-from vllm_dwdp.layout.tensors import Extent, FringePiece, TensorLayout
+from vllm_dwdp.layout.rank_layout import BlockKey, RankLayout
+from vllm_dwdp.layout.tensors import Extent, FringePiece, SourcedBlock, TensorLayout
 from vllm_dwdp.memory.handle import Handle, import_all
 from vllm_dwdp.memory.local_shard import LocalShard
 from vllm_dwdp.memory.slots import Slots
 
 TakeHandles = Callable[[int, int, Sequence[int]], Sequence[Handle]]
 """(peer, parcel, expected bytes of each block) -> the blocks' handles, owned by the caller."""
+
+
+Blocks = dict[tuple[int, int, Extent], Block]
+"""Blocks of a layer by (owner, tensor index, extent)."""
 
 
 class ExpertViews:
@@ -38,28 +43,38 @@ class ExpertViews:
         self.num_maps = 0
         self.num_peer_bytes = 0
         self.num_private_bytes = 0
+        self.num_extra_bytes = 0
+        self._extra: dict[BlockKey, Block] = {}
 
     def build(self, layer_idx: int) -> list[View]:
-        """The direct views of a layer, one per expert tensor: they show peers' memory in place."""
+        """The direct views of a layer, one per expert tensor: they show peers' memory in place.
+
+        They show this rank's copies of extra experts.
+        """
         blocks = self._blocks_by_extent(layer_idx)
-        views = [self._driver.reserve_view(t.view_bytes) for t in self._layout.layouts[layer_idx]]
-        for tensor_idx, extent, source in self._layout.sourced_blocks(layer_idx):
-            views[tensor_idx].map_block(extent.start, blocks[source, tensor_idx, extent])
-            self.num_peer_bytes += extent.num_bytes if source != self._layout.rank else 0
-        return self._finish(views, layer_idx)
+        views = self._map(layer_idx, blocks)
+        if any(block.is_extra for block in self._layout.sourced_blocks(layer_idx)):
+            self._copy_extra(layer_idx, views)
+            self.forget(layer_idx, views)
+            views = self._map(layer_idx, blocks)
+        self.num_peer_bytes += sum(
+            block.extent.num_bytes
+            for block in self._layout.missing_blocks(layer_idx)
+            if block.source != self._layout.rank
+        )
+        return views
 
     def build_on_slot(self, layer_idx: int, slots: Slots) -> list[View]:
         """Views of a layer, one per expert tensor, with its slot in the place of peers' memory."""
         rank = self._layout.rank
         own = dict(zip(self._keys(layer_idx, rank), self._shard.blocks(layer_idx), strict=True))
-        views = []
-        for tensor_idx, layout in enumerate(self._layout.layouts[layer_idx]):
-            view = self._driver.reserve_view(layout.view_bytes)
-            for extent in layout.resident_blocks_of(rank):
-                view.map_block(extent.start, own[rank, tensor_idx, extent])
+        views = [self._driver.reserve_view(t.view_bytes) for t in self._layout.layouts[layer_idx]]
+        for resident in self._layout.resident_blocks(layer_idx):
+            block = self._block(layer_idx, resident, own)
+            views[resident.tensor_idx].map_block(resident.extent.start, block)
+        for tensor_idx, view in enumerate(views):
             for offset, page in slots.pages(layer_idx, tensor_idx):
                 view.map_slot_page(offset, page)
-            views.append(view)
         return self._finish(views, layer_idx)
 
     def forget(self, layer_idx: int, views: Sequence[View]) -> None:
@@ -67,6 +82,30 @@ class ExpertViews:
         for view, layout in zip(views, self._layout.layouts[layer_idx], strict=True):
             self.num_maps -= view.num_maps
             self.num_private_bytes -= sum(span.num_bytes for span in layout.private_spans)
+
+    def _map(self, layer_idx: int, blocks: Blocks) -> list[View]:
+        """Views of a layer that show its blocks in place, and the copies that there are by now."""
+        views = [self._driver.reserve_view(t.view_bytes) for t in self._layout.layouts[layer_idx]]
+        for sourced in self._layout.sourced_blocks(layer_idx):
+            block = self._block(layer_idx, sourced, blocks)
+            views[sourced.tensor_idx].map_block(sourced.extent.start, block)
+        return self._finish(views, layer_idx)
+
+    def _block(self, layer_idx: int, sourced: SourcedBlock, blocks: Blocks) -> Block:
+        """This rank's copy of a block if there is one, else the owner's."""
+        tensor_idx, extent, source, _ = sourced
+        copied = self._extra.get(BlockKey(layer_idx, tensor_idx, extent.start))
+        return copied or blocks[source, tensor_idx, extent]
+
+    def _copy_extra(self, layer_idx: int, views: Sequence[View]) -> None:
+        """Copy the extra experts of a layer out of its finished views, which show the owners'."""
+        for tensor_idx, extent, _, is_extra in self._layout.sourced_blocks(layer_idx):
+            if is_extra:
+                block = self._driver.create_block(extent.num_bytes, extent.start)
+                block.fill(0, views[tensor_idx].address + extent.start, extent.num_bytes)
+                block.seal()
+                self._extra[BlockKey(layer_idx, tensor_idx, extent.start)] = block
+                self.num_extra_bytes += extent.num_bytes
 
     def _finish(self, views: list[View], layer_idx: int) -> list[View]:
         """Add the boundary pages to a layer's views, whose blocks are mapped, and finish them."""
@@ -111,8 +150,8 @@ class ExpertViews:
         view.finish()
         return view
 
-    def _blocks_by_extent(self, layer_idx: int) -> dict[tuple[int, int, Extent], Block]:
-        """Own and peers' blocks of a layer by (owner, tensor index, extent)."""
+    def _blocks_by_extent(self, layer_idx: int) -> Blocks:
+        """Own and peers' blocks of a layer."""
         own = self._shard.blocks(layer_idx)
         found = dict(zip(self._keys(layer_idx, self._layout.rank), own, strict=True))
         for peer in self._layout.peers:

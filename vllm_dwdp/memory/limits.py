@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Limits of the Linux kernel that a rank must fit: mappings per process and open files."""
 
+import itertools
 import os
 import resource
 from pathlib import Path
@@ -29,13 +30,14 @@ def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer:
 def num_descriptors_needed(layout: RankLayout, *, has_files: bool) -> int:
     """The most descriptors that a rank holds at once.
 
-    They are those of its own blocks, of all peers' blocks of one layer, and of all fringes.
+    They are those of its own blocks and copies, of all peers' blocks of one layer, and of all
+    fringes.
 
     has_files: whether each own block is a file that stays open, as on the host. A GPU's blocks have
     descriptors only while those of a layer are handed over.
     """
     by_layer = [sum(len(t.blocks_of(layout.rank)) for t in tensors) for tensors in layout.layouts]
-    own = sum(by_layer) if has_files else max(by_layer)
+    own = sum(by_layer) + len(layout.extra) if has_files else max(by_layer)
     of_peers = max(
         sum(len(t.blocks_of(peer)) for t in tensors for peer in layout.peers)
         for tensors in layout.layouts
@@ -46,13 +48,31 @@ def num_descriptors_needed(layout: RankLayout, *, has_files: bool) -> int:
 def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:
     """Raise LimitError when `needed` more mappings exceed 80 % of what the kernel has left."""
     limit = read_max_map_count() if max_map_count is None else max_map_count
-    budget = int((limit - _num_current_maps()) * MAP_SHARE)
+    budget = _map_budget(limit)
     if needed > budget:
         raise LimitError(
             f"The expert views need {needed} memory mappings per process, "
             f"vm.max_map_count={limit} leaves {budget}; raise it: "
             f"sysctl -w vm.max_map_count={2 * (needed + limit)}"
         )
+
+
+def most_extra_experts(layout: RankLayout, *, max_map_count: int | None = None) -> int:
+    """The most extra experts that each rank of the group may keep within the kernel's mappings.
+
+    A copy cuts a block in three, in the direct view and in the view on a slot, and the slot's pages
+    are powers of two.
+    """
+    limit = read_max_map_count() if max_map_count is None else max_map_count
+    tensors = list(itertools.chain.from_iterable(layout.layouts))
+    blocks = [extent for tensor in tensors for extent in tensor.blocks]
+    if not blocks:
+        return 0
+    pages = max(extent.num_bytes for extent in blocks) // layout.granularity
+    of_block = 1 + pages.bit_length()
+    of_views = len(blocks) * of_block + sum(2 * len(t.private_spans) for t in tensors)
+    of_expert = 2 * of_block * max(map(len, layout.layouts))
+    return max(0, _map_budget(limit) - of_views) // (of_expert * layout.num_ranks)
 
 
 def ensure_descriptors(needed: int) -> None:
@@ -71,6 +91,10 @@ def ensure_descriptors(needed: int) -> None:
 
 def read_max_map_count() -> int:
     return int(Path("/proc/sys/vm/max_map_count").read_text())
+
+
+def _map_budget(limit: int) -> int:
+    return int((limit - _num_current_maps()) * MAP_SHARE)
 
 
 def _num_current_maps() -> int:

@@ -72,10 +72,10 @@ class Slots:
     @property
     def num_maps(self) -> int:
         """Mappings that the views on slots take, in addition to those of the direct views."""
-        rank = self._layout.rank
         return sum(
             len(self._pieces(layer_idx))
-            + sum(len(t.resident_blocks_of(rank)) + len(t.private_spans) for t in tensors)
+            + sum(1 for _ in self._layout.resident_blocks(layer_idx))
+            + sum(len(t.private_spans) for t in tensors)
             for layer_idx, tensors in enumerate(self._layout.layouts)
         )
 

@@ -18,6 +18,7 @@ from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.graph_fence import GraphFence, captured_tokens
 from vllm_dwdp.fetch.compute_probe import ComputeProbe
 from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.rank.expert_counts import ExpertCounts
 
 pytestmark = pytest.mark.usefixtures("one_process_group")
 DTYPE = torch.bfloat16
@@ -30,9 +31,20 @@ class Case:
     """Rank 1 of a group, and the unsharded model to compare it with."""
 
     def __init__(
-        self, num_layers, *, dwdp_size=3, size=None, num_slots=2, poison=None, num_experts=0
+        self,
+        num_layers,
+        *,
+        dwdp_size=3,
+        size=None,
+        num_slots=2,
+        poison=None,
+        num_experts=0,
+        counts=None,
     ):
-        """num_experts: if given, so many experts with biases. size: experts of a rank."""
+        """num_experts: if given, so many experts with biases. size: experts of a rank.
+
+        counts: see Group.
+        """
         self._num_experts = num_experts or NUM_EXPERTS
         shape = self._num_experts, DTYPE, num_experts > 0, num_layers
 
@@ -41,9 +53,18 @@ class Case:
 
         checkpoint = make_checkpoint(*shape)
         self._stock = make_model().load(checkpoint)
-        self._group = Group(dwdp_size, size, checkpoint, make_model)
+        self._group = Group(dwdp_size, size, checkpoint, make_model, counts=counts)
         self.model = self._group.bind(1, num_slots=num_slots, poison=poison)
         self.counters = self.model.scheduler.counters
+
+    def bytes_of_a_layer(self):
+        """Bytes that are copied for the first layer, by the mode that copies."""
+        copies = self.model.scheduler._layers[0]
+        chosen = self.model.slots._expert_copies(0, self._group.rank_experts[1].direct[0])
+        return {
+            FetchMode.PREFETCH: sum(copies.bytes_by_peer),
+            FetchMode.SELECTIVE: sum(num_bytes for expert in chosen for *_, num_bytes in expert),
+        }
 
     def check(self, mode, *, num_tokens=9, layer_idxs=None):
         """Check that a step gives the unsharded outputs; returns the chosen experts."""
@@ -76,6 +97,22 @@ def test_groups_and_redundant_experts(dwdp_size, size, poison):
     case = Case(3, dwdp_size=dwdp_size, size=size, poison=POISON[poison])
     for mode in MODES * 3:
         case.check(mode)
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize(("dwdp_size", "size"), [(2, None), (3, 6)])
+def test_copies_of_extra_experts(dwdp_size, size, poison):
+    torch.manual_seed(dwdp_size)
+    counts = torch.randint(0, 2, (dwdp_size, 3, NUM_EXPERTS)).tolist()
+    case = Case(3, dwdp_size=dwdp_size, size=size, poison=POISON[poison], counts=counts)
+    context().expert_counts = counted = ExpertCounts([NUM_EXPERTS] * 3, "cpu")
+    chosen = [case.check(mode) for mode in MODES * 3]
+    without = Case(3, dwdp_size=dwdp_size, size=size)
+    for mode, bytes_of in case.bytes_of_a_layer().items():
+        assert 0 < bytes_of < without.bytes_of_a_layer()[mode], mode
+    for of_layer in counted.read():
+        assert {e for e, count in enumerate(of_layer) if count} == set().union(*chosen)
+        assert sum(of_layer) == 9 * TOP_K * len(chosen)
 
 
 @pytest.mark.parametrize("poison", POISON)

@@ -33,6 +33,30 @@ def test_three_ranks_with_redundant_experts_on_selective_equal_stock_vllm(genera
         assert sum(stats["bytes_fetched"]["selective"]) > 0
 
 
+def test_ranks_with_copies_of_the_experts_that_an_earlier_run_chose_equal_stock_vllm(
+    generate, stock_eager, tmp_path
+):
+    config = {"fetch": "selective", "extra_expert_bytes": 1 << 20}
+    until_saved = "12"
+    options = ("--eager", "--config", json.dumps(config), "--linger", until_saved)
+    first, second = (
+        generate(*options, VLLM_CACHE_ROOT=str(tmp_path), TURN=turn) for turn in ("1", "2")
+    )
+    files = tmp_path.glob("dwdp/expert_counts/*/rank-*.json")
+    assert sorted(file.name for file in files) == ["rank-0.json", "rank-1.json"]
+    assert_equal(first, stock_eager)
+    assert_equal(second, stock_eager)
+    for before, after in zip(first["stats"], second["stats"], strict=True):
+        assert before["expert_bytes_extra"] == 0
+        assert (1 << 20) - (1 << 18) < after["expert_bytes_extra"] <= 1 << 20
+        assert after["expert_bytes_from_peers"] < before["expert_bytes_from_peers"]
+    fetched = [
+        sum(sum(stats["bytes_fetched"]["selective"]) for stats in run["stats"])
+        for run in (first, second)
+    ]
+    assert 0 < fetched[1] < 0.8 * fetched[0]
+
+
 def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, stock):
     """The given figures make large prefills prefetch, and decodes read in place."""
     config = {"link_gb_per_s": 0.05, "compute_us_per_token": 1000}

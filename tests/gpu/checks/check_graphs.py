@@ -18,6 +18,7 @@ from support.gpu_ranks import make_ranks
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.rank.expert_counts import ExpertCounts
 
 NUM_REPLAYS = int(os.environ.get("NUM_REPLAYS", "100"))
 NUM_EXPERTS = 7
@@ -117,5 +118,26 @@ def selective(device):
     replay_all(device, FetchMode.SELECTIVE)
 
 
+@part("counts of chosen experts in a captured step", *GRAPHS)
+def counts(device):
+    """Counts as ExpertCounts says, while a graph is replayed with other ids each time."""
+    counted = ExpertCounts([NUM_EXPERTS], "cuda")
+    ids = torch.zeros(NUM_IDS, dtype=torch.int32, device="cuda")
+    counted.add(0, ids)  # loads the kernels before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        counted.add(0, ids)
+    counted.clear()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(-1, NUM_EXPERTS, (NUM_REPLAYS, NUM_IDS), generator=generator)
+    for one in chosen:
+        ids.copy_(one)
+        graph.replay()
+    torch.cuda.synchronize()
+    expected = torch.bincount(chosen.flatten() + 1, minlength=NUM_EXPERTS + 1)[1:].tolist()
+    assert counted.read() == [expected], (counted.read(), expected)
+    say("counts of chosen experts", replays=NUM_REPLAYS)
+
+
 if __name__ == "__main__":
-    run_parts(direct, selective)
+    run_parts(direct, selective, counts)

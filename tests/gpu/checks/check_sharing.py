@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from figures import say
 from parts import PATIENCE, Need, part, run_parts
+from support.gpu_ranks import make_ranks
 from support.ports import free_port
 
 from vllm_dwdp._core import HandleType
+from vllm_dwdp.config import FetchMode
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 
 SCRIPT = Path(__file__).parents[2] / "cuda" / "gpu_process.py"
@@ -61,6 +63,22 @@ def two_processes(device):
 @part("four processes read each other's experts")
 def four_processes(device):
     compare_ranks(device, 4)
+
+
+@part("copies of extra experts")
+def extra_experts(device):
+    """Two ranks keep copies of some of the experts that they lack, and copy fewer bytes."""
+    copied = []
+    for counts in (None, [[[0, 0, 0, 0, 1, 1, 0]] * 3, [[1, 0, 0, 1, 0, 0, 0]] * 3]):
+        ranks = make_ranks(device, num_experts=7, counts=counts)
+        for rank in ranks:
+            for mode in (FetchMode.DIRECT, FetchMode.PREFETCH):
+                rank.step(mode)
+            assert rank.num_wrong_reads() == 0
+        copied.append([rank.counters.bytes_fetched["prefetch"] for rank in ranks])
+    fewer = [1 - sum(after) / sum(before) for before, after in zip(*copied, strict=True)]
+    assert all(share > 0 for share in fewer), fewer
+    say("copies of extra experts", bytes_saved=[round(share, 2) for share in fewer])
 
 
 @part("ranks that see no GPU but their own", Need.TWO_GPUS)
@@ -124,4 +142,4 @@ def ending_of(process, deadline):
 
 
 if __name__ == "__main__":
-    run_parts(mixed_view, two_processes, four_processes, hidden_gpus, fabric)
+    run_parts(mixed_view, two_processes, four_processes, extra_experts, hidden_gpus, fabric)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vllm_dwdp.engine.moe.read_count import ReadCount
 from vllm_dwdp.fetch.base import Fetcher, InPlace
 from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.rank.expert_counts import ExpertCounts
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,8 @@ class MoeContext:
         self.is_complete = False
         """True once the model itself is loaded; layers that are built later are of a draft."""
         self.fetcher: Fetcher = InPlace()
+        self.expert_counts: ExpertCounts | None = None
+        """Counts the experts that tokens choose; None if nothing is counted."""
         self.read_count = ReadCount()
 
     def enter(self) -> None:

@@ -24,7 +24,9 @@ def register_op() -> None:
 def _experts(
     x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, layer_idx: int
 ) -> torch.Tensor:
-    layer, fetcher = context().layers[layer_idx], context().fetcher
+    layer, fetcher, counts = context().layers[layer_idx], context().fetcher, context().expert_counts
+    if counts is not None and second is not None:
+        counts.add(layer_idx, second)
     mode = fetcher.wait(layer_idx, x.shape[0], layer.chosen(second))
     try:
         return layer.run(mode, x, first, second)

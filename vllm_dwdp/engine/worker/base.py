@@ -86,7 +86,9 @@ class DwdpWorker(WorkerBase):
     def compile_or_warm_up_model(self) -> Any:
         """Let steps fetch by the policy, then warm up. An engine calls this once, last of all."""
         self._sharing.settle()
-        return super().compile_or_warm_up_model()
+        result = super().compile_or_warm_up_model()
+        self._sharing.begin_serving()
+        return result
 
     @property
     @abstractmethod

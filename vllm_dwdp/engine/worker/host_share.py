@@ -114,7 +114,10 @@ def fewest_host_experts(
     def fits(number: int) -> bool:
         moved = tuple(tuple(_on_host(t, number) for t in tensors) for tensors in layout.layouts)
         moved_layout = dataclasses.replace(layout, layouts=moved)
-        return MemoryEstimate.make(moved_layout, other_bytes=other_bytes).in_all <= room
+        estimate = MemoryEstimate.make(
+            moved_layout, other_bytes=other_bytes, extra_bytes=config.extra_expert_bytes
+        )
+        return estimate.in_all <= room
 
     most = max(_most(tensors[0].placement) for tensors in layout.layouts)
     return next((number for number in range(most) if fits(number)), most)

@@ -151,6 +151,8 @@ class MemoryCheck:
             if (saved := estimate.slots - self._estimate(1).slots) > 0:
                 found.append(f"set dwdp.num_slots to 1 ({gib(saved)} less)")
             found.append(f"set dwdp.fetch to 'direct' ({gib(estimate.slots)} less)")
+        if estimate.extra:
+            found.append(f"lower dwdp.extra_expert_bytes ({gib(estimate.extra)} less without it)")
         if (saved := self._redundant_bytes(estimate)) > 0:
             found.append(f"leave out dwdp.num_experts_per_worker ({gib(saved)} less)")
         if self._may_use_host and not self._config.num_experts_per_worker:
@@ -176,6 +178,7 @@ class MemoryCheck:
         return MemoryEstimate.make(
             self._layout.with_slots(num_slots),
             other_bytes=self._other_bytes,
+            extra_bytes=self._config.extra_expert_bytes,
             loads_on_host=self._config.host_experts != 0,
         )
 

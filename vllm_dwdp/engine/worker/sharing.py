@@ -26,6 +26,7 @@ from vllm_dwdp.engine.moe.graph_fence import captured_tokens
 from vllm_dwdp.engine.moe.loader import check_layers
 from vllm_dwdp.engine.parent_watch import end_for_good
 from vllm_dwdp.engine.setup import settings as job
+from vllm_dwdp.engine.worker.extra_experts import ExtraExperts
 from vllm_dwdp.engine.worker.meeting import rendezvous
 from vllm_dwdp.engine.worker.model_fit import ModelFit, check_kernel_limits, rank_layout
 from vllm_dwdp.engine.worker.peer_trial import try_peers
@@ -122,8 +123,11 @@ class ExpertSharing:
         layout = rank_layout(
             self.context, self._config, rank=self.rank, granularity=self._driver.granularity
         )
+        model_config = self._vllm_config.model_config
+        self._extra = ExtraExperts(self._config, self.context, model_config, job_rank=self.job_rank)
+        layout = self._extra.add_to(layout, self._session.gather, is_on_host=self._is_on_host)
         check_kernel_limits(layout, is_on_host=self._is_on_host)
-        manifest = rank_manifest(model, layers, self._vllm_config.model_config, self._driver)
+        manifest = rank_manifest(model, layers, model_config, self._driver)
         self._session.enter(Phase.ADOPTING)
         with self._timed("adopt"):
             experts = adopt(self._memory, layers, layout, self._session.step)
@@ -147,10 +151,19 @@ class ExpertSharing:
         for layer in self.context.layers:
             layer.settle_readers()
         self._fetching.settle()
+        self._extra.count(self._device_type)  # a CUDA graph that is captured now counts, too
+
+    def begin_serving(self) -> None:
+        """To be called when vLLM has warmed up: from now on steps are the users'."""
+        self._extra.begin_serving()
 
     def stop(self) -> None:
-        """Stop the copies; called before the process ends, which frees the memory they write to."""
+        """Stop the copies; called before the process ends, which frees the memory they write to.
+
+        Saves what was counted for the next run.
+        """
         if hasattr(self, "_fetching"):  # not set if start-up failed early
+            self._extra.save()
             self._fetching.stop()
 
     def live_stats(self) -> dict[str, Any]:

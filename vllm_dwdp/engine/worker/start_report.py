@@ -29,6 +29,7 @@ def expert_stats(context: MoeContext, experts: RankExperts) -> dict[str, Any]:
         "experts_owned": [local.start, local.stop],
         "expert_bytes_owned": experts.shard.num_block_bytes,
         "expert_bytes_from_peers": experts.views.num_peer_bytes,
+        "expert_bytes_extra": experts.views.num_extra_bytes,
         "expert_bytes_private": experts.views.num_private_bytes,
         "num_maps": experts.views.num_maps,
         "expert_bytes_read": read_count.num_expert_bytes,
@@ -77,7 +78,7 @@ def log_start(stats: Mapping[str, Any]) -> None:
     logger.info(
         "DWDP rank %d of %d (group %d of size %d): %d MoE layers, experts [%d, %d) of %d, "
         "fetch=%s on %s memory with %.1f MiB of slots; %.1f MiB owned, %.1f MiB mapped from "
-        "peers, %.1f MiB private, %d maps; read %.1f MiB of experts from disk; %s",
+        "peers, %.1f MiB extra, %.1f MiB private, %d maps; read %.1f MiB of experts from disk; %s",
         *(stats[key] for key in ("rank", "job_size", "group", "dwdp_size", "num_layers")),
         *(start, end, stats["num_experts"]),
         stats["fetch_config"],
@@ -85,6 +86,7 @@ def log_start(stats: Mapping[str, Any]) -> None:
         stats["slot_bytes"] / 2**20,
         stats["expert_bytes_owned"] / 2**20,
         stats["expert_bytes_from_peers"] / 2**20,
+        stats["expert_bytes_extra"] / 2**20,
         stats["expert_bytes_private"] / 2**20,
         stats["num_maps"],
         stats["expert_bytes_read"] / 2**20,
