@@ -24,7 +24,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
-from vllm_dwdp.engine.setup import last_words, model_checks
+from vllm_dwdp.engine.setup import format_checks, last_words, model_checks
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 
@@ -413,6 +413,52 @@ def test_scales_of_a_rank_alone_are_refused(monkeypatch, tmp_path):
     create(monkeypatch)
     with pytest.raises(Exception, match=r"VLLM_MARLIN_INPUT_DTYPE=int8 .*unset it"):
         create(monkeypatch, model=demo_config_with(tmp_path, quantization_config=AWQ))
+
+
+W4A8 = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {
+        "group_0": {
+            "weights": {"num_bits": 4, "type": "int"},
+            "input_activations": {"num_bits": 8, "type": "float"},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization", "described", "sentence"),
+    [
+        ("DbrxForCausalLM", None, {}, "layers of DbrxForCausalLM, which loads experts in a way"),
+        ("InklingForCausalLM", None, {}, "layers of InklingForCausalLM, which loads experts in"),
+        ("GptOssForCausalLM", "quark", {}, "gpt-oss with quantization method 'quark', since vLLM"),
+        ("GptOssForCausalLM", "nvfp4_per_token", {}, "transpose single experts as it quantises"),
+        ("MixtralForCausalLM", "compressed-tensors", W4A8, "gave other outputs than stock vLLM"),
+        ("MixtralForCausalLM", "quark", {}, None),
+        ("GptOssForCausalLM", None, {}, None),
+        ("MixtralForCausalLM", "compressed-tensors", {"config_groups": {"a": {}}}, None),
+    ],
+)
+def test_models_are_refused_by_class_and_format(architecture, quantization, described, sentence):
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(
+            architectures=[architecture],
+            quantization=quantization,
+            model_impl="auto",
+            hf_config=SimpleNamespace(quantization_config=described),
+        ),
+        kernel_config=SimpleNamespace(moe_backend="auto"),
+    )
+    checks = (format_checks.model_class, format_checks.expert_format)
+    found = [said for check in checks if (said := check(config, DwdpConfig()))]
+    assert len(found) == (sentence is not None)
+    assert sentence is None or sentence in found[0]
+
+
+def test_a_dbrx_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    model = demo_config_with(tmp_path, architectures=["DbrxForCausalLM"])
+    with pytest.raises(Exception, match="MoE layers of DbrxForCausalLM"):
+        create(monkeypatch, model=model)
 
 
 def test_experts_in_host_memory_are_refused_for_formats_that_were_not_tried():

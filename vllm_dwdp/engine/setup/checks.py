@@ -18,6 +18,7 @@ CHECKS: tuple[Check, ...] = (
     model_checks.expert_parallel,
     model_checks.inner_parallel,
     model_checks.moe_model,
+    format_checks.model_class,
     format_checks.expert_format,
     job_checks.group_size,
     model_checks.host_experts,

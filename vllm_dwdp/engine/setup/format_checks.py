@@ -52,7 +52,36 @@ RAN_ON_GPU = frozenset(
 )
 """vLLM's classes of kernels that have run over shared memory of a GPU, see docs/formats.md."""
 
+OWN_LOADING = "loads experts in a way of its own"
+UNSHARED_MODELS = {
+    "DbrxForCausalLM": OWN_LOADING,
+    "InklingForCausalLM": OWN_LOADING,
+    "InklingForConditionalGeneration": OWN_LOADING,
+}
+"""Architectures whose MoE layers dwdp can't share, and why, as the end of a sentence."""
+
+GPT_OSS = "GptOssForCausalLM"
+GPT_OSS_BY = {
+    "quark": "vLLM takes an expert's number among all for its row on a rank",
+    "nvfp4_per_token": "vLLM doesn't transpose single experts as it quantises them",
+}
+"""Quantization methods with which dwdp can't load gpt-oss, and why."""
+
 MARLIN_INPUT = "VLLM_MARLIN_INPUT_DTYPE"
+
+
+def model_class(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Refuse a model by the name of its class in vLLM."""
+    model = vllm_config.model_config
+    for name in model.architectures:
+        if (why := UNSHARED_MODELS.get(name)) and str(model.model_impl) != "transformers":
+            return f"dwdp can't share the MoE layers of {name}, which {why}; drop the option."
+        if name == GPT_OSS and (why := GPT_OSS_BY.get(model.quantization)):
+            return (
+                f"dwdp can't load gpt-oss with quantization method '{model.quantization}', since "
+                f"{why}; use another checkpoint."
+            )
+    return None
 
 
 def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -68,6 +97,11 @@ def expert_format(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"dwdp can't share experts of quantization method 'humming': it {OWN_LAYOUT}; use "
             "another checkpoint."
         )
+    if quantization == "compressed-tensors" and _is_w4a8(vllm_config.model_config.hf_config):
+        return (
+            "dwdp can't share experts with 4-bit weights and 8-bit activations: vLLM's kernel "
+            f"{OTHER_OUTPUTS}; use another checkpoint."
+        )
     if quantization is not None and os.environ.get(MARLIN_INPUT) == "int8":
         return (
             f"with {MARLIN_INPUT}=int8 vLLM may scale weights by the largest value of a rank's own "
@@ -80,3 +114,16 @@ def why_unshared(class_name: str) -> str | None:
     """Why dwdp can't run vLLM's kernels of a class on all experts, with a remedy; or None."""
     found = (one for one in UNSHARED if one.in_name in class_name)
     return next((f"it {one.why}; {one.remedy}" for one in found), None)
+
+
+def _is_w4a8(hf_config: Any) -> bool:
+    """Whether a part of a model of compressed-tensors has 4-bit weights and FP8 activations."""
+    described = getattr(hf_config, "quantization_config", None) or {}
+    for group in described.get("config_groups", {}).values():
+        weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+        if weights.get("num_bits") == 4 and (inputs.get("num_bits"), inputs.get("type")) == (
+            8,
+            "float",
+        ):
+            return True
+    return False
