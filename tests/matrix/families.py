@@ -14,17 +14,21 @@ class Family:
     """A kind of model. sizes: its fields of the configuration, for a number of experts.
 
     options: of vllm.LLM, for stock vLLM and for ranks. renamed: a part of the names of tensors, and
-    what takes its place in the checkpoint.
+    what takes its place in the checkpoint. predicts: whether the checkpoint has a layer more, which
+    predicts the token after the next (multi-token prediction), and drafts by it.
     """
 
     model_type: str
     sizes: Callable[[int], dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
     renamed: tuple[str, str] = ("", "")
+    predicts: bool = False
 
     def config(self, num_experts: int) -> dict[str, Any]:
         return family_sizes.COMMON | self.sizes(num_experts)
 
+
+MTP = {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}}
 
 FAMILIES = {
     "granitemoe": Family("granitemoe", family_sizes.local_experts),
@@ -35,7 +39,9 @@ FAMILIES = {
     "qwen3_next": Family("qwen3_next", family_sizes.qwen3_next),
     "deepseek_v2": Family("deepseek_v2", family_sizes.deepseek_v2),
     "deepseek_v3": Family("deepseek_v3", family_sizes.deepseek_v3),
+    "deepseek_v3-mtp": Family("deepseek_v3", family_sizes.deepseek_v3, MTP, predicts=True),
     "glm4_moe": Family("glm4_moe", family_sizes.glm4_moe),
+    "glm4_moe-mtp": Family("glm4_moe", family_sizes.glm4_moe, MTP, predicts=True),
     "ernie4_5_moe": Family("ernie4_5_moe", family_sizes.ernie4_5_moe),
     "gpt_oss": Family("gpt_oss", family_sizes.local_experts),
     "llama4_text": Family("llama4_text", family_sizes.llama4),

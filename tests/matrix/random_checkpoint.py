@@ -2,17 +2,19 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Writes a small checkpoint of a model family with random weights, by Transformers' own classes."""
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from families import Family
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+PREDICTION_NORMS = ("enorm", "hnorm", "shared_head.norm")
 MATRIX_STD, VECTOR_STD = 0.1, 0.05
 """Large enough that routers tell tokens apart, and that greedy tokens differ."""
 
@@ -27,6 +29,8 @@ def write_checkpoint(folder: Path, family: Family, num_experts: int) -> str:
     randomise(model)
     model.save_pretrained(folder)
     rename(folder / "model.safetensors", *family.renamed)
+    if family.predicts:
+        add_prediction_layer(folder, config)
     for name in TOKENIZER:
         shutil.copy(DEMO_MODEL / name, folder)
     return type(model).__name__
@@ -47,3 +51,26 @@ def randomise(model: PreTrainedModel) -> None:
 def rename(file: Path, old: str, new: str) -> None:
     """Replace a part of the names of all tensors."""
     save_file({name.replace(old, new): t for name, t in load_file(file).items()}, file)
+
+
+def add_prediction_layer(folder: Path, config: PretrainedConfig) -> None:
+    """Add a layer that predicts the token after the next, as DeepSeek-V3's checkpoints have it.
+
+    It is a copy of the last layer, behind a projection of a hidden state and an embedding.
+    Transformers drops the field of the configuration that tells of it.
+    """
+    file, hidden = folder / "model.safetensors", config.hidden_size
+    tensors, last = load_file(file), f"model.layers.{config.num_hidden_layers - 1}."
+    added = f"model.layers.{config.num_hidden_layers}."
+    copied = {added + n.removeprefix(last): t for n, t in tensors.items() if n.startswith(last)}
+    norms = {f"{added}{name}.weight": torch.ones(hidden) for name in PREDICTION_NORMS}
+    both = torch.empty(hidden, 2 * hidden).normal_(0, MATRIX_STD)
+    shared = {
+        f"{added}embed_tokens.weight": tensors["model.embed_tokens.weight"],
+        f"{added}shared_head.head.weight": tensors["lm_head.weight"],
+    }
+    made = norms | {f"{added}eh_proj.weight": both}
+    made = {name: tensor.to(torch.bfloat16) for name, tensor in made.items()}
+    save_file({n: t.clone() for n, t in (tensors | copied | shared | made).items()}, file)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_nextn_predict_layers": 1}))
