@@ -3,7 +3,11 @@
 import pytest
 
 from vllm_dwdp.config import ConfigError, DwdpConfig, parse_endpoint, usable_slots
-from vllm_dwdp.memory.limits import LimitError, check_map_budget
+from vllm_dwdp.layout.placement import Placement
+from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
+from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_at_least
+
+PAGE = 4096
 
 
 def test_defaults_need_no_section():
@@ -77,3 +81,13 @@ def test_map_budget_names_the_sysctl():
     with pytest.raises(LimitError, match=r"sysctl -w vm\.max_map_count"):
         check_map_budget(60_000, max_map_count=65_530)
     check_map_budget(10_000, max_map_count=65_530)
+
+
+@pytest.mark.parametrize("owned", [None, 5])
+def test_views_of_whole_pages_take_the_fewest_maps(owned):
+    placement = Placement.make(num_experts=12, dwdp_size=3, num_experts_per_worker=owned)
+    layout = TensorLayout(ExpertTensor("w", 8 * PAGE), placement, PAGE)
+    odd = TensorLayout(ExpertTensor("w", 8 * PAGE + 8), placement, PAGE)
+    least = num_maps_at_least(placement, num_layers=4, tensors_per_layer=2)
+    assert least == 4 * 2 * (len(layout.blocks) + len(layout.private_spans))
+    assert least < 4 * 2 * (len(odd.blocks) + len(odd.private_spans))

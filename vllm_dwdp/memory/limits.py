@@ -18,13 +18,13 @@ class LimitError(RuntimeError):
     """There is less memory, or the kernel allows fewer mappings or descriptors, than is needed."""
 
 
-def num_maps_needed(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:
-    """The most mappings that one view per expert tensor takes.
+def num_maps_at_least(placement: Placement, *, num_layers: int, tensors_per_layer: int) -> int:
+    """The fewest mappings that views of so many mapped tensors take: the blocks of all segments.
 
-    A view has one mapping for the block of each segment, and boundary pages before, between and
-    after the blocks.
+    A view has more if its blocks don't end where pages end: boundary pages before, between and
+    after them.
     """
-    return num_layers * tensors_per_layer * (2 * len(placement.segments()) + 1)
+    return num_layers * tensors_per_layer * len(placement.segments())
 
 
 def num_descriptors_needed(layout: RankLayout, *, has_files: bool) -> int:

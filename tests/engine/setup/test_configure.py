@@ -3,6 +3,7 @@
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -27,8 +28,10 @@ from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.setup import format_checks, last_words, model_checks
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
+from vllm_dwdp.memory import limits
 
 MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
+DEMO_LAYERS = 6
 
 
 DENSE = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_experts": None}
@@ -473,8 +476,37 @@ def test_experts_in_host_memory_are_refused_for_formats_that_were_not_tried():
     assert model_checks.host_experts(config, DwdpConfig(host_experts=2)) is None
 
 
-def test_more_mappings_than_the_kernel_allows_are_refused(monkeypatch):
-    monkeypatch.setattr("vllm_dwdp.memory.limits.read_max_map_count", lambda: 100)
+@pytest.fixture
+def allow_maps(monkeypatch):
+    """Sets how many mappings the kernel has left for the views of experts."""
+
+    def allow(number):
+        limit = math.ceil(number / limits.MAP_SHARE)
+        monkeypatch.setattr(limits, "_num_current_maps", lambda: 0)
+        monkeypatch.setattr(limits, "read_max_map_count", lambda: limit)
+
+    return allow
+
+
+@pytest.mark.parametrize(
+    ("method", "tensors_per_layer"), [(None, 2), ("auto_awq", 6), ("mxfp4", 4), ("fp8", 2)]
+)
+def test_a_job_is_refused_if_even_the_least_it_maps_is_too_much(
+    monkeypatch, allow_maps, method, tensors_per_layer
+):
+    config = create(monkeypatch)
+    config.model_config.quantization = method
+    least = DEMO_LAYERS * tensors_per_layer * 2  # each tensor has a block of each rank
+    allow_maps(least)
+    assert model_checks.map_budget(config, DwdpConfig()) is None
+    allow_maps(least - 1)
+    sentence = model_checks.map_budget(config, DwdpConfig())
+    assert sentence is not None and f"need {least} memory mappings" in sentence
+    assert "sysctl -w vm.max_map_count=" in sentence
+
+
+def test_more_mappings_than_the_kernel_allows_are_refused(monkeypatch, allow_maps):
+    allow_maps(DEMO_LAYERS)
     with pytest.raises(Exception, match=r"sysctl -w vm\.max_map_count="):
         create(monkeypatch)
 

@@ -13,9 +13,21 @@ from vllm_dwdp.config import AUTO, ConfigError, DwdpConfig, usable_slots
 from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.compat import wants_fault_tolerance
 from vllm_dwdp.engine.setup.job_checks import placement_of
-from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_needed
+from vllm_dwdp.memory.limits import LimitError, check_map_budget, num_maps_at_least
 
 LOAD_FORMATS = ("auto", "hf", "safetensors", "mistral", "pt", "npcache", "dummy")
+
+_WEIGHTS, _WEIGHTS_AND_SCALES, _WITH_ZERO_POINTS = 2, 4, 6
+MAPPED_TENSORS = {
+    **dict.fromkeys(("mxfp4", "gpt_oss_mxfp4"), _WEIGHTS_AND_SCALES),
+    **dict.fromkeys(("awq", "auto_awq", "awq_marlin", "moe_wna16"), _WITH_ZERO_POINTS),
+    **dict.fromkeys(("gptq", "auto_gptq", "gptq_marlin"), _WITH_ZERO_POINTS),
+}
+"""How many expert tensors of a layer are mapped for certain, by vLLM's quantisation method.
+
+Of the methods that are not listed, and without one, only the two weights are certain: scales may be
+so small that every rank keeps all of them in private pages, see TensorLayout.is_kept_whole.
+"""
 
 
 def platform(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -134,12 +146,18 @@ def num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Refuse a job that needs more mappings than the kernel allows, by the least that it can need.
+
+    Every hidden layer counts as a MoE layer. When the layers are loaded, the worker counts what
+    they really have, see check_kernel_limits.
+    """
     if vllm_config.device_config.device_type != "cpu":
         return None  # a GPU's mappings are not the process's
-    needed = num_maps_needed(
+    model = vllm_config.model_config
+    needed = num_maps_at_least(
         placement_of(vllm_config, config),
-        num_layers=vllm_config.model_config.get_total_num_hidden_layers(),
-        tensors_per_layer=2,
+        num_layers=model.get_total_num_hidden_layers(),
+        tensors_per_layer=MAPPED_TENSORS.get(model.quantization, _WEIGHTS),
     )
     try:
         check_map_budget(needed)
