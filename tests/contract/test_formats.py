@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
-from contract.formats import table
+from contract.formats import kernel_source, table
 from contract.formats.compatibility import mark, on_gpu
 
 from vllm_dwdp.engine.setup.format_checks import RAN_ON_GPU, why_unshared
@@ -30,21 +31,24 @@ NEEDS_TRITON_KERNELS = {
     "mxfp4, TRITON_UNFUSED, sm90",
     "mxfp4, TRITON_UNFUSED, sm100",
 }
-"""Cases that are built only where TRITON_KERNELS_PATH is set, see probe.py."""
+"""Cases that are run only where triton_kernels is, see kernel_source.py."""
 
 NOT_BUILT = "not built here"
+NOT_RUN = "not run"
 SHARED = ("same bits", "same values, other bits")
+
+
+def run_probe(*arguments, num_experts=7):
+    environment = os.environ | {"NUM_EXPERTS": str(num_experts)}
+    pipes = {"capture_output": True, "text": True}
+    return subprocess.run(
+        [sys.executable, PROBE, *arguments], timeout=500, env=environment, **pipes
+    )
 
 
 def probe(out, *arguments, num_experts=7):
     """Results of the probe, by case."""
-    done = subprocess.run(
-        [sys.executable, PROBE, "--json", out, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"NUM_EXPERTS": str(num_experts)},
-    )
+    done = run_probe("--json", out, *arguments, num_experts=num_experts)
     assert done.returncode == 0, done.stderr[-4000:]
     return {result["case"]: result for result in json.loads(out.read_text())}
 
@@ -75,19 +79,45 @@ def of_page():
 
 @pytest.mark.parametrize("num_experts", [7, 2], ids=["4 and 3 experts", "1 expert each"])
 def test_every_format_is_shared_as_the_page_says(tmp_path, num_experts):
-    results = probe(tmp_path / "found.json", num_experts=num_experts)
+    has_kernels = kernel_source.folder() is not None
+    fewer = () if has_kernels else ("--at-least", "0")
+    results = probe(tmp_path / "found.json", *fewer, num_experts=num_experts)
     found = {case: result["verdict"] for case, result in results.items()}
     expected = of_page()
     assert list(found) == list(expected)
-    if "TRITON_KERNELS_PATH" not in os.environ:
-        warnings.warn(f"not run without triton_kernels: {NEEDS_TRITON_KERNELS}", stacklevel=1)
-        for case in NEEDS_TRITON_KERNELS:
-            assert found.pop(case).startswith(NOT_BUILT)
+    not_run = {case for case, verdict in found.items() if verdict.startswith(NOT_RUN)}
+    assert not_run == (set() if has_kernels else NEEDS_TRITON_KERNELS)
+    if not_run:
+        warnings.warn(f"not run without triton_kernels: {not_run}", stacklevel=1)
+    for case in not_run:
+        del found[case]
     for case, verdict in found.items():
         if expected[case].startswith(NOT_BUILT):  # another machine may build it
             assert verdict.startswith((NOT_BUILT, "refused: ", *SHARED)), (case, verdict)
         else:
             assert verdict == expected[case], case
+
+
+def test_a_run_that_builds_too_few_cases_fails(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_KERNELS_PATH", str(tmp_path))  # an empty folder
+    few = "^mxfp4, TRITON", "^unquantised, TRITON"
+    assert "mxfp4, TRITON, sm90: not run: triton_kernels" in run_probe(*few).stdout
+    done = run_probe("--at-least", "2", *few)
+    assert done.returncode != 0
+    assert "expected at least 2 cases to be built, got 1 of 4; fetch triton" in done.stderr
+
+
+def test_triton_kernels_alone_is_unpacked_from_a_wheel(monkeypatch, tmp_path):
+    path = tmp_path / "vllm-0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name in ("__init__.py", "third_party/triton_kernels/__init__.py"):
+            wheel.writestr(f"vllm/{name}", "")
+    monkeypatch.setenv("TRITON_KERNELS_PATH", str(tmp_path / "kept"))
+    assert kernel_source.folder() is None
+    kernel_source.unpack(path, tmp_path / "kept")
+    assert kernel_source.folder() == tmp_path / "kept"
+    files = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+    assert files == [tmp_path / "kept" / "triton_kernels" / "__init__.py"]
 
 
 @pytest.mark.skipif("amx_tile" in Path("/proc/cpuinfo").read_text(), reason="the CPU has AMX")

@@ -104,6 +104,10 @@ class Case:
         where = "CPU" if self.is_cpu else f"sm{major}{minor}"
         return f"{self.method}, {self.backend}, {where}"
 
+    @property
+    def needs_triton_kernels(self) -> bool:
+        return self.family in (MXFP4, DEEPSEEK_MXFP4) and self.backend.startswith("TRITON")
+
 
 def all_cases() -> list[Case]:
     return [

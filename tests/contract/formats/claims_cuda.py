@@ -24,6 +24,7 @@ from enum import IntEnum
 from typing import Any
 
 os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+import kernel_source
 import torch
 
 torch.set_num_threads(1)
@@ -325,8 +326,8 @@ def _import_all(package: str) -> None:
 
 vllm.platforms._current_platform = ClaimsCuda()
 _replace_torch()
-if folder := os.environ.get("TRITON_KERNELS_PATH"):
-    sys.path.insert(0, folder)
+if folder := kernel_source.folder():
+    sys.path.insert(0, str(folder))
 _replace_libraries()
 _replace_operators()
 _import_all("vllm.model_executor.layers.quantization")

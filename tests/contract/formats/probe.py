@@ -2,10 +2,11 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Shares the experts of every kind of MoE layer that vLLM can build, and compares with the whole.
 
+    python tests/contract/formats/kernel_source.py    # once; fetches triton_kernels
     python tests/contract/formats/probe.py [--json FILE] [--page docs/formats.md] [PATTERN ...]
 
-TRITON_KERNELS_PATH names the folder that has triton_kernels (vllm/third_party of vLLM's wheel for
-CUDA); without it, the kernels that need it can't be built.
+Without triton_kernels, the cases whose kernels need it are not run. A run of all cases then fails,
+since it builds fewer than it should; with --at-least 0 it doesn't.
 
 For each case, vLLM builds one layer with all experts, and dwdp builds the layer of each of two
 ranks. All are loaded from one random checkpoint, and processed by vLLM. Then the ranks' rows are
@@ -24,6 +25,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent)]
 import claims_cuda  # isort: skip - before anything of vLLM
+import kernel_source
 import plants
 import table
 from cases import Case, all_cases
@@ -43,6 +45,9 @@ TWO_FACTORS = (
 )
 """Ends of the paths to scales whose product counts, see same_scales."""
 
+MIN_BUILT = 118
+"""A run of all cases that builds fewer of them shows too little: something isn't installed."""
+
 UNUSED = {"w13_input_global_scale", "w2_input_global_scale"}
 """Parameters that no kernel reads once they are processed, as compressed-tensors leaves them."""
 
@@ -54,7 +59,7 @@ class Result:
     case: its name. kernel: the name of vLLM's class. shared: names of the tensors that ranks share.
     different: what differs from the whole layer, by path. has_other_bits: whether scales differ
     whose product is the same. refused: dwdp's sentence. not_built: why stock vLLM can't build the
-    layer here.
+    layer here. not_run: why the case was not tried.
     """
 
     case: str
@@ -64,9 +69,16 @@ class Result:
     has_other_bits: bool = False
     refused: str = ""
     not_built: str = ""
+    not_run: str = ""
+
+    @property
+    def is_built(self) -> bool:
+        return not self.not_built and not self.not_run
 
     @property
     def verdict(self) -> str:
+        if self.not_run:
+            return f"not run: {self.not_run}"
         if self.not_built:
             return f"not built here: {self.not_built}"
         if self.refused:
@@ -83,6 +95,9 @@ def plant_nothing(layer: Any) -> None:
 def run(case: Case, index: int, plant: Plant = plant_nothing) -> Result:
     """Try a case. plant: a change to each rank's processed layer, see plants.py."""
     result = Result(case.name)
+    if case.needs_triton_kernels and not kernel_source.folder():
+        result.not_run = "triton_kernels isn't here, see kernel_source.py"
+        return result
     claims_cuda.claim(case.capability, is_cpu=case.is_cpu)
     try:
         with forced(case):
@@ -135,13 +150,30 @@ def planted() -> Iterator[Result]:
         yield dataclasses.replace(result, case=plant.__name__)
 
 
+def check_built(results: list[Result], at_least: int) -> None:
+    """End with a sentence if fewer cases than `at_least` were built."""
+    if (found := sum(result.is_built for result in results)) < at_least:
+        sys.exit(
+            f"expected at least {at_least} cases to be built, got {found} of {len(results)}; fetch "
+            "triton_kernels with kernel_source.py, or allow fewer with --at-least."
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("patterns", nargs="*", help="of the names of cases to run")
     parser.add_argument("--planted", action="store_true", help="plant mistakes, see plants.py")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--page", type=Path, help="page whose table to replace, docs/formats.md")
+    parser.add_argument(
+        "--at-least",
+        type=int,
+        metavar="NUMBER",
+        help=f"fail if fewer cases are built; {MIN_BUILT} if all cases are run, otherwise 0",
+    )
     given = parser.parse_args()
+    runs_all = not given.patterns and not given.planted
+    at_least = (MIN_BUILT if runs_all else 0) if given.at_least is None else given.at_least
     note_arguments()
     results = []
     with one_process():
@@ -151,6 +183,7 @@ def main() -> None:
     found = [dataclasses.asdict(result) | {"verdict": result.verdict} for result in results]
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
+    check_built(results, at_least)
     if given.page:
         given.page.write_text(table.replace(given.page.read_text(), table.lines(found)))
 
