@@ -3,12 +3,16 @@
 """Which files of wheels go into the archive for a machine with a GPU, and how it is unpacked."""
 
 import importlib.metadata
+import subprocess
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pack_vllm
 import packed_vllm
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_wheel(folder, name, version, files, requires=()):
@@ -20,6 +24,16 @@ def write_wheel(folder, name, version, files, requires=()):
         for place, text in files.items():
             wheel.writestr(place, text)
     return path
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no clone of the repository")
+def test_archive_and_repository_are_carried_together():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    of_repository = sum(file.stat().st_size for file in files if file.is_file())
+    assert of_repository + pack_vllm.MAX_BYTES <= pack_vllm.CARRIED_BYTES
 
 
 @pytest.fixture
