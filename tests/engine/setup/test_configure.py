@@ -2,15 +2,18 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Configurations that can't work are refused by vLLM's own config, before anything is spawned."""
 
+import inspect
 import json
 import math
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import vllm
@@ -18,6 +21,7 @@ from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli import serve
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.model_executor.model_loader import LoadFormats, weight_utils
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
@@ -30,7 +34,9 @@ from vllm_dwdp.engine.setup.settings import Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 from vllm_dwdp.memory import limits
 
-MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = str(ROOT / "examples" / "demo_model")
+LIMITS = ROOT / "docs" / "limits.md"
 DEMO_LAYERS = 6
 
 
@@ -474,6 +480,24 @@ def test_experts_in_host_memory_are_refused_for_formats_that_were_not_tried():
     assert sentence is not None and "got quantization method 'auto_awq'" in sentence
     config.model_config.quantization = "fp8"
     assert model_checks.host_experts(config, DwdpConfig(host_experts=2)) is None
+
+
+def test_limits_say_why_each_load_format_of_vllm_is_refused():
+    refused = set(get_args(LoadFormats)) - set(model_checks.LOAD_FORMATS)
+    _, _, page = LIMITS.read_text().partition("### Load formats that are refused")
+    named = set(re.findall(r"`(\w+)`", page.partition("\n## ")[0]))
+    assert {"fastsafetensors", "runai_streamer", "sharded_state"} <= refused <= named
+
+
+def test_refused_loaders_of_safetensors_cannot_skip_experts():
+    """If vLLM tells them which experts to skip one day, they may be of use."""
+    for iterator in (
+        weight_utils.fastsafetensors_weights_iterator,
+        weight_utils.runai_safetensors_weights_iterator,
+    ):
+        assert "local_expert_ids" not in inspect.signature(iterator).parameters
+    read = inspect.signature(weight_utils.safetensors_weights_iterator).parameters
+    assert "local_expert_ids" in read
 
 
 @pytest.fixture
