@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 import vllm
 from tqdm import tqdm
 
-from vllm_dwdp.offline.errors import NoRankLeft, PromptsFailed, RankDied
+from vllm_dwdp.offline.batch import batches
+from vllm_dwdp.offline.batch_methods import BatchMethods
+from vllm_dwdp.offline.errors import PromptsFailed, RankDied
+from vllm_dwdp.offline.every_rank import EveryRank
 from vllm_dwdp.offline.options import check_at_least_one, rank_options
 from vllm_dwdp.offline.pickled_options import PickledOptions
-from vllm_dwdp.offline.prompt import RawPrompt, bound_options, raw_prompts
-from vllm_dwdp.offline.prompt_queue import PromptQueue
+from vllm_dwdp.offline.prompt import bound_options, raw_prompts
+from vllm_dwdp.offline.prompt_runner import PromptRunner
 from vllm_dwdp.offline.rank_pool import RankPool
+from vllm_dwdp.offline.refused_methods import RefusedMethods
 
 if TYPE_CHECKING:
     from vllm import PromptType, RequestOutput, SamplingParams
@@ -33,12 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "PromptsFailed", "RankDied"]
 
 DEFAULT_MAX_IN_FLIGHT = 64
-RENDER_BATCH = 32
-"""Prompts in one message to render: few enough that all ranks finish at about the same time."""
 
 
-class LLM:
-    """The constructor, `generate` and `chat` of vllm.LLM, over `data_parallel_size` ranks.
+class LLM(BatchMethods, EveryRank, RefusedMethods):
+    """vllm.LLM over `data_parallel_size` ranks; docs/llm.md lists its methods.
 
     max_in_flight: prompts that one rank holds at a time; the rest wait for whichever rank is free.
     Raises RankDied when a rank can't start, and TypeError or ValueError for options that can't
@@ -55,10 +57,13 @@ class LLM:
     ) -> None:
         check_at_least_one(data_parallel_size=data_parallel_size, max_in_flight=max_in_flight)
         pickled = PickledOptions.of({"model": model, **rank_options(options)})
+        self._num_ranks = data_parallel_size
         self._max_in_flight = max_in_flight
-        self._next_id = 0
+        self._enqueued: list[tuple[str, Any]] = []
+        self._num_enqueued = 0
         self._turn = threading.Lock()
         self._pool = RankPool(data_parallel_size, pickled)
+        self._runner = PromptRunner(self._pool, max_in_flight)
         self._finalizer = weakref.finalize(self, self._pool.end)
         # At exit multiprocessing waits for this process's children, the ranks. It runs this first,
         # also in a process that multiprocessing itself started.
@@ -102,6 +107,57 @@ class LLM:
         )
         return self._call("chat", arguments.pop("messages"), arguments)
 
+    @classmethod
+    def from_engine_args(cls, engine_args: Any) -> "LLM":
+        """As vllm.LLM.from_engine_args: an LLM with all options of an EngineArgs."""
+        return cls(**vars(engine_args))
+
+    def enqueue(
+        self,
+        prompts: "PromptType | Iterable[PromptType]",
+        sampling_params: "SamplingParams | Sequence[SamplingParams] | None" = None,
+        *more: Any,
+        **options: Any,
+    ) -> list[str]:
+        """As vllm.LLM.enqueue: prompts for `wait_for_completion`; returns their request ids.
+
+        The ranks render and check the prompts. Raises what `generate` raises before prompts run.
+        """
+        arguments = bound_options(vllm.LLM.enqueue, prompts, sampling_params, *more, **options)
+        return self._enqueue("generate", arguments.pop("prompts"), arguments)
+
+    def enqueue_chat(
+        self,
+        messages: "Iterable[Message] | Iterable[list[Message]]",
+        sampling_params: "SamplingParams | Sequence[SamplingParams] | None" = None,
+        *more: Any,
+        **options: Any,
+    ) -> list[str]:
+        """As vllm.LLM.enqueue_chat, see `enqueue`."""
+        arguments = bound_options(
+            vllm.LLM.enqueue_chat, messages, sampling_params, *more, **options
+        )
+        return self._enqueue("chat", arguments.pop("messages"), arguments)
+
+    def wait_for_completion(
+        self, output_type: Any = None, *, use_tqdm: bool | Callable[..., tqdm] = True
+    ) -> "list[RequestOutput]":
+        """As vllm.LLM.wait_for_completion: run what was enqueued; outputs in that order.
+
+        Raises what `generate` raises, and TypeError for an output of another type.
+        """
+        self._pool.check_usable()
+        with self._turn, self._abandoning():
+            self._pool.check_usable()
+            enqueued, self._enqueued = self._enqueued, []
+            with _bar(len(enqueued), use_tqdm) as report:
+                outputs = self._runner.run([item for _, item in enqueued], report)
+        for (request_id, _), output in zip(enqueued, outputs, strict=True):
+            if output_type is not None and not isinstance(output, output_type):
+                raise TypeError(f"expected outputs of {output_type}, got {type(output)}.")
+            output.request_id = request_id
+        return outputs
+
     def dwdp_stats(self) -> list[dict[str, Any]]:
         """What each living rank owns, maps and has run; sizes in bytes.
 
@@ -132,52 +188,31 @@ class LLM:
         raw = raw_prompts(kind, prompts, params, arguments)
         with self._turn, self._abandoning():
             self._pool.check_usable()
-            rendered = self._render(raw)
+            items = self._runner.render(raw)
             with _bar(len(raw), use_tqdm) as report:
-                return self._run(raw, rendered, report)
+                return self._runner.run(items, report)
 
-    def _render(self, raw: list[RawPrompt]) -> PromptQueue:
-        """Have the ranks render all prompts. Raises vLLM's exception for the first one refused."""
-        queue = self._queue(raw, limit=2 * RENDER_BATCH, batch=RENDER_BATCH, stops_at_error=True)
-        self._pool.run("render", queue, lambda num_done: None)
-        refused = {i: e for i, e in queue.errors.items() if not isinstance(e, RankDied)}
-        if refused:
-            first = min(refused)
-            refused[first].add_note(f"This is prompt {first} of {len(raw)}; none was run.")
-            raise refused[first]
-        return queue
+    def _enqueue(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[str]:
+        self._pool.check_usable()
+        params = arguments.pop("sampling_params")
+        arguments.pop("use_tqdm", None)
+        raw = raw_prompts(kind, prompts, params, arguments)
+        with self._turn, self._abandoning():
+            self._pool.check_usable()
+            items = self._runner.render(raw)
+            ids = [f"enqueued-{self._num_enqueued + i}" for i in range(len(raw))]
+            self._num_enqueued += len(raw)
+            self._enqueued += zip(ids, items, strict=True)
+        return ids
 
-    def _run(
-        self, raw: list[RawPrompt], rendered: PromptQueue, report: Callable[[int], Any]
-    ) -> list[Any]:
-        """Run the rendered prompts; returns their outputs, in the order of the prompts.
-
-        Raises PromptsFailed, with the outputs of the others, if a prompt has no output.
-        """
-        indices = [i for i in range(len(raw)) if i not in rendered.errors]
-        items = [rendered.results[i] or raw[i] for i in indices]
-        queue = self._queue(items, limit=self._max_in_flight)
-        outputs: list[Any] = [None] * len(raw)
-        no_rank_left = None
-        try:
-            self._pool.run("run", queue, report)
-        except RankDied as error:
-            no_rank_left = error
-        for index, output in zip(indices, queue.results, strict=True):
-            outputs[index] = output
-        if no_rank_left is not None:
-            raise NoRankLeft(f"{no_rank_left} {_num_failed(outputs)}", outputs) from no_rank_left
-        if errors := {**rendered.errors, **{indices[i]: e for i, e in queue.errors.items()}}:
-            first = min(errors)
-            text = f"{_num_failed(outputs)} Prompt {first}: {errors[first]}."
-            raise PromptsFailed(text, outputs) from errors[first]
-        return outputs
-
-    def _queue(self, items: list[Any], **options: Any) -> PromptQueue:
-        """A queue with new ids, so that late answers to an aborted call match no later item."""
-        queue = PromptQueue(self._next_id, items, **options)
-        self._next_id += len(items)
-        return queue
+    def _run_batches(self, method: str, arguments: dict[str, Any]) -> list[Any]:
+        self._pool.check_usable()
+        use_tqdm = arguments.pop("use_tqdm", True)
+        cut = batches(method, arguments, num_ranks=self._num_ranks, max_prompts=self._max_in_flight)
+        with self._turn, self._abandoning():
+            self._pool.check_usable()
+            with _bar(sum(batch.num_prompts for batch in cut), use_tqdm) as report:
+                return self._runner.run_batches(cut, report)
 
     @contextlib.contextmanager
     def _abandoning(self) -> Iterator[None]:
@@ -187,14 +222,6 @@ class LLM:
         except BaseException:
             self._pool.abandon()
             raise
-
-
-def _num_failed(outputs: list[Any]) -> str:
-    num_failed = sum(output is None for output in outputs)
-    return (
-        f"{num_failed} of {len(outputs)} prompts failed; the outputs of the others are in this "
-        "exception's 'outputs'."
-    )
 
 
 @contextlib.contextmanager

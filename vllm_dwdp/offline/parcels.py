@@ -9,6 +9,8 @@ fails, whatever exception its class raises.
 import pickle
 from typing import Any, NamedTuple
 
+import cloudpickle
+
 WHERE_TO_DEFINE = (
     "define its class where every rank imports it: in a module, or in the script outside "
     "`if __name__ == '__main__':`."
@@ -29,6 +31,14 @@ def packed(content: Any) -> bytes:
         return pickle.dumps(content)
     except (pickle.PicklingError, AttributeError) as error:
         raise TypeError(f"expected prompts and options that pickle: {error}.") from error
+
+
+def packed_call(name: str, args: Any, kwargs: Any) -> bytes:
+    """A parcel of a call, whose arguments may be local functions, as vLLM takes them."""
+    try:
+        return bytes(cloudpickle.dumps((name, args, kwargs)))
+    except (pickle.PicklingError, AttributeError) as error:
+        raise TypeError(f"expected arguments that pickle: {error}.") from error
 
 
 def unpacked(parcel: bytes, *, what: str) -> Any:

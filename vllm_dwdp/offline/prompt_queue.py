@@ -19,7 +19,8 @@ class PromptQueue:
     """The items of one pass. An item has an id that no other pass of the LLM uses.
 
     limit: items that a rank holds at a time. batch: items in one message to a rank.
-    stops_at_error: hand out no more items once one is refused.
+    stops_at_error: hand out no more items once one is refused. sizes: prompts in each item, if an
+    item isn't one.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class PromptQueue:
         limit: int,
         batch: int = 1,
         stops_at_error: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.limit = limit
         self.results: list[Any] = [None] * len(items)
@@ -38,6 +40,7 @@ class PromptQueue:
         self._items = items
         self._batch = batch
         self._stops_at_error = stops_at_error
+        self._sizes = sizes
         self._waiting = deque(range(len(items)))
         self._suspects: deque[int] = deque()
         self._open = set(self._waiting)
@@ -62,18 +65,21 @@ class PromptQueue:
             return []
         return [(self._first_id + index, self._items[index]) for index in taken]
 
-    def finish(self, item_id: int, result: Any, *, is_error: bool) -> bool:
-        """Keep an item's result or exception; returns False if it belongs to an aborted call."""
+    def finish(self, item_id: int, result: Any, *, is_error: bool) -> int:
+        """Keep an item's result or exception; returns how many prompts ended with it.
+
+        That is none if the item belongs to an aborted call.
+        """
         index = item_id - self._first_id
         if index not in self._open:
-            return False
+            return 0
         self._open.remove(index)
         if is_error:
             self.errors[index] = result
             self._stop_if_wanted()
         else:
             self.results[index] = result
-        return True
+        return self._sizes[index] if self._sizes else 1
 
     def rank_died(self, rank: int, item_ids: Collection[int]) -> int:
         """Make a dead rank's items suspects, and fail those that were tried again already.

@@ -7,6 +7,8 @@ its engine, which only checks and keeps what is added. So all prompts of a call 
 the first one runs.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from vllm_dwdp.offline.engine_wire import EngineWire
@@ -31,6 +33,15 @@ class PromptRenderer:
         self._has_cached_media |= not can_be_sent(rendered)
         return rendered
 
+    @contextlib.contextmanager
+    def real_engine(self) -> Iterator[None]:
+        """Within this context the LLM has its real engine, for methods that add and run prompts."""
+        self._llm.llm_engine = self._engine.real
+        try:
+            yield
+        finally:
+            self._llm.llm_engine = self._engine
+
     def forget_what_was_not_sent(self) -> None:
         """Clear vLLM's cache of images, which it takes for sent once they are rendered."""
         if self._has_cached_media:
@@ -50,12 +61,12 @@ class _CheckingEngine:
     """An LLMEngine whose `add_request` only checks and keeps the request."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine = engine
+        self.real = engine
         self._wire = EngineWire()
         self._kept: RenderedPrompt | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        return getattr(self.real, name)
 
     def add_request(
         self,
@@ -65,11 +76,11 @@ class _CheckingEngine:
         lora_request: Any = None,
         priority: int = 0,
     ) -> str:
-        request = self._engine.input_processor.process_inputs(
+        request = self.real.input_processor.process_inputs(
             request_id,
             prompt,
             params,
-            supported_tasks=self._engine.get_supported_tasks(),
+            supported_tasks=self.real.get_supported_tasks(),
             lora_request=lora_request,
             priority=priority,
         )

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from vllm_dwdp.offline.errors import RankDied
-from vllm_dwdp.offline.parcels import opened, packed
+from vllm_dwdp.offline.parcels import Answer, opened, packed, packed_call
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.rank_process import serve_rank
 
@@ -40,9 +40,9 @@ class RankHandle:
         self._pipe = pipe
         self._news = news
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._stats: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._called: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._has_begun = False
-        self._stats_turn = threading.Lock()
+        self._call_turn = threading.Lock()
         self._join_turn = threading.Lock()
         self._family: list[psutil.Process] = []
         for pump in (self._read, self._write):
@@ -83,14 +83,20 @@ class RankHandle:
         """Have the writing thread send a message. `news`, not this, tells of a rank that died."""
         self._outbox.put(pickle.dumps(message))
 
-    def stats(self) -> dict[str, Any]:
-        """Ask the rank's worker for its statistics, see LLM.dwdp_stats. Raises RankDied."""
-        with self._stats_turn:
-            self.send(("stats",))
-            if (found := self._stats.get()) is None:
-                self._stats.put(None)  # for the next call
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Have the rank call a method of its vllm.LLM; returns the result.
+
+        Raises what the method raises, RankDied, and TypeError for arguments that don't pickle.
+        """
+        with self._call_turn:
+            self.send(("call", packed_call(name, args, kwargs)))
+            if (found := self._called.get()) is None:
+                self._called.put(None)  # for the next call
                 raise RankDied(f"dwdp rank {self.index} ended; see the log above.")
-            return dict(found)
+        answer = opened(found)
+        if answer.is_error:
+            raise answer.content
+        return answer.content
 
     def ask_to_end(self) -> None:
         """Ask the rank to end its engine and itself; terminate it if it has sent no message yet."""
@@ -125,13 +131,13 @@ class RankHandle:
             pass  # the rank ended
         finally:
             self._outbox.put(None)
-            self._stats.put(None)
+            self._called.put(None)
             self._news.put((self, ("ended", self._how_ended())))
 
     def _sort(self, kind: str, body: Any) -> None:
         self._has_begun = True
-        if kind == "stats":
-            self._stats.put(body)
+        if kind == "called":
+            self._called.put(body)
         else:
             found = [opened(answer) for answer in body] if kind == "answers" else body
             self._news.put((self, (kind, found)))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The main loop of a rank: it renders or runs the prompts that it is sent."""
+"""The main loop of a rank: it renders or runs the prompts that it is sent, and answers calls."""
 
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,6 +20,7 @@ class RankLoop:
     """Adds prompts to the engine between steps, so that its batch refills as requests finish."""
 
     def __init__(self, llm: Any, pipe: Connection, inbox: RankInbox) -> None:
+        self._llm = llm
         self._engine = llm.llm_engine
         self._renderer = PromptRenderer(llm)
         self._pipe = pipe
@@ -43,8 +44,31 @@ class RankLoop:
             elif kind == "abort":
                 self._engine.abort_request([str(item_id) for item_id in self._running])
                 self._running.clear()
+            elif kind == "batch":
+                self._pipe.send(("answers", [self._done(*item) for item in body[0]]))
             else:
-                self._pipe.send(("stats", self._engine.collective_rpc("dwdp_stats")[0]))
+                self._pipe.send(("called", self._called(*body)))
+
+    def _done(self, item_id: int, parcel: bytes) -> Answer:
+        """Run a batch from its beginning to its end: vLLM's method steps the engine itself."""
+        try:
+            batch = unpacked(parcel, what=ITEM)
+            with self._renderer.real_engine():
+                return result(item_id, batch.run_on(self._llm))
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            return refusal(item_id, error)
+
+    def _called(self, parcel: bytes) -> Answer:
+        """Call a method of the vllm.LLM for the caller, between steps."""
+        try:
+            name, args, kwargs = unpacked(parcel, what="this call")
+            return result(0, getattr(self._llm, name)(*args, **kwargs))
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            return refusal(0, error)
 
     def _render(self, items: list[tuple[int, bytes]]) -> None:
         answers = [self._rendered(item_id, parcel) for item_id, parcel in items]

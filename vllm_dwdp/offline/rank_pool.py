@@ -7,6 +7,7 @@ import os
 import queue
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vllm.logger import init_logger
@@ -66,7 +67,7 @@ class RankPool:
     def run(self, kind: str, items: PromptQueue, report: Callable[[int], Any]) -> None:
         """Have the ranks work through the items.
 
-        kind: "render" or "run". report: called with how many items ended since the last time.
+        kind: "render", "run" or "batch". report: called with how many prompts ended since then.
         Raises RankDied when no rank is left, and RuntimeError when the pool ends meanwhile.
         """
         while not self._news.empty():  # ranks may have died since the last call
@@ -87,10 +88,21 @@ class RankPool:
         found = []
         for rank in list(self._ranks):
             try:
-                found.append(rank.stats())
+                found.append(dict(rank.call("collective_rpc", "dwdp_stats")[0]))
             except RankDied as error:
                 logger.error("%s", error)
         return found
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Have all living ranks call a method of their vllm.LLM, at the same time.
+
+        Returns the results by rank. Raises what the first rank raises that fails, and RankDied.
+        """
+        self.check_usable()
+        ranks = list(self._ranks)
+        with ThreadPoolExecutor(max_workers=len(ranks)) as threads:
+            calls = [threads.submit(rank.call, name, *args, **kwargs) for rank in ranks]
+        return [call.result() for call in calls]
 
     def end(self) -> None:
         """End all ranks and the processes they started, in 15 s and at most 2 s for each rank.
@@ -114,7 +126,7 @@ class RankPool:
             rank.send_items(kind, taken)
 
     def _collect(self, items: PromptQueue) -> int:
-        """Wait for news from any rank; returns how many items ended."""
+        """Wait for news from any rank; returns how many prompts ended."""
         rank, (kind, body) = self._wait_for_news()
         if self._is_ended:
             raise RuntimeError(SHUT_DOWN)

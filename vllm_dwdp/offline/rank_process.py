@@ -2,9 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One rank of an offline job: a process with a vllm.LLM that runs the prompts its parent sends.
 
-Messages from the parent: ("render", items), ("run", items), ("abort",), ("stats",), and None, which
-ends the rank; an item is (id, parcel). Messages back: ("begun", None), ("ready", None),
-("answers", answers with parcels), ("stats", stats), ("group failed", sentence), ("failed", text).
+Messages from the parent: ("render", items), ("run", items), ("batch", items), ("abort",),
+("call", parcel), and None, which ends the rank; an item is (id, parcel). Messages back:
+("begun", None), ("ready", None), ("answers", answers with parcels), ("called", answer),
+("group failed", sentence), ("failed", text).
 """
 
 import os

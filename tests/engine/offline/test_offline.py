@@ -18,6 +18,7 @@ from support import leftovers
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import BeamSearchParams
 
 from vllm_dwdp import LLM, RankDied
 
@@ -60,6 +61,47 @@ def test_chat_takes_one_conversation_or_several(llm):
     (alone,) = llm.chat(conversation, GREEDY, use_tqdm=False)
     both = llm.chat([conversation, conversation], GREEDY, use_tqdm=False)
     assert [output.outputs[0].text for output in both] == [alone.outputs[0].text] * 2
+
+
+def test_enqueued_prompts_run_when_they_are_waited_for(llm):
+    before = num_forwards(llm)
+    ids = llm.enqueue(PROMPTS[:3], GREEDY)
+    ids += llm.enqueue_chat([{"role": "user", "content": "In the beginning"}], GREEDY)
+    assert num_forwards(llm) == before and len(set(ids)) == 4
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    assert [output.request_id for output in outputs] == ids
+    expected = llm.generate(PROMPTS[:3], GREEDY, use_tqdm=False)
+    assert [o.outputs[0].token_ids for o in outputs[:3]] == [
+        o.outputs[0].token_ids for o in expected
+    ]
+    assert llm.wait_for_completion(use_tqdm=False) == []
+
+
+def test_a_beam_of_one_is_greedy_and_a_wider_one_is_likelier(llm):
+    prompts = [{"prompt": prompt} for prompt in PROMPTS]
+    one, four = (
+        llm.beam_search(prompts, BeamSearchParams(beam_width=width, max_tokens=8, ignore_eos=True))
+        for width in (1, 4)
+    )
+    greedy = llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    for narrow, wide, expected in zip(one, four, greedy, strict=True):
+        num_prompt = len(expected.prompt_token_ids)
+        assert narrow.sequences[0].tokens[num_prompt:] == list(expected.outputs[0].token_ids)
+        assert wide.sequences[0].cum_logprob >= narrow.sequences[0].cum_logprob - 1e-4
+
+
+def test_calls_of_every_rank_come_by_rank(llm):
+    owned = [stats["experts_owned"] for stats in llm.collective_rpc("dwdp_stats")]
+    assert owned == [[0, 8], [8, 16]]
+    assert llm.reset_prefix_cache() is True
+    llm.reset_mm_cache()
+    assert llm.get_world_size() == 2 and llm.get_world_size(include_dp=False) == 1
+    assert llm.get_tokenizer().encode("Emma was") == llm.get_tokenizer()("Emma was").input_ids
+    assert isinstance(llm.get_default_sampling_params(), SamplingParams)
+    with pytest.raises(Exception, match="no_such_method"):
+        llm.collective_rpc("no_such_method")
+    with pytest.raises(NotImplementedError, match="a rank can't sleep"):
+        llm.sleep()
 
 
 def test_works_inside_a_running_event_loop(llm):
