@@ -17,6 +17,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_dwdp.engine.moe.loader import DwdpModelLoader
 from vllm_dwdp.engine.moe.read_count import ReadCount
+from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 
 OF_EXPERTS = re.compile(r"experts?\.|moe\.(in|out)put_linear")
 NUMBERED = re.compile(r"\.experts\.(\d+)\.")
@@ -37,6 +38,7 @@ class RankLoad(NamedTuple):
     """Names of all tensors that the loader handed to the model."""
     steps: list[str]
     """The steps of progress that the loader reported."""
+    layers: list[DwdpRoutedExperts]
 
     @property
     def num_expert_bytes(self):
@@ -65,6 +67,7 @@ def load_rank(
         {int(number) for name in loader.names for number in NUMBERED.findall(name)},
         loader.names,
         steps,
+        context.layers,
     )
 
 
@@ -115,7 +118,7 @@ def _load(folder, loader_class, model_class, options):
     with set_current_vllm_config(config), set_default_torch_dtype(torch.bfloat16):
         model = initialize_model(vllm_config=config, model_class=model_class)
         for parameter in model.parameters():
-            parameter.data.fill_(torch.nan)
+            parameter.data.fill_(torch.nan if parameter.is_floating_point() else -1)
         loader_class(config.load_config).load_weights(model, config.model_config)
     return model
 
