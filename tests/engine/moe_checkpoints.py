@@ -79,6 +79,15 @@ FAMILIES = {
 }
 
 
+GROUP, IN_INT32 = 128, 8
+"""Numbers that share a scale, and numbers of four bits in one integer, in packed checkpoints."""
+PACKED = {
+    "awq": {"zero_point": True, "modules_to_not_convert": ["self_attn", "lm_head", "mlp.gate"]},
+    "gptq": {"desc_act": False, "sym": True, "dynamic": {"-:.*(self_attn|lm_head|mlp.gate$)": {}}},
+}
+"""What their configurations say of a method; only experts are packed."""
+
+
 def write_family(folder: Path, family: str, *, is_fused: bool, **sizes: int) -> Path:
     """Write a checkpoint with Transformers; returns its folder.
 
@@ -114,6 +123,41 @@ def fuse(tensors: dict[str, torch.Tensor]) -> None:
         gate_up = torch.stack([torch.cat([gate, up]) for gate, up, _ in experts])
         tensors[f"{prefix}.experts.gate_up_proj"] = gate_up
         tensors[f"{prefix}.experts.down_proj"] = torch.stack([down for *_, down in experts])
+
+
+def write_packed(folder: Path, method: str, **sizes: int) -> Path:
+    """Write a Qwen3-MoE checkpoint whose experts are random numbers of four bits.
+
+    method: "awq" or "gptq". sizes: as in write_family.
+    """
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".experts." in name]:
+            num_outputs, num_inputs = tensors.pop(name).shape
+            made = _packed(method, num_outputs, num_inputs)
+            tensors.update({name.replace("weight", kind): tensor for kind, tensor in made.items()})
+
+    write_family(folder, "qwen3_moe", is_fused=False, **sizes)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": GROUP}
+    config["quantization_config"] |= PACKED[method]
+    (folder / "config.json").write_text(json.dumps(config))
+    return change(folder, pack)
+
+
+def _packed(method: str, num_outputs: int, num_inputs: int) -> dict[str, torch.Tensor]:
+    """The tensors of one matrix, by the ends of their names in a checkpoint."""
+    in_outputs = (num_inputs, num_outputs // IN_INT32)
+    in_inputs = (num_inputs // IN_INT32, num_outputs)
+    num_groups = num_inputs // GROUP
+    integers = {
+        "qweight": in_outputs if method == "awq" else in_inputs,
+        "qzeros": (num_groups, num_outputs // IN_INT32),
+    }
+    made = {kind: torch.randint(1 << 30, shape).int() for kind, shape in integers.items()}
+    if method == "gptq":
+        made["g_idx"] = torch.arange(num_inputs, dtype=torch.int32) // GROUP
+    return made | {"scales": torch.rand(num_groups, num_outputs).bfloat16()}
 
 
 def change(folder: Path, changed: Callable[[dict[str, torch.Tensor]], None]) -> Path:

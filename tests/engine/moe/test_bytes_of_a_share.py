@@ -6,20 +6,13 @@ The checkpoints fuse all experts of a layer in one tensor, or pack several weigh
 one number. The layers of packed ones get vLLM's kernel for CPUs, which it chooses only on some.
 """
 
-import json
 import os
 
 import pytest
-import torch
 from model_loading import NUMBERED, load_rank
-from moe_checkpoints import NUM_EXPERTS, change, write_family
+from moe_checkpoints import NUM_EXPERTS, write_family, write_packed
+from packed_layers import force_cpus_kernel, process
 from safetensors.torch import load_file
-from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.fused_moe.oracle.int_wna16 import (
-    WNA16MoEBackend,
-    backend_to_kernel_cls,
-)
-from vllm.model_executor.layers.quantization import auto_awq, auto_gptq
 
 from vllm_dwdp.device import HostMemory
 from vllm_dwdp.engine.moe.adoption import adopt, layer_layout
@@ -27,64 +20,25 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 
 pytestmark = pytest.mark.usefixtures("one_process_group", "a_cpus_kernel")
 
-NUM_RANKS, GROUP, IN_INT32 = 2, 128, 8
+NUM_RANKS = 2
 MOST = 1.02
 SIZES = {"hidden_size": 512, "num_attention_heads": 16}
-DENSE = ["self_attn", "lm_head", "mlp.gate"]
-METHODS = {
-    "awq": {"zero_point": True, "modules_to_not_convert": DENSE},
-    "gptq": {"desc_act": False, "sym": True, "dynamic": {"-:.*(self_attn|lm_head|mlp.gate$)": {}}},
-}
+OF_EXPERTS = {"moe_intermediate_size": 256}
 
 
 @pytest.fixture
 def a_cpus_kernel(monkeypatch):
-    (kernel,) = backend_to_kernel_cls(WNA16MoEBackend.CPU)
-    for method in (auto_awq, auto_gptq):
-        choice = WNA16MoEBackend.CPU, kernel
-        monkeypatch.setattr(method, "select_wna16_moe_backend", lambda *_, c=choice, **__: c)
+    force_cpus_kernel(monkeypatch)
 
 
 def write_fused(folder):
     return write_family(folder, "granitemoe", is_fused=True, intermediate_size=256, **SIZES)
 
 
-def write_packed(folder, method):
-    """Write a Qwen3-MoE checkpoint whose experts are random numbers of four bits."""
-
-    def pack(tensors):
-        for name in [name for name in tensors if NUMBERED.search(name)]:
-            num_outputs, num_inputs = tensors.pop(name).shape
-            made = packed(method, num_outputs, num_inputs)
-            tensors.update({name.replace("weight", kind): tensor for kind, tensor in made.items()})
-
-    write_family(folder, "qwen3_moe", is_fused=False, moe_intermediate_size=256, **SIZES)
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": GROUP}
-    config["quantization_config"] |= METHODS[method]
-    (folder / "config.json").write_text(json.dumps(config))
-    return change(folder, pack)
-
-
-def packed(method, num_outputs, num_inputs):
-    """The tensors of one matrix, by the ends of their names in a checkpoint."""
-    in_outputs = (num_inputs, num_outputs // IN_INT32)
-    in_inputs = (num_inputs // IN_INT32, num_outputs)
-    num_groups = num_inputs // GROUP
-    integers = {
-        "qweight": in_outputs if method == "awq" else in_inputs,
-        "qzeros": (num_groups, num_outputs // IN_INT32),
-    }
-    made = {kind: torch.randint(1 << 30, shape).int() for kind, shape in integers.items()}
-    if method == "gptq":
-        made["g_idx"] = torch.arange(num_inputs, dtype=torch.int32) // GROUP
-    return made | {"scales": torch.rand(num_groups, num_outputs).bfloat16()}
-
-
 WRITERS = {
     "fused": write_fused,
-    "awq": lambda folder: write_packed(folder, "awq"),
-    "gptq": lambda folder: write_packed(folder, "gptq"),
+    "awq": lambda folder: write_packed(folder, "awq", **SIZES, **OF_EXPERTS),
+    "gptq": lambda folder: write_packed(folder, "gptq", **SIZES, **OF_EXPERTS),
 }
 
 
@@ -116,18 +70,6 @@ def file_bytes(rank):
         except FileNotFoundError:
             continue
     return found
-
-
-def process(layers):
-    """Let vLLM process the layers; returns the bytes of the rank's experts, as its kernel has them.
-
-    vLLM's kernel for CPUs keeps packed weights and zero points in more bytes than a checkpoint.
-    """
-    with set_current_vllm_config(VllmConfig()):
-        for layer in layers:
-            layer.quant_method.process_weights_after_loading(layer)
-    tensors = [(layer, rows) for layer in layers for rows in layer.expert_rows()]
-    return sum(rows.row_bytes * len(layer.local_experts) for layer, rows in tensors)
 
 
 @pytest.mark.parametrize("rank", range(NUM_RANKS))

@@ -5,22 +5,19 @@
 The test measures both in /proc, where it counts shared pages once.
 """
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from bench.random_moe import RandomMoe
 from moe_checkpoints import change, fuse
+from support.memory_samples import Sample, Sampler
 
 from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
@@ -30,71 +27,9 @@ MODEL = RandomMoe()
 """Most weights are experts, since vLLM needs memory of its own to repack dense weights."""
 LOADING = re.compile(r"Worker pid=(\d+)\).*Starting to load model")
 BOUND = re.compile(r"Worker pid=(\d+)\).*DWDP rank (\d+) of")
-OWNER = re.compile(r"/memfd:dwdp-rank(\d+)")
-SAMPLE_EVERY_S = 0.005
 SLACK_BYTES = 4 << 20
 """Room for the originals of dense weights that vLLM repacks: glibc keeps the small ones until
 adoption begins."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Memory of a process at one moment: its anonymous pages and, by owner, its open memory files.
-
-    The files are read first. Adoption lets files grow and anonymous pages shrink, so the sum is
-    never more than the memory in use at one moment.
-    """
-
-    at_s: float
-    file_bytes: dict[int, int]
-    anonymous_bytes: int
-
-    def bytes_of(self, rank):
-        return self.anonymous_bytes + self.file_bytes.get(rank, 0)
-
-
-class Sampler(threading.Thread):
-    """A thread that samples the watched processes until it is stopped."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self._is_over = threading.Event()
-        self.samples = {}
-
-    def watch(self, pid):
-        self.samples = {**self.samples, pid: []}
-
-    def run(self):
-        while not self._is_over.wait(SAMPLE_EVERY_S):
-            for pid, samples in self.samples.items():
-                with contextlib.suppress(OSError):
-                    samples.append(Sample(time.monotonic(), file_bytes(pid), anonymous_bytes(pid)))
-
-    def stop(self):
-        self._is_over.set()
-        self.join()
-
-
-def anonymous_bytes(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
-
-
-def file_bytes(pid):
-    """Allocated bytes of the expert memory files that a process has open, by owner."""
-    inodes = {}
-    for fd in os.scandir(f"/proc/{pid}/fd"):
-        try:
-            if found := OWNER.match(os.readlink(fd)):
-                status = os.stat(fd)
-                inodes[status.st_ino] = int(found[1]), status.st_blocks * 512
-        except FileNotFoundError:
-            continue
-    owned = defaultdict(int)
-    for owner, num_bytes in inodes.values():
-        owned[owner] += num_bytes
-    return dict(owned)
 
 
 @dataclass
