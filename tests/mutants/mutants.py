@@ -21,6 +21,7 @@ LAYERS = "tests/engine/moe/test_fetch_layers.py"
 READERS = "engine/moe/routed_experts.py"
 KERNELS = "tests/engine/moe/test_recipe.py"
 EXTRA = "tests/unit/test_extra_experts.py"
+UNTRIED = "tests/engine/moe/test_untried_kinds.py"
 DRAFTS = "tests/engine/moe/test_loading.py::test_a_draft_model_has_all_experts_on_every_rank"
 
 MUTANTS = (
@@ -254,6 +255,20 @@ MUTANTS = (
         "                    yield (*place, name)\n",
         "                    yield from ()\n",
         KERNELS,
+    ),
+    Mutant(
+        "small layers tell the tensors of experts of a kind that was not tried",
+        READERS,
+        "moe_kernel is None or is_tried(self)",
+        "moe_kernel is None or True",
+        UNTRIED,
+    ),
+    Mutant(
+        "what doesn't follow from small layers is refused",
+        "engine/moe/kernel/growth.py",
+        " or few.grown(axis, num_experts) != form:",
+        ":",
+        UNTRIED,
     ),
     Mutant(
         "a draft model's layers are vLLM's own",

@@ -10,7 +10,6 @@ from sharing import slot_reader
 
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.engine.moe.fingerprint import describe_value
-from vllm_dwdp.engine.moe.kernel.expert_rows import replicated_tensors
 
 
 def differences(layer: Any, whole: Any) -> set[str]:
@@ -32,10 +31,7 @@ def differences(layer: Any, whole: Any) -> set[str]:
 def unlike(layers: list[Any]) -> set[str]:
     """Tensors that ranks don't share and that are different; dwdp refuses such ranks."""
     of_ranks = [
-        {
-            name: describe_value(tensor)
-            for name, tensor in replicated_tensors(layer, len(layer.local_experts)).items()
-        }
+        {name: describe_value(tensor) for name, tensor in layer.replicated_tensors().items()}
         for layer in layers
     ]
     return {name for name, value in of_ranks[0].items() if of_ranks[1].get(name) != value}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vllm_dwdp.engine.moe.read_count import ReadCount
+from vllm_dwdp.engine.moe.untried_kinds import UntriedKinds
 from vllm_dwdp.fetch.base import Fetcher, InPlace
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.rank.expert_counts import ExpertCounts
@@ -59,6 +60,7 @@ class MoeContext:
         self.expert_counts: ExpertCounts | None = None
         """Counts the experts that tokens choose; None if nothing is counted."""
         self.read_count = ReadCount()
+        self.untried_kinds = UntriedKinds()
 
     def enter(self) -> None:
         """Make `context` return this one from now on. A worker process serves one model."""

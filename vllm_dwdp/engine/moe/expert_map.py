@@ -5,19 +5,16 @@
 import torch
 from vllm.model_executor.layers.fused_moe.expert_map_manager import ExpertMapManager
 
-from vllm_dwdp.layout.placement import Placement
-
 
 class DwdpExpertMap(ExpertMapManager):
-    """An ExpertMapManager with dwdp's placement, by which a layer loads its local experts.
+    """An ExpertMapManager by which a layer loads only `local` of its `num_experts` experts.
 
     Its parallel config stays vLLM's own, so the rest of vLLM doesn't see expert parallelism.
     """
 
-    def __init__(self, stock: ExpertMapManager, placement: Placement, rank: int) -> None:
+    def __init__(self, stock: ExpertMapManager, num_experts: int, local: range) -> None:
         self.__dict__.update(stock.__dict__)
-        local = placement.local_experts(rank)
-        expert_map = torch.full((placement.num_experts,), -1, dtype=torch.int32, device="cpu")
+        expert_map = torch.full((num_experts,), -1, dtype=torch.int32, device="cpu")
         expert_map[local.start : local.stop] = torch.arange(
             len(local), dtype=torch.int32, device="cpu"
         )

@@ -3,6 +3,7 @@
 """dwdp's MoE layer: vLLM's layer, which loads the rank's own experts and runs on all experts."""
 
 import copy
+import functools
 import re
 import types
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,19 @@ from vllm_dwdp.engine.compat import mark_as_behind_a_link
 from vllm_dwdp.engine.moe.context import context
 from vllm_dwdp.engine.moe.expert_map import DwdpExpertMap
 from vllm_dwdp.engine.moe.input_scales import InputScales, scale_of_layer
-from vllm_dwdp.engine.moe.kernel.expert_rows import ExpertRows, expert_rows
+from vllm_dwdp.engine.moe.kernel.expert_rows import (
+    ExpertRows,
+    FindAxis,
+    by_size,
+    expert_rows,
+    replicated_tensors,
+)
 from vllm_dwdp.engine.moe.kernel.holders import held_tensors
 from vllm_dwdp.engine.moe.kernel.layer_tensors import LayerTensors
 from vllm_dwdp.engine.moe.kernel.reader_state import differences
 from vllm_dwdp.engine.moe.kernel.recipe import refuse_unshared
+from vllm_dwdp.engine.moe.kernel.tried_pairs import is_tried
+from vllm_dwdp.engine.moe.layer_plan import LayerPlan
 from vllm_dwdp.engine.moe.loaded_rows import LoadedRows
 from vllm_dwdp.engine.moe.read_only import REPLACED, ReadOnlyParameter, ReadOnlyWeight
 from vllm_dwdp.fetch.base import ChosenIds
@@ -56,22 +65,27 @@ class DwdpRoutedExperts(RoutedExperts):
         own_context = context()
         placement = own_context.placement(moe_config.num_experts)
         local = placement.local_experts(own_context.rank)
+        plan = LayerPlan.note(
+            layer_name, params_dtype, moe_config, quant_config, expert_map_manager, kwargs
+        )
         moe_config.num_local_experts = len(local)
         super().__init__(
             layer_name,
             params_dtype,
             moe_config,
             quant_config,
-            expert_map_manager=DwdpExpertMap(expert_map_manager, placement, own_context.rank),
+            expert_map_manager=DwdpExpertMap(expert_map_manager, placement.num_experts, local),
             **kwargs,
         )
         self.placement = placement
         self.local_experts = local
+        self.plan = plan
         self.is_bound = False
         self._readers: dict[FetchMode, DwdpRoutedExperts] = {}
         self.loaded_rows = LoadedRows(layer_name, local, moe_config, self.TRANSPOSED)
         self.input_scales = InputScales(self.global_num_experts)
         self._read_count = own_context.read_count
+        self._untried_kinds = own_context.untried_kinds
         refuse_unshared(layer_name, getattr(self.quant_method, "experts_cls", None))
         if own_context.loads_on_host:
             self._load_on_host()
@@ -82,7 +96,27 @@ class DwdpRoutedExperts(RoutedExperts):
 
         Raises ConfigError for a tensor that dwdp can't share.
         """
-        return expert_rows(self, len(self.local_experts))
+        return expert_rows(self, len(self.local_experts), self._find_axis())
+
+    def replicated_tensors(self) -> dict[str, torch.Tensor]:
+        """The layer's other tensors by name, as they are now. Raises ConfigError: see above."""
+        return replicated_tensors(self, self.expert_rows())
+
+    def _find_axis(self) -> FindAxis:
+        """What finds the axes of experts: small layers of an untried kind, or the sizes.
+
+        A layer has no kernel until it is processed. What is asked before, to estimate memory, goes
+        by sizes.
+        """
+        if self.quant_method.moe_kernel is None or is_tried(self):
+            return functools.partial(by_size, num_local=len(self.local_experts))
+        return self._untried_kinds.find_axis(self)
+
+    @classmethod
+    def stock_class(cls) -> type[RoutedExperts]:
+        """vLLM's own class of such layers."""
+        own = (base for base in cls.__mro__ if not issubclass(base, DwdpRoutedExperts))
+        return next(own)
 
     def expert_tensor_ids(self) -> set[int]:
         """`id` of every tensor with rows of local experts, of all that show the same memory."""

@@ -10,7 +10,6 @@ import torch
 
 from vllm_dwdp._core import MemoryDriver
 from vllm_dwdp.engine.moe.fingerprint import describe_value, model_fingerprint
-from vllm_dwdp.engine.moe.kernel.expert_rows import replicated_tensors
 from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.group.meet.manifest import Manifest, ReplicatedTensor, TensorSchema
 
@@ -38,10 +37,9 @@ def rank_manifest(
 
 
 def _replicated(layer: DwdpRoutedExperts) -> list[ReplicatedTensor]:
-    found = replicated_tensors(layer, len(layer.local_experts))
     return [
         ReplicatedTensor(layer.layer_name, name, describe_value(tensor))
-        for name, tensor in found.items()
+        for name, tensor in layer.replicated_tensors().items()
     ]
 
 

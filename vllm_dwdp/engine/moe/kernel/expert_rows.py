@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Finds the tensors of a MoE layer that have a row for each of its local experts.
 
+* For kinds of layers that dwdp's tests have tried, sizes tell them: see `by_size`. For others
+  growth.py tells them by small layers of the same kind.
 * Experts lie on the first axis, outermost in memory. Inside a row any order will do, and gaps: some
   kernels transpose rows, or pad them.
 * triton_kernels keeps scales for Blackwell with a first axis of 1, and experts on the second.
@@ -9,7 +11,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,12 @@ ROUTER_TENSORS = {"e_score_correction_bias", "hash_indices_table"}
 
 WRAPPED = ("storage", "data")
 """The last names in the place of a tensor that an object of triton_kernels wraps."""
+
+FindAxis = Callable[[Place, torch.Tensor], int | None]
+"""Returns the axis of a tensor on which its local experts lie; None if it has no rows of experts.
+
+Raises ConfigError if that can't be told.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,11 @@ class ExpertRows:
         return data.view(self.dtype).as_strided(self.shape, self.strides)
 
 
-def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
+def expert_rows(layer: torch.nn.Module, num_local: int, find_axis: FindAxis) -> list[ExpertRows]:
     """The layer's tensors with rows of its num_local experts, in the same order on every rank.
 
-    Raises ConfigError for a tensor whose rows don't follow one another in memory.
+    Raises ConfigError for a tensor whose rows don't follow one another in memory, and for one whose
+    axis of experts can't be told.
     """
     held = held_tensors(layer)
     places: dict[Any, list[Place]] = {}
@@ -82,17 +91,21 @@ def expert_rows(layer: torch.nn.Module, num_local: int) -> list[ExpertRows]:
     found = []
     for same in places.values():
         tensor = held[same[0]]
-        if (axis := _expert_axis(tensor, same[0], num_local)) is not None:
+        if not tensor.dim() or not tensor.numel():
+            continue
+        if (axis := _axis_of_all(layer, tensor, same, find_axis)) is not None:
             found.append(_rows(layer, tensor, tuple(same), axis, num_local))
     return found
 
 
-def replicated_tensors(layer: torch.nn.Module, num_local: int) -> dict[str, torch.Tensor]:
+def replicated_tensors(
+    layer: torch.nn.Module, rows: Sequence[ExpertRows]
+) -> dict[str, torch.Tensor]:
     """The layer's other tensors by name. Every rank has its own, which must be the same.
 
-    Raises ConfigError, see expert_rows.
+    rows: from expert_rows.
     """
-    of_experts = {place for rows in expert_rows(layer, num_local) for place in rows.places}
+    of_experts = {place for one in rows for place in one.places}
     return {
         ".".join(place): tensor
         for place, tensor in held_tensors(layer).items()
@@ -125,15 +138,32 @@ def _begins_in(view: torch.Tensor, tensor: torch.Tensor) -> bool:
     return tensor.data_ptr() <= view.data_ptr() < tensor.data_ptr() + span
 
 
-def _expert_axis(tensor: torch.Tensor, place: Place, num_local: int) -> int | None:
+def by_size(place: Place, tensor: torch.Tensor, num_local: int) -> int | None:
+    """The axis of experts of a tensor: the first, if it has as many elements as there are experts.
+
+    A tensor without experts may have that size by accident; no kind of layer that dwdp's tests have
+    tried has one.
+    """
     shape = tensor.shape
-    if not tensor.dim() or not tensor.numel():
-        return None
     is_wrapped = place[-len(WRAPPED) :] == WRAPPED
     if is_wrapped and len(shape) > 1 and shape[0] == 1 and shape[1] % num_local == 0:
         # With three axes it isn't a scale for Blackwell, but a weight of one local expert.
         return 0 if num_local == 1 and len(shape) == 3 else 1
     return 0 if shape[0] == num_local else None
+
+
+def _axis_of_all(
+    layer: torch.nn.Module, tensor: torch.Tensor, places: Sequence[Place], find_axis: FindAxis
+) -> int | None:
+    """The axis of experts of a tensor that has all these places."""
+    first, *others = axes = [find_axis(place, tensor) for place in places]
+    if any(axis != first for axis in others):
+        names = [".".join(place) for place in places]
+        raise ConfigError(
+            f"{layer.layer_name}: expected the tensors {names}, which show the same memory, to "
+            f"have experts on the same axis, got {axes}; serve this model without dwdp."
+        )
+    return first
 
 
 def _rows(
@@ -152,7 +182,8 @@ def _rows(
     rows = ExpertRows(places, tensor.dtype, shape, tuple(strides), axis, num_local)
     used = num_local * rows.row_bytes
     room = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.itemsize
-    if strides[axis] < span or per_expert * num_local != shape[axis] or used > room:
+    is_outermost = math.prod(shape[:axis]) == 1 and strides[axis] >= span
+    if not is_outermost or per_expert * num_local != shape[axis] or used > room:
         raise ConfigError(
             f"{layer.layer_name}: expected the rows of {num_local} experts in '{rows.name}' one "
             f"after the other in memory, got shape {shape} with strides {tensor.stride()}; serve "
