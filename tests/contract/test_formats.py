@@ -14,6 +14,7 @@ import pytest
 from contract.formats import kernel_source, table
 from contract.formats.compatibility import mark, on_gpu
 
+from vllm_dwdp.engine.moe.kernel.tried_pairs import TRIED
 from vllm_dwdp.engine.setup.format_checks import RAN_ON_GPU, why_unshared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,16 @@ NEEDS_TRITON_KERNELS = {
 }
 """Cases that are run only where triton_kernels is, see kernel_source.py."""
 
+OF_TRITON_KERNELS = {
+    ("GptOssMxfp4MoEMethod", "OAITritonMxfp4ExpertsMonolithic"),
+    ("GptOssMxfp4MoEMethod", "UnfusedOAITritonExperts"),
+    ("Mxfp4MoEMethod", "UnfusedOAITritonExperts"),
+}
+"""The methods and kernels of those cases."""
+
+OF_ENGINES = {("UnquantizedFusedMoEMethod", "CPUUnquantizedExperts")}
+"""The method and kernel that engines run on CPUs, whose outputs tests/engine compares."""
+
 NOT_BUILT = "not built here"
 NOT_RUN = "not run"
 SHARED = ("same bits", "same values, other bits")
@@ -46,9 +57,15 @@ def run_probe(*arguments, num_experts=7):
     )
 
 
+def has_kernels():
+    """Whether triton_kernels is at hand."""
+    return kernel_source.folder() is not None
+
+
 def probe(out, *arguments, num_experts=7):
     """Results of the probe, by case."""
-    done = run_probe("--json", out, *arguments, num_experts=num_experts)
+    fewer = () if has_kernels() else ("--at-least", "0")
+    done = run_probe("--json", out, *fewer, *arguments, num_experts=num_experts)
     assert done.returncode == 0, done.stderr[-4000:]
     return {result["case"]: result for result in json.loads(out.read_text())}
 
@@ -77,16 +94,13 @@ def of_page():
     return {", ".join(row[:3]): row[3] for row in rows}
 
 
-@pytest.mark.parametrize("num_experts", [7, 2], ids=["4 and 3 experts", "1 expert each"])
-def test_every_format_is_shared_as_the_page_says(tmp_path, num_experts):
-    has_kernels = kernel_source.folder() is not None
-    fewer = () if has_kernels else ("--at-least", "0")
-    results = probe(tmp_path / "found.json", *fewer, num_experts=num_experts)
+def check_page(results):
+    """Compare the verdicts with the page's, but for cases that may be built on one machine only."""
     found = {case: result["verdict"] for case, result in results.items()}
     expected = of_page()
     assert list(found) == list(expected)
     not_run = {case for case, verdict in found.items() if verdict.startswith(NOT_RUN)}
-    assert not_run == (set() if has_kernels else NEEDS_TRITON_KERNELS)
+    assert not_run == (set() if has_kernels() else NEEDS_TRITON_KERNELS)
     if not_run:
         warnings.warn(f"not run without triton_kernels: {not_run}", stacklevel=1)
     for case in not_run:
@@ -118,6 +132,35 @@ def test_triton_kernels_alone_is_unpacked_from_a_wheel(monkeypatch, tmp_path):
     assert kernel_source.folder() == tmp_path / "kept"
     files = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
     assert files == [tmp_path / "kept" / "triton_kernels" / "__init__.py"]
+
+
+@pytest.mark.parametrize("num_experts", [7, 2], ids=["4 and 3 experts", "1 expert each"])
+def test_every_format_is_shared_as_the_page_says(tmp_path, num_experts):
+    check_page(probe(tmp_path / "found.json", num_experts=num_experts))
+
+
+@pytest.fixture(scope="module")
+def untried(tmp_path_factory):
+    """Results of the probe if dwdp builds small layers of every kind, by case."""
+    return probe(tmp_path_factory.mktemp("untried") / "found.json", "--untried")
+
+
+def test_small_layers_tell_the_tensors_of_experts_that_sizes_tell(untried):
+    assert not any(result["other_rows"] for result in untried.values())
+    check_page(untried)
+
+
+def test_tried_kinds_are_those_that_the_probe_shares(untried):
+    page = of_page()
+    shared = {
+        (result["method"], result["kernel"])
+        for case, result in untried.items()
+        if result["verdict"].startswith(SHARED) and page[case].startswith(SHARED)
+    }
+    if not has_kernels():
+        shared |= OF_TRITON_KERNELS
+    listed = {(method, kernel) for method, kernels in TRIED.items() for kernel in kernels}
+    assert listed == shared | OF_ENGINES
 
 
 @pytest.mark.skipif("amx_tile" in Path("/proc/cpuinfo").read_text(), reason="the CPU has AMX")

@@ -4,6 +4,10 @@
 
     python tests/contract/formats/kernel_source.py    # once; fetches triton_kernels
     python tests/contract/formats/probe.py [--json FILE] [--page docs/formats.md] [PATTERN ...]
+    python tests/contract/formats/probe.py --untried [--json FILE] [PATTERN ...]
+
+With --untried no kind of layer counts as tried: dwdp builds small layers of each to find the
+tensors of experts, and they must be those that it finds by sizes.
 
 Without triton_kernels, the cases whose kernels need it are not run. A run of all cases then fails,
 since it builds fewer than it should; with --at-least 0 it doesn't.
@@ -16,6 +20,8 @@ bit with what the whole layer reaches. No kernel runs.
 
 import argparse
 import dataclasses
+import functools
+import gc
 import json
 import re
 import sys
@@ -35,7 +41,9 @@ from layers import Plant, build, load, make_checkpoint, process, rank_layers
 from sharing import bind_slot, share, slot_reader
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.moe.kernel.expert_rows import by_size, expert_rows
 from vllm_dwdp.engine.moe.kernel.recipe import note_arguments
+from vllm_dwdp.engine.moe.kernel.tried_pairs import TRIED
 
 SAME = "same bits"
 SAME_VALUES = "same values, other bits"
@@ -56,15 +64,19 @@ UNUSED = {"w13_input_global_scale", "w2_input_global_scale"}
 class Result:
     """What a case showed.
 
-    case: its name. kernel: the name of vLLM's class. shared: names of the tensors that ranks share.
-    different: what differs from the whole layer, by path. has_other_bits: whether scales differ
+    case: its name. method, kernel: the names of vLLM's classes. shared: names of the tensors that
+    ranks share.
+    other_rows: tensors whose axis of experts small layers tell otherwise than sizes do. different:
+    what differs from the whole layer, by path. has_other_bits: whether scales differ
     whose product is the same. refused: dwdp's sentence. not_built: why stock vLLM can't build the
     layer here. not_run: why the case was not tried.
     """
 
     case: str
+    method: str = ""
     kernel: str = ""
     shared: list[str] = dataclasses.field(default_factory=list)
+    other_rows: list[str] = dataclasses.field(default_factory=list)
     different: list[str] = dataclasses.field(default_factory=list)
     has_other_bits: bool = False
     refused: str = ""
@@ -83,6 +95,8 @@ class Result:
             return f"not built here: {self.not_built}"
         if self.refused:
             return f"refused: {self.refused}"
+        if self.other_rows:
+            return f"OTHER ROWS: {', '.join(self.other_rows)}"
         if self.different:
             return f"DIFFERENT: {', '.join(self.different)}"
         return SAME_VALUES if self.has_other_bits else SAME
@@ -108,6 +122,7 @@ def run(case: Case, index: int, plant: Plant = plant_nothing) -> Result:
     except Exception as error:
         result.not_built = f"{type(error).__name__}: {error}".split("\n")[0]
         return result
+    result.method = type(whole.quant_method).__name__
     result.kernel = type(whole.quant_method.moe_kernel.fused_experts).__name__
     with forced(case):
         try:
@@ -118,7 +133,15 @@ def run(case: Case, index: int, plant: Plant = plant_nothing) -> Result:
     return result
 
 
+def other_rows(layer: Any) -> set[str]:
+    """Tensors whose rows of experts sizes don't tell as dwdp does; any only with --untried."""
+    num_local = len(layer.local_experts)
+    sizes = expert_rows(layer, num_local, functools.partial(by_size, num_local=num_local))
+    return {rows.name for rows in set(sizes) ^ set(layer.expert_rows())}
+
+
 def share_and_compare(layers: list[Any], whole: Any, result: Result) -> None:
+    result.other_rows = sorted(set().union(*map(other_rows, layers)))
     if names := unlike(layers):
         result.refused = f"dwdp ranks 0 and 1 differ in replicated: {', '.join(sorted(names))}"
         return
@@ -163,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("patterns", nargs="*", help="of the names of cases to run")
     parser.add_argument("--planted", action="store_true", help="plant mistakes, see plants.py")
+    parser.add_argument("--untried", action="store_true", help="as if no kind were tried")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--page", type=Path, help="page whose table to replace, docs/formats.md")
     parser.add_argument(
@@ -175,6 +199,9 @@ def main() -> None:
     runs_all = not given.patterns and not given.planted
     at_least = (MIN_BUILT if runs_all else 0) if given.at_least is None else given.at_least
     note_arguments()
+    if given.untried:
+        TRIED.clear()
+        gc.freeze()  # dwdp collects each small layer; without the modules, that is fast
     results = []
     with one_process():
         for result in planted() if given.planted else compared(given.patterns):
