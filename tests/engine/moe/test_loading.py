@@ -121,10 +121,18 @@ def test_experts_of_modules_that_are_no_moe_layers_are_loaded_by_every_rank(tmp_
     assert_ranks_hold_what_stock_holds(folder, model_class=HasAnAdapterOfExperts)
 
 
-@pytest.mark.parametrize("strategy", ["eager", "prefetch"])
-def test_a_strategy_that_reads_whole_files_is_counted_so(checkpoint, strategy):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"safetensors_load_strategy": "eager"},
+        {"safetensors_load_strategy": "prefetch"},
+        {"model_loader_extra_config": {"enable_multithread_load": True}},
+    ],
+    ids=["eager", "prefetch", "threads"],
+)
+def test_an_option_that_reads_whole_files_is_counted_so(checkpoint, options):
     folder = checkpoint("qwen3_moe", True)
-    ranks = assert_ranks_hold_what_stock_holds(folder, safetensors_load_strategy=strategy)
+    ranks = assert_ranks_hold_what_stock_holds(folder, **options)
     total = sum(rank.num_expert_bytes for rank in ranks)
     assert [rank.read_count.num_expert_bytes for rank in ranks] == [total] * NUM_RANKS
 

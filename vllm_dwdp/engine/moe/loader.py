@@ -101,7 +101,8 @@ class DwdpModelLoader(DefaultModelLoader):
         prepared = super()._prepare_weights(*args, **kwargs)
         _, files, is_safetensors, *_ = prepared
         strategy = self.load_config.safetensors_load_strategy
-        self._is_mapped = is_safetensors and strategy not in READ_WHOLE
+        by_threads = self.load_config.model_loader_extra_config.get("enable_multithread_load")
+        self._is_mapped = is_safetensors and strategy not in READ_WHOLE and not by_threads
         self.local_expert_ids = (
             experts_to_read(files, self._model, context().layers)
             if self._is_mapped and not self._is_draft
