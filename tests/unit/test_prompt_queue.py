@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+import pytest
+
 from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.prompt_queue import PromptQueue
 
@@ -81,3 +83,18 @@ def test_prompt_that_ends_its_rank_twice_fails_and_takes_no_other_with_it():
     assert items.results == [None, *"BCDEF"]
     assert isinstance(items.errors[0], RankDied)
     assert "dwdp rank 1 died with it" in str(items.errors[0])
+
+
+def test_the_last_prompts_go_longest_first():
+    items = queue(limit=6, batch=6, lengths=[1, 9, 2, 5, 3, 7], num_last=4)
+    assert ids(items.take(0)) == [10, 11, 15, 13, 14, 12]
+    assert items.tokens_of([11, 12]) == 11
+    assert queue().tokens_of([11, 12]) == 2
+    finish_all(items, [(10 + i, ITEMS[i]) for i in range(6)])
+    assert items.results == list("ABCDEF"), "results stand in the order of the prompts"
+
+
+@pytest.mark.parametrize("num_last", [0, 6, 100])
+def test_every_prompt_is_handed_out_once(num_last):
+    items = queue(limit=6, batch=6, lengths=[1, 9, 2, 5, 3, 7], num_last=num_last)
+    assert sorted(ids(items.take(0))) == list(range(10, 16))

@@ -65,6 +65,13 @@ def raw_prompts(kind: str, prompts: Any, params: Any, options: dict[str, Any]) -
     ]
 
 
+def num_tokens(item: "RawPrompt | RenderedPrompt") -> int:
+    """The length of a prompt, as far as it is known: one with images isn't sent as tokens."""
+    if isinstance(item, RawPrompt):
+        return 1
+    return max(1, len(item.prompt.get("prompt_token_ids") or ()))
+
+
 def bound_options(method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
     """Arguments of vllm.LLM.generate or chat by name; raises TypeError if they don't fit it."""
     try:

@@ -4,12 +4,14 @@
 
 * Prompts are handed out in order. So once a prompt is refused and those in flight have ended, it is
   known which prompt is the first refused one.
+* Where prompts have lengths, the last ones go longest first. So ranks end at about the same time:
+  whoever is first to be done gets another short one.
 * When a rank dies, all its prompts become suspects. They are tried once more, after all others and
   one at a time on a rank, so that a prompt that ends its rank fails no other prompt.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from vllm_dwdp.offline.errors import RankDied
@@ -20,7 +22,7 @@ class PromptQueue:
 
     limit: items that a rank holds at a time. batch: items in one message to a rank.
     stops_at_error: hand out no more items once one is refused. sizes: prompts in each item, if an
-    item isn't one.
+    item isn't one. lengths: of each item, in tokens; the last `num_last` go longest first.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class PromptQueue:
         batch: int = 1,
         stops_at_error: bool = False,
         sizes: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        num_last: int = 0,
     ) -> None:
         self.limit = limit
         self.results: list[Any] = [None] * len(items)
@@ -41,7 +45,8 @@ class PromptQueue:
         self._batch = batch
         self._stops_at_error = stops_at_error
         self._sizes = sizes
-        self._waiting = deque(range(len(items)))
+        self._lengths = lengths
+        self._waiting = deque(_order(lengths, num_last, len(items)))
         self._suspects: deque[int] = deque()
         self._open = set(self._waiting)
         self._retried: set[int] = set()
@@ -53,6 +58,12 @@ class PromptQueue:
     @property
     def num_retried(self) -> int:
         return len(self._retried)
+
+    def tokens_of(self, item_ids: Iterable[int]) -> int:
+        """The lengths of these items together; their number if this queue knows no lengths."""
+        if self._lengths is None:
+            return sum(1 for _ in item_ids)
+        return sum(self._lengths[item_id - self._first_id] for item_id in item_ids)
 
     def take(self, num_in_flight: int) -> list[tuple[int, Any]]:
         """The ids and items to send next, if any, to a rank that holds `num_in_flight` items."""
@@ -102,3 +113,12 @@ class PromptQueue:
             self._open.difference_update(self._waiting, self._suspects)
             self._waiting.clear()
             self._suspects.clear()
+
+
+def _order(lengths: Sequence[int] | None, num_last: int, num_items: int) -> list[int]:
+    """The order in which items are handed out, see above."""
+    order = list(range(num_items))
+    if lengths is None or not num_last:
+        return order
+    known = lengths
+    return order[:-num_last] + sorted(order[-num_last:], key=lambda index: -known[index])

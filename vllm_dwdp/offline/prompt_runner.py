@@ -8,12 +8,15 @@ from typing import Any
 
 from vllm_dwdp.offline.batch import Batch
 from vllm_dwdp.offline.errors import NoRankLeft, PromptsFailed, RankDied
-from vllm_dwdp.offline.prompt import RawPrompt
+from vllm_dwdp.offline.prompt import RawPrompt, num_tokens
 from vllm_dwdp.offline.prompt_queue import PromptQueue
 from vllm_dwdp.offline.rank_pool import RankPool
 
 RENDER_BATCH = 32
 """Prompts in one message to render: few enough that all ranks finish at about the same time."""
+
+NUM_LAST_OF_RANK = 64
+"""For each rank, so many of the last prompts are run longest first."""
 
 Report = Callable[[int], Any]
 """Called with how many prompts ended since the last time."""
@@ -52,7 +55,12 @@ class PromptRunner:
         """
         dead = {i: item for i, item in enumerate(items) if isinstance(item, RankDied)}
         indices = [i for i in range(len(items)) if i not in dead]
-        queue = self._queue([items[i] for i in indices], limit=self._max_in_flight)
+        queue = self._queue(
+            [items[i] for i in indices],
+            limit=self._max_in_flight,
+            lengths=[num_tokens(items[i]) for i in indices],
+            num_last=NUM_LAST_OF_RANK * self._pool.num_ranks,
+        )
         outputs: list[Any] = [None] * len(items)
         no_rank_left = self._run("run", queue, report)
         for index, output in zip(indices, queue.results, strict=True):

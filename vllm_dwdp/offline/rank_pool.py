@@ -42,6 +42,11 @@ class RankPool:
         self._owner_pid = os.getpid()
         self._is_ended = False
 
+    @property
+    def num_ranks(self) -> int:
+        """How many ranks live."""
+        return len(self._ranks)
+
     def start(self) -> None:
         """Start all ranks, and wait until they serve. Raises RankDied when a rank can't start."""
         try:
@@ -115,15 +120,20 @@ class RankPool:
         self._end_ranks()
 
     def _dispatch(self, kind: str, items: PromptQueue) -> None:
-        """Give items to the least busy rank, again and again, until it takes no more."""
+        """Give items to the rank with the fewest tokens, again and again, until none takes any."""
         while True:
             if not self._ranks:
                 raise RankDied(NONE_LEFT)
-            rank = min(self._ranks, key=lambda r: len(r.in_flight))
-            taken = items.take(len(rank.in_flight))
-            if not taken:
+            if not self._give(kind, items):
                 return
-            rank.send_items(kind, taken)
+
+    def _give(self, kind: str, items: PromptQueue) -> bool:
+        """Give items to one rank; returns whether one has taken some."""
+        for rank in sorted(self._ranks, key=lambda r: items.tokens_of(r.in_flight)):
+            if taken := items.take(len(rank.in_flight)):
+                rank.send_items(kind, taken)
+                return True
+        return False
 
     def _collect(self, items: PromptQueue) -> int:
         """Wait for news from any rank; returns how many prompts ended."""
