@@ -129,8 +129,8 @@ def load_format(vllm_config: Any, config: DwdpConfig) -> str | None:
     load_format = str(vllm_config.load_config.load_format)
     if load_format not in LOAD_FORMATS:
         return (
-            f"dwdp doesn't support load format '{load_format}', with which a rank can't read its own "
-            f"experts only; use one of {', '.join(LOAD_FORMATS)}."
+            f"dwdp doesn't support load format '{load_format}', with which a rank can't read only "
+            f"its own experts; use one of {', '.join(LOAD_FORMATS)}."
         )
     return None
 
