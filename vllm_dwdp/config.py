@@ -53,6 +53,7 @@ class DwdpConfig:
     copy_threads: threads that copy, on host memory.
     batched_copies: on a GPU, give the driver a round of copies in one call, if it has such a call;
         off by default, because drivers have crashed and hung on it.
+    load_concurrency: how many ranks of a group load at the same time on one host; default: all.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
@@ -68,6 +69,7 @@ class DwdpConfig:
     slice_bytes: int | None = None
     copy_threads: int = 1
     batched_copies: bool = False
+    load_concurrency: int | None = None
     link_gb_per_s: float | None = None
     compute_us_per_token: float | None = None
     rendezvous: str | None = None
@@ -88,6 +90,7 @@ class DwdpConfig:
         if self.fetch not in FETCH_MODES:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
         _check_count("slice_bytes", self.slice_bytes)
+        _check_count("load_concurrency", self.load_concurrency)
         for name in ("num_slots", "copy_threads"):
             _check_count(name, getattr(self, name), may_be_none=False)
         if not isinstance(self.batched_copies, bool):

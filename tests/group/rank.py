@@ -94,13 +94,17 @@ def _start_up(job, say):
     failure_watch.HEAR_S = job.get("hears_s", failure_watch.HEAR_S)
     if job.get("breaks_places"):
         failure_watch.Place = UnreadablePlace
-    session = GroupSession(_rendezvous(job, say), timeout_s=job.get("answer_s", 5))
+    session = GroupSession(
+        _rendezvous(job, say),
+        timeout_s=job.get("answer_s", 5),
+        load_concurrency=job.get("load_concurrency"),
+    )
     try:
         session.open()
         say("open")
         session.try_peers(PeerProbe(HostDriver(), job_rank=job["rank"]))
         say("tried")
-        _load(session, job, say)
+        _load_in_turn(session, job, say) if "load_concurrency" in job else _load(session, job, say)
         if "fail" in job:
             raise ValueError(job["fail"])
         manifest = dataclasses.replace(MANIFEST, **job.get("manifest", {}))
@@ -113,6 +117,16 @@ def _start_up(job, say):
         say("end: bound")
     except Exception as error:
         say(f"end: {session.abort(error)}")
+
+
+def _load_in_turn(session, job, say):
+    session.loading_turns.begin()
+    say(f"begins {time.monotonic()}")
+    _load(session, job, say)
+    if "fail" in job:
+        raise ValueError(job["fail"])
+    say(f"has loaded {time.monotonic()}")
+    session.loading_turns.end()
 
 
 def _load(session, job, say):

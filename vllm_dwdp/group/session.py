@@ -16,6 +16,7 @@ from vllm_dwdp.group.handover.base import HandleSource
 from vllm_dwdp.group.handover.handover import Handover
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.meet.failure_watch import LAST_PHASE
+from vllm_dwdp.group.meet.loading_turns import LoadingTurns
 from vllm_dwdp.group.meet.manifest import Manifest, check_manifests
 from vllm_dwdp.group.meet.progress import Phase
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
@@ -29,11 +30,14 @@ class GroupSession:
     """One rank's part in the start-up.
 
     timeout_s: the longest wait for one answer of a peer. Ranks that hang are found by the failure
-    watch of the rendezvous.
+    watch of the rendezvous. load_concurrency: see LoadingTurns.
     """
 
-    def __init__(self, rendezvous: Rendezvous, *, timeout_s: float) -> None:
+    def __init__(
+        self, rendezvous: Rendezvous, *, timeout_s: float, load_concurrency: int | None = None
+    ) -> None:
         self._rendezvous = rendezvous
+        self.loading_turns = LoadingTurns(rendezvous, load_concurrency)
         self._progress = rendezvous.progress
         self._handover = Handover(rendezvous, timeout_s=timeout_s)
         self._fringe_parcel = -1

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         PoolingRequestOutput,
         ScoringRequestOutput,
     )
-    from vllm.beam_search import BeamSearchOutput
 
 
 class BatchMethods:
@@ -46,7 +45,7 @@ class BatchMethods:
         """As vllm.LLM.score. For an embedding model, each batch embeds `data_1` again."""
         return self._run_batches("score", bound_options(vllm.LLM.score, *args, **options))
 
-    def beam_search(self, *args: Any, **options: Any) -> "list[BeamSearchOutput]":
+    def beam_search(self, *args: Any, **options: Any) -> list[Any]:
         """As vllm.LLM.beam_search; `concurrency_limit` holds for each rank."""
         options = {"use_tqdm": False} | options
         arguments = bound_options(vllm.LLM.beam_search, *args, **options)

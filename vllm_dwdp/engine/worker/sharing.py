@@ -72,6 +72,7 @@ class ExpertSharing:
         self._session = GroupSession(
             rendezvous(vllm_config, settings, one_host=one_host),
             timeout_s=config.timeout_s,
+            load_concurrency=config.load_concurrency,
         )
         self.context = MoeContext(
             rank=self.rank,
@@ -118,6 +119,7 @@ class ExpertSharing:
 
     def share(self, model: torch.nn.Module, run_step: RunStep) -> None:
         """Adopt the loaded experts, meet the group, and bind each layer to views of all experts."""
+        self._session.loading_turns.end()
         check_layers(model)  # again: with dummy weights dwdp's loader has not run
         layers = self.context.layers
         layout = rank_layout(
@@ -163,15 +165,20 @@ class ExpertSharing:
         Saves what was counted for the next run.
         """
         if hasattr(self, "_fetching"):  # not set if start-up failed early
-            self._extra.save()
-            self._fetching.stop()
+            try:
+                self._fetching.stop()
+            finally:
+                self._extra.stop()
 
     def live_stats(self) -> dict[str, Any]:
         """The policy that steps follow, and all counters since start-up."""
         return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
 
     def _check_fit(self, model: torch.nn.Module) -> None:
-        """Check that the model fits; called when it is built and before weights are read."""
+        """Check that the model fits, and wait for this rank's turn to load.
+
+        Called when the model is built and before weights are read.
+        """
         fit = ModelFit(
             self._config,
             self._memory,
@@ -186,6 +193,7 @@ class ExpertSharing:
             job_rank=self.job_rank,
             handle_type=self._handle_type,
         )
+        self._session.loading_turns.begin()
 
     def _meet(self, manifest: Manifest, experts: RankExperts) -> None:
         self._session.meet(manifest)

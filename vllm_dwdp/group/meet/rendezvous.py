@@ -134,6 +134,25 @@ class Rendezvous:
         self.progress.step(f"past '{phase}'")
         return found
 
+    def post(self, phase: str) -> None:
+        """Tell peers that this rank has passed a phase. Raises RankFailed."""
+        if self._store is None:
+            return
+        try:
+            self._store.set(rank_key(phase, self._job_rank), b"1")
+        except StoreLost as lost:
+            raise RankFailed(self.post_failure(str(lost))) from lost
+
+    def wait_for(self, phase: str, job_rank: int) -> None:
+        """Wait until a peer has posted that it passed a phase. Raises RankFailed, see `gather`."""
+        if self._store is None:
+            return
+        try:
+            self._wait_for(phase, job_rank)
+        except StoreLost as lost:
+            raise RankFailed(self.post_failure(str(lost))) from lost
+        self.progress.step(f"after dwdp rank {job_rank} has passed '{phase}'")
+
     def check(self) -> None:
         """Raise RankFailed if this rank's watch has seen a failure. Doesn't ask the store."""
         if self._watch is not None and self._watch.sentence is not None:
