@@ -29,7 +29,9 @@ from packed_vllm import ARCHIVE, LIBRARIES
 CARRIED_BYTES = 64 << 20
 """What may be carried to such a machine: the files of this repository, and the archive."""
 
-MAX_BYTES = 48 << 20
+MAX_BYTES = CARRIED_BYTES - (16 << 20)
+"""Of the archive."""
+
 NEEDED = (
     *("pydantic", "msgspec", "pyzmq", "cachetools", "blake3", "fastapi", "starlette", "openai"),
     *("setproctitle", "python-json-logger", "partial-json-parser", "depyf"),

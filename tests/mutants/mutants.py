@@ -224,8 +224,8 @@ MUTANTS = (
     Mutant(
         "pages of a slot are used once in a layer",
         "layout/slots.py",
-        "        return same.pop()",
-        "        return same[-1]",
+        "free[max(fitting)].pop()",
+        "free[max(fitting)][-1]",
         "tests/unit/test_copy_plan.py",
     ),
     Mutant(

@@ -3,6 +3,7 @@
 """Copies of extra experts: which are chosen, what is missing then, and what views show."""
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from vllm_dwdp.layout.extra_experts import choose_pages, with_extra_experts
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import ExpertTensor, TensorLayout
-from vllm_dwdp.memory.estimate import MemoryEstimate
+from vllm_dwdp.memory.estimate import CUT_SLOTS, MemoryEstimate, slot_bytes
 from vllm_dwdp.memory.limits import most_extra_experts, num_descriptors_needed
 from vllm_dwdp.rank.counts_file import CountsFile
 from vllm_dwdp.rank.expert_counts import ExpertCounts
@@ -113,6 +114,29 @@ def test_wishes_of_a_peer_with_another_model_are_left_to_the_manifests():
     layout = RankLayout(layouts_of_one_layer(), 0)
     made = with_extra_experts(layout, [[], [(5, 0, 0, PAGE)]])
     assert made == layout
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize(
+    ("num_experts", "dwdp_size", "rows", "page"),
+    [
+        (256, 8, (7168 * 4096, 2048 * 7168), 2 << 20),
+        (128, 2, (2048 * 768 * 4, 768 * 2048 * 2), 2 << 20),
+        (128, 4, (2048 * 768 * 4, 768 * 2048 * 2), PAGE),
+    ],
+    ids=["DeepSeek-R1", "Qwen3-30B", "Qwen3-30B on hosts"],
+)
+def test_cuts_hardly_make_slots_larger(num_experts, dwdp_size, rows, page, share):
+    draws = random.Random(0)
+    placement = Placement.make(num_experts=num_experts, dwdp_size=dwdp_size)
+    layer = tuple(TensorLayout(ExpertTensor(str(row), row), placement, page) for row in rows)
+    layout = RankLayout((layer,) * 8, 0, num_slots=2)
+    weights = [1000 // (i + 1) for i in range(num_experts)]
+    counts = [[draws.sample(weights, num_experts) for _ in range(8)] for _ in range(dwdp_size)]
+    missing = sum(map(layout.missing_bytes, range(8)))
+    made = with_extra_experts(layout, wishes_of(layout.layouts, counts, round(share * missing)))
+    assert sum(map(made.missing_bytes, range(8))) < missing
+    assert slot_bytes(made) <= CUT_SLOTS * slot_bytes(layout)
 
 
 SHAPES = {"w13": (48, 40), "w2": (40, 24), "bias": (48,), "large": (1024, 520)}
@@ -235,7 +259,18 @@ def test_a_new_rank_begins_with_the_counts_of_all_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", "[[1, 2, 3]]", "[[1], [2]]", '[["a", 1]]', "[[-1, 1]]", "[[true, 1]]"]
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        "{}",
+        "[1]",
+        "[[1, 2, 3]]",
+        "[[1], [2]]",
+        '[["a", 1]]',
+        "[[-1, 1]]",
+        "[[true, 1]]",
+    ],
 )
 def test_a_file_with_something_else_is_ignored(tmp_path, text):
     (tmp_path / "rank-0.json").write_text(text)

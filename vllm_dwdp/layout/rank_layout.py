@@ -30,8 +30,8 @@ class RankLayout:
     """The layouts of all layers, as one rank of the group sees them.
 
     num_slots: layer l uses slot l % num_slots; 0 for a rank without slots. only_layer: the one
-    layer that has a slot; None if all layers have one. extra: the blocks that the rank doesn't own
-    and keeps copies of, see layout/extra_experts.py.
+    layer that has a slot; None if all layers have one. extra: the blocks that the rank lacks and
+    keeps copies of, see layout/extra_experts.py.
     """
 
     layouts: tuple[LayerLayout, ...]

@@ -4,8 +4,9 @@
 
 * A slot is a pool of pages of 1, 2, 4, ... times the granularity; a page is mapped whole.
 * Every block that a layer reads from a peer or from the host is cut into such pages, largest first.
-* Layers that share a slot use the same pages, one layer after the other. The slot has as many pages
-  of each size as any one of these layers needs.
+* Layers that share a slot use the same pages, one layer after the other. The layer with most blocks
+  is laid out first. Each other one takes the largest pages that its blocks fill, and the slot gets
+  more pages only where none is left.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,9 +49,10 @@ class SlotLayout:
     ) -> "SlotLayout":
         """Lay out one slot; missing: by layer index, the blocks that the layer lacks."""
         pages: list[PageSpec] = []
+        of_layers = {layer_idx: list(blocks) for layer_idx, blocks in missing.items()}
         pieces = {
             layer_idx: tuple(_lay_out(blocks, granularity, pages))
-            for layer_idx, blocks in missing.items()
+            for layer_idx, blocks in sorted(of_layers.items(), key=lambda one: -len(one[1]))
         }
         return cls(tuple(pages), pieces)
 
@@ -64,11 +66,12 @@ def _lay_out(
 ) -> Iterator[SlotPiece]:
     free = _by_size(pages)
     for block in blocks:
-        at = block.extent.start
-        for num_bytes in _powers(block.extent.num_bytes, granularity):
-            page_idx = _take(num_bytes, at, free, pages)
+        at, left = block.extent.start, block.extent.num_bytes
+        while left:
+            page_idx = _take(left, at, granularity, free, pages)
+            num_bytes = pages[page_idx].num_bytes
             yield SlotPiece(block.source, block.tensor_idx, at, page_idx, num_bytes)
-            at += num_bytes
+            at, left = at + num_bytes, left - num_bytes
 
 
 def _by_size(pages: Sequence[PageSpec]) -> dict[int, list[int]]:
@@ -78,16 +81,11 @@ def _by_size(pages: Sequence[PageSpec]) -> dict[int, list[int]]:
     return found
 
 
-def _take(num_bytes: int, at: int, free: dict[int, list[int]], pages: list[PageSpec]) -> int:
-    if same := free.get(num_bytes):
-        return same.pop()
-    pages.append(PageSpec(num_bytes, at))
+def _take(
+    left: int, at: int, granularity: int, free: dict[int, list[int]], pages: list[PageSpec]
+) -> int:
+    """The largest free page that `left` bytes fill; a new one if there is none."""
+    if fitting := [size for size, same in free.items() if same and size <= left]:
+        return free[max(fitting)].pop()
+    pages.append(PageSpec(granularity << ((left // granularity).bit_length() - 1), at))
     return len(pages) - 1
-
-
-def _powers(num_bytes: int, granularity: int) -> Iterator[int]:
-    """Sizes that add up to `num_bytes`: powers of two times the granularity, largest first."""
-    units = num_bytes // granularity
-    for bit in reversed(range(units.bit_length())):
-        if units >> bit & 1:
-            yield granularity << bit

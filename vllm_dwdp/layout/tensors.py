@@ -8,7 +8,8 @@ A view shows one expert tensor `[num_experts, ...]`, cut at ownership boundaries
     |  interior pages     | tail  | head |  interior pages     |
     |  block of rank 0    | boundary page|  block of rank 1    |
 
-* A block is the page-aligned interior of one segment; it is exported and mapped whole.
+* A block is the page-aligned interior of one segment, or a part of it where copies of extra experts
+  cut it; it is exported and mapped whole.
 * Fragments (heads and tails) of one rank are packed, in order, into its fringe.
 * A boundary page is private; it is filled from fringes and is part of no block.
 * Every rank computes the layouts of all ranks, so that they exchange none.

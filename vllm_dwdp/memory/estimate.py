@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vllm_dwdp.layout.rank_layout import RankLayout
 from vllm_dwdp.layout.tensors import LayerLayout
 
+CUT_SLOTS = 1.2
+"""Slots may be so many times larger if copies of extra experts cut the blocks."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -52,6 +55,8 @@ class MemoryEstimate:
             span.num_bytes for layer in layouts for t in layer for span in t.private_spans
         )
         slots = slot_bytes(layout)
+        if extra_bytes:
+            slots = round(slots * CUT_SLOTS)
         return cls(
             own=exported_bytes(layout) - host_bytes(layouts, rank),
             private=private,

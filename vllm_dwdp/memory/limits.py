@@ -5,6 +5,7 @@
 import itertools
 import os
 import resource
+import sys
 from pathlib import Path
 
 from vllm_dwdp.layout.placement import Placement
@@ -12,6 +13,8 @@ from vllm_dwdp.layout.rank_layout import RankLayout
 
 MAP_SHARE = 0.8
 DESCRIPTOR_RESERVE = 256
+DESCRIPTORS_OF_CUTS = 4
+"""A copy of a block adds two parts at its owner, its own file, and a part that peers take."""
 
 
 class LimitError(RuntimeError):
@@ -58,10 +61,10 @@ def check_map_budget(needed: int, *, max_map_count: int | None = None) -> None:
 
 
 def most_extra_experts(layout: RankLayout, *, max_map_count: int | None = None) -> int:
-    """The most extra experts that each rank of the group may keep within the kernel's mappings.
+    """The most extra experts that each rank of the group may keep within the kernel's limits.
 
-    A copy cuts a block in three, in the direct view and in the view on a slot, and the slot's pages
-    are powers of two.
+    A copy cuts a block into three. Each part is one mapping in the direct view, and on a slot as
+    many as it has pages. Each part of an own block, and each copy, has a descriptor.
     """
     limit = read_max_map_count() if max_map_count is None else max_map_count
     tensors = list(itertools.chain.from_iterable(layout.layouts))
@@ -72,7 +75,18 @@ def most_extra_experts(layout: RankLayout, *, max_map_count: int | None = None) 
     of_block = 1 + pages.bit_length()
     of_views = len(blocks) * of_block + sum(2 * len(t.private_spans) for t in tensors)
     of_expert = 2 * of_block * max(map(len, layout.layouts))
-    return max(0, _map_budget(limit) - of_views) // (of_expert * layout.num_ranks)
+    by_maps = max(0, _map_budget(limit) - of_views) // (of_expert * layout.num_ranks)
+    return min(by_maps, _most_by_descriptors(layout))
+
+
+def _most_by_descriptors(layout: RankLayout) -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return sys.maxsize
+    used = num_descriptors_needed(layout, has_files=True) + DESCRIPTOR_RESERVE
+    left = hard - used - _num_open_descriptors()
+    of_expert = DESCRIPTORS_OF_CUTS * max(map(len, layout.layouts)) * layout.num_ranks
+    return max(0, left) // of_expert
 
 
 def ensure_descriptors(needed: int) -> None:

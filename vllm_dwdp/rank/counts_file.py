@@ -4,7 +4,7 @@
 
 import json
 import logging
-import os
+import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -36,7 +36,8 @@ class CountsFile:
         """
         if (own := self._load(self._path)) is not None:
             return own
-        others = (self._load(path) for path in sorted(self._folder.glob("rank-*.json")))
+        paths = sorted(set(self._folder.glob("rank-*.json")) - {self._path})
+        others = (self._load(path) for path in paths)
         return _sum([counts for counts in others if counts is not None])
 
     def save(self, counts: Counts) -> None:
@@ -50,9 +51,9 @@ class CountsFile:
         with self._saving:
             summed = _sum([counts, self._halves]) if self._halves else counts
             self._folder.mkdir(parents=True, exist_ok=True)
-            being_written = self._path.with_suffix(f".{os.getpid()}")
-            being_written.write_text(json.dumps(summed))
-            being_written.replace(self._path)
+            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False) as file:
+                file.write(json.dumps(summed))
+            Path(file.name).replace(self._path)
 
     @cached_property
     def _halves(self) -> Counts | None:
@@ -61,11 +62,12 @@ class CountsFile:
         return earlier and [[count // 2 for count in layer] for layer in earlier]
 
     def _load(self, path: Path) -> Counts | None:
-        if not path.exists():
-            return None
+        found: Any
         try:
             found = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
             found = error
         if self._is_valid(found):
             return list(found)

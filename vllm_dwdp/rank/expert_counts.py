@@ -3,7 +3,7 @@
 """Counts how often tokens choose each expert of each layer, on the device that routes them."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -20,6 +20,8 @@ class ExpertCounts:
         shape = len(num_experts), 1 + max(num_experts)
         self._counts = torch.zeros(shape, dtype=torch.int64, device=device)
         self._one = torch.ones(1, dtype=torch.int64, device=device)
+        # Made in this thread: in a new one the GPU of CUDA's choice is the first of the host.
+        self._stream = torch.cuda.Stream() if self._counts.is_cuda else None
 
     def add(self, layer_idx: int, ids: torch.Tensor) -> None:
         """Count the experts that a layer's tokens chose; ids: [num_tokens, top_k], int32 or int64.
@@ -35,7 +37,12 @@ class ExpertCounts:
 
     def read(self) -> list[list[int]]:
         """The counts by layer and by expert. Any thread may call this; steps don't wait for it."""
-        is_on_gpu = self._counts.is_cuda
-        with torch.cuda.stream(torch.cuda.Stream()) if is_on_gpu else contextlib.nullcontext():
-            rows = self._counts[:, 1:].tolist()
-        return [row[:number] for row, number in zip(rows, self._num_experts, strict=True)]
+        on_stream = contextlib.nullcontext() if self._stream is None else self._stream_of_reads()
+        with on_stream:
+            rows = self._counts.cpu().tolist()
+        return [row[1 : 1 + number] for row, number in zip(rows, self._num_experts, strict=True)]
+
+    @contextlib.contextmanager
+    def _stream_of_reads(self) -> Iterator[None]:
+        with torch.cuda.device(self._counts.device), torch.cuda.stream(self._stream):
+            yield

@@ -139,11 +139,11 @@ class FetchCosts:
         return measured._replace(copies=gb_per_s * 1e9, peers=gb_per_s * 1e9)
 
     def _measured(self, run_step: RunStep) -> tuple[float, float]:
-        """Time the first layer that lacks experts, in place and on a slot made for it alone.
+        """Time the layer that lacks most, in place and on a slot made for it alone.
 
         Returns the seconds that it computes for a token on the slot, and how many more in place.
         """
-        layer_idx = next(i for i, num_bytes in enumerate(self._missing) if num_bytes)
+        layer_idx = self._missing.index(self.missing_bytes)
         in_place = self._seconds_per_token(run_step, layer_idx, FetchMode.DIRECT)
         with self._on_slot(layer_idx):
             on_slot = self._seconds_per_token(run_step, layer_idx, FetchMode.PREFETCH)

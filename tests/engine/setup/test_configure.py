@@ -435,6 +435,11 @@ W4A8 = {
 }
 
 
+FP8 = {"num_bits": 8, "type": "float"}
+W4A8_AND_FP8 = W4A8["config_groups"] | {"group_1": {"weights": FP8, "input_activations": FP8}}
+MXFP4_A8 = {"group_0": {"weights": {"num_bits": 4, "type": "float"}, "input_activations": FP8}}
+
+
 @pytest.mark.parametrize(
     ("architecture", "quantization", "described", "sentence"),
     [
@@ -443,6 +448,9 @@ W4A8 = {
         ("GptOssForCausalLM", "quark", {}, "gpt-oss with quantization method 'quark', since vLLM"),
         ("GptOssForCausalLM", "nvfp4_per_token", {}, "transpose single experts as it quantises"),
         ("MixtralForCausalLM", "compressed-tensors", W4A8, "gave other outputs than stock vLLM"),
+        ("MixtralForCausalLM", "compressed-tensors", W4A8 | {"ignore": ["re:.*experts.*"]}, None),
+        ("MixtralForCausalLM", "compressed-tensors", {"config_groups": W4A8_AND_FP8}, None),
+        ("MixtralForCausalLM", "compressed-tensors", {"config_groups": MXFP4_A8}, None),
         ("MixtralForCausalLM", "quark", {}, None),
         ("GptOssForCausalLM", None, {}, None),
         ("MixtralForCausalLM", "compressed-tensors", {"config_groups": {"a": {}}}, None),

@@ -55,10 +55,10 @@ class BoundLayers:
         return not self._silent
 
     def check_router_is_heard(self) -> None:
-        for layer in self._silent:
+        if silent := self._silent:
             raise ConfigError(
-                f"{layer.layer_name}: fetch mode 'selective' needs the router's choice, the "
-                f"kernel of {type(layer.quant_method).__name__} keeps it to itself; set "
+                f"{silent[0].layer_name}: fetch mode 'selective' needs the router's choice, the "
+                f"kernel of {type(silent[0].quant_method).__name__} keeps it to itself; set "
                 "dwdp.fetch to 'direct' or 'prefetch'."
             )
 

@@ -24,9 +24,10 @@ def register_op() -> None:
 def _experts(
     x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, layer_idx: int
 ) -> torch.Tensor:
-    layer, fetcher, counts = context().layers[layer_idx], context().fetcher, context().expert_counts
-    if counts is not None and second is not None:
-        counts.add(layer_idx, second)
+    here = context()
+    layer, fetcher = here.layers[layer_idx], here.fetcher
+    if here.expert_counts is not None and second is not None:
+        here.expert_counts.add(layer_idx, second)
     mode = fetcher.wait(layer_idx, x.shape[0], layer.chosen(second))
     try:
         return layer.run(mode, x, first, second)

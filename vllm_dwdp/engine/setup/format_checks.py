@@ -117,13 +117,17 @@ def why_unshared(class_name: str) -> str | None:
 
 
 def _is_w4a8(hf_config: Any) -> bool:
-    """Whether a part of a model of compressed-tensors has 4-bit weights and FP8 activations."""
+    """Whether the experts of a model of compressed-tensors have INT4 weights and FP8 activations.
+
+    That is certain only if all its parts have, and no experts are left out.
+    """
     described = getattr(hf_config, "quantization_config", None) or {}
-    for group in described.get("config_groups", {}).values():
-        weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-        if weights.get("num_bits") == 4 and (inputs.get("num_bits"), inputs.get("type")) == (
-            8,
-            "float",
-        ):
-            return True
-    return False
+    groups = list((described.get("config_groups") or {}).values())
+    leaves_experts_out = any("expert" in name for name in described.get("ignore") or ())
+    return bool(groups) and not leaves_experts_out and all(map(_has_w4a8, groups))
+
+
+def _has_w4a8(group: dict[str, Any]) -> bool:
+    weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+    found = [(part.get("num_bits"), part.get("type")) for part in (weights, inputs)]
+    return found == [(4, "int"), (8, "float")]

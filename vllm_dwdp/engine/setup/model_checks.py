@@ -23,7 +23,7 @@ MAPPED_TENSORS = {
     **dict.fromkeys(("awq", "auto_awq", "awq_marlin", "moe_wna16"), _WITH_ZERO_POINTS),
     **dict.fromkeys(("gptq", "auto_gptq", "gptq_marlin"), _WITH_ZERO_POINTS),
 }
-"""How many expert tensors of a layer are mapped for certain, by vLLM's quantisation method.
+"""How many expert tensors of a layer are mapped in all but small models, by vLLM's method.
 
 Of the methods that are not listed, and without one, only the two weights are certain: scales may be
 so small that every rank keeps all of them in private pages, see TensorLayout.is_kept_whole.
@@ -146,10 +146,10 @@ def num_slots(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def map_budget(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """Refuse a job that needs more mappings than the kernel allows, by the least that it can need.
+    """Refuse a job that needs more mappings than the kernel allows, as far as is known by now.
 
-    Every hidden layer counts as a MoE layer. When the layers are loaded, the worker counts what
-    they really have, see check_kernel_limits.
+    Every hidden layer counts as a MoE layer, whose experts fill whole pages. When the layers are
+    loaded, the worker counts what they really have, see check_kernel_limits.
     """
     if vllm_config.device_config.device_type != "cpu":
         return None  # a GPU's mappings are not the process's

@@ -39,6 +39,8 @@ class ExtraExperts:
         self._num_bytes = config.extra_expert_bytes
         self._context = context
         self._num_experts = [layer.global_num_experts for layer in context.layers]
+        self._is_stopped = threading.Event()
+        self._has_failed = False
         folder = counts_folder(model_config)
         self._file = CountsFile(folder, rank=job_rank, num_experts=self._num_experts)
 
@@ -72,20 +74,25 @@ class ExtraExperts:
             counts.clear()
             threading.Thread(target=self._save_often, name="dwdp-counts", daemon=True).start()
 
-    def save(self) -> None:
-        """Save the counts; a failure is logged, because it concerns the next run only."""
-        if (counts := self._context.expert_counts) is None:
+    def stop(self) -> None:
+        """Save the counts a last time."""
+        self._is_stopped.set()
+        self._save()
+
+    def _save_often(self) -> None:
+        """Save until `stop`; vLLM gives a rank that it ends only five seconds."""
+        while not self._is_stopped.wait(SAVE_INTERVAL_S):
+            self._save()
+
+    def _save(self) -> None:
+        """Save the counts. A failure is logged once, because it concerns the next run only."""
+        if (counts := self._context.expert_counts) is None or self._has_failed:
             return
         try:
             self._file.save(counts.read())
-        except OSError as error:
-            logger.warning("dwdp could not save which experts were chosen: %s", error)
-
-    def _save_often(self) -> None:
-        """Save until the process ends; vLLM gives a rank that it ends only five seconds."""
-        never = threading.Event()
-        while not never.wait(SAVE_INTERVAL_S):
-            self.save()
+        except Exception as error:  # the GPU's driver may raise anything
+            self._has_failed = True
+            logger.warning("dwdp can't save which experts were chosen: %s", error)
 
     def _wishes(self, layout: RankLayout, *, is_on_host: bool) -> list[PageRun]:
         if (counts := self._file.load()) is None:
