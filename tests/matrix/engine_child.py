@@ -3,9 +3,10 @@
 """One start of the matrix: generates greedy tokens with stock vLLM or with dwdp's ranks.
 
 The argument is a job in JSON: {"options": of the LLM class, "ranks", "out"}; "ranks" is null for
-stock vLLM. What was found goes to file "out": {"outputs", "stats"} or {"error"}.
+stock vLLM. What was found goes to file "out": {"outputs", "accepted", "stats"} or {"error"}.
 """
 
+import itertools
 import json
 import sys
 import traceback
@@ -37,7 +38,10 @@ def stock(options: dict) -> dict:
 
     llm = LLM(**options)
     outputs = [llm.generate([p], params(), use_tqdm=False)[0] for p in PROMPTS]
-    return {"outputs": [described(output) for output in outputs]}
+    return {
+        "outputs": [described(output) for output in outputs],
+        "accepted": num_accepted([llm.get_metrics()]),
+    }
 
 
 def ranks(options: dict, ranks: int, out: str) -> dict:
@@ -46,7 +50,17 @@ def ranks(options: dict, ranks: int, out: str) -> dict:
 
     with LLM(data_parallel_size=ranks, max_in_flight=1, **options) as llm:
         outputs = llm.generate(PROMPTS, params(), use_tqdm=False)
-        return {"outputs": [described(o) for o in outputs], "stats": llm.dwdp_stats()}
+        return {
+            "outputs": [described(output) for output in outputs],
+            "accepted": num_accepted(llm.get_metrics()),
+            "stats": llm.dwdp_stats(),
+        }
+
+
+def num_accepted(metrics: list[list]) -> int:
+    """How many drafted tokens all engines together have accepted. metrics: of each engine."""
+    found = itertools.chain.from_iterable(metrics)
+    return sum(one.value for one in found if one.name == "vllm:spec_decode_num_accepted_tokens")
 
 
 def params():

@@ -15,6 +15,7 @@ from transformers.utils import logging
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "examples" / "demo_model"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 PREDICTION_NORMS = ("enorm", "hnorm", "shared_head.norm")
+NUM_LIKELY = 24
 MATRIX_STD, VECTOR_STD = 0.1, 0.05
 """Large enough that routers tell tokens apart, and that greedy tokens differ."""
 
@@ -61,6 +62,7 @@ def add_prediction_layer(folder: Path, config: PretrainedConfig) -> None:
     """
     file, hidden = folder / "model.safetensors", config.hidden_size
     tensors, last = load_file(file), f"model.layers.{config.num_hidden_layers - 1}."
+    tensors["lm_head.weight"][NUM_LIKELY:] = 0  # of few tokens some are drafted right
     added = f"model.layers.{config.num_hidden_layers}."
     copied = {added + n.removeprefix(last): t for n, t in tensors.items() if n.startswith(last)}
     norms = {f"{added}{name}.weight": torch.ones(hidden) for name in PREDICTION_NORMS}

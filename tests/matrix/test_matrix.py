@@ -26,8 +26,9 @@ RuntimeError: Engine core initialization failed. See root cause above.
 """
 
 
-def outcome(outputs, *, counts=COUNTS, fetch="selective"):
-    return judged({"outputs": outputs, "stats": [counts]}, {"outputs": EXPECTED}, "", fetch)
+def outcome(outputs, *, counts=COUNTS, fetch="selective", accepted=3):
+    found = {"outputs": outputs, "accepted": accepted, "stats": [counts]}
+    return judged(found, {"outputs": EXPECTED, "accepted": 3}, "", fetch)
 
 
 @pytest.mark.parametrize("family", ["granitemoe", "deepseek_v3"])
@@ -38,6 +39,11 @@ def test_ranks_equal_stock_vllm(family, tmp_path):
 
 def test_equal_outputs_are_equal():
     assert outcome(copy.deepcopy(EXPECTED)) == EQUAL
+
+
+def test_drafts_that_are_accepted_less_often_are_seen():
+    seen = outcome(copy.deepcopy(EXPECTED), accepted=2)
+    assert seen == "DIFFERENT: 2 drafts accepted, expected 3"
 
 
 def test_token_that_differs_is_seen():

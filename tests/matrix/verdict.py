@@ -59,6 +59,7 @@ def run_family(name: str, job: Job, folder: Path) -> Verdict:
         "quantization": job.quantization,
         "max_model_len": 256,
         "enforce_eager": True,
+        "disable_log_stats": False,
     }
     outcome = compared(options, job, folder)
     return Verdict(name, architecture, outcome, time.monotonic() - begin)
@@ -72,6 +73,8 @@ def compared(options: dict[str, Any], job: Job, folder: Path) -> str:
         return f"stock fails: {one_line(why)}"
     if len({token for output in expected["outputs"] for token in output["tokens"]}) == 1:
         return "ERROR: stock vLLM always gives the same token, so tokens would show nothing"
+    if "speculative_config" in options and not expected["accepted"]:
+        return "ERROR: stock vLLM accepts no draft, so a wrong draft would show nothing"
     found = start(options | job.dwdp_options, job.ranks, START_S, folder / "ranks")
     log = (folder / "ranks.log").read_text(errors="replace")
     return judged(found, expected, log, job.fetch)
@@ -84,6 +87,8 @@ def judged(found: dict[str, Any], expected: dict[str, Any], log: str, fetch: str
         return f"refused: {sentence}" if sentence else f"ERROR: {one_line(found['error'])}"
     if where := difference(found["outputs"], expected["outputs"]):
         return f"DIFFERENT: {where}"
+    if found["accepted"] != expected["accepted"]:
+        return f"DIFFERENT: {found['accepted']} drafts accepted, expected {expected['accepted']}"
     if idle := why_idle(found["stats"], fetch):
         return f"ERROR: {idle}"
     return EQUAL
