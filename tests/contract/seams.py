@@ -272,6 +272,8 @@ _BY_FILE = {
         "MsgpackDecoder.decode",
         "MsgpackDecoder.__init__.t",
     ),
+    "v1/core/kv_cache_utils.py": ("get_kv_cache_capacity",),
+    "v1/kv_cache_interface.py": ("KVCacheConfig.kv_cache_tensors", "KVCacheTensor.size"),
     "v1/engine/core.py": (
         "EngineCore.sleep",
         "EngineCore.sleep.level",

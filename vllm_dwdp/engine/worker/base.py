@@ -83,6 +83,11 @@ class DwdpWorker(WorkerBase):
             super().load_model(*args, **kwargs)
             self._sharing.share(self.get_model(), self.run_largest_step)
 
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        """Make the KV cache, and report how many tokens it holds."""
+        super().initialize_from_config(kv_cache_config)
+        self._sharing.note_kv_cache(kv_cache_config)
+
     def compile_or_warm_up_model(self) -> Any:
         """Let steps fetch by the policy, then warm up. An engine calls this once, last of all."""
         self._sharing.settle()

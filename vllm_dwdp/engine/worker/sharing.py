@@ -33,6 +33,7 @@ from vllm_dwdp.engine.worker.peer_trial import try_peers
 from vllm_dwdp.engine.worker.rank_manifest import rank_manifest
 from vllm_dwdp.engine.worker.start_report import (
     expert_stats,
+    kv_stats,
     log_decode,
     log_start,
     warn_of_untried_kernels,
@@ -140,6 +141,7 @@ class ExpertSharing:
         for warning in self._memory.warnings:
             logger.warning("%s", warning)
         self._session.finish()
+        self._experts = experts
         self._report(experts)
         log_decode(self._vllm_config, layers, layout, bandwidths=self._fetching.bandwidths)
         if not self._is_on_host:
@@ -154,6 +156,10 @@ class ExpertSharing:
             layer.settle_readers()
         self._fetching.settle()
         self._extra.count(self._device_type)  # a CUDA graph that is captured now counts, too
+
+    def note_kv_cache(self, kv_cache_config: Any) -> None:
+        """Report how much KV cache this rank has; kv_cache_config: vLLM's KVCacheConfig."""
+        self.stats |= kv_stats(self._vllm_config, kv_cache_config, self._experts)
 
     def begin_serving(self) -> None:
         """To be called when vLLM has warmed up: from now on steps are the users'."""

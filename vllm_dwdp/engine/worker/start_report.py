@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm.logger import init_logger
+from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 
 from vllm_dwdp.device.bandwidth import Bandwidths
 from vllm_dwdp.engine.moe.context import MoeContext
@@ -14,6 +15,8 @@ from vllm_dwdp.engine.moe.routed_experts import DwdpRoutedExperts
 from vllm_dwdp.engine.setup.format_checks import RAN_ON_GPU
 from vllm_dwdp.fetch.decode_report import DecodeModel, report_decode
 from vllm_dwdp.layout.rank_layout import RankLayout
+from vllm_dwdp.memory.estimate import host_bytes
+from vllm_dwdp.memory.kv_room import KvRoom
 from vllm_dwdp.rank.experts import RankExperts
 
 logger = init_logger("vllm.dwdp")
@@ -35,6 +38,29 @@ def expert_stats(context: MoeContext, experts: RankExperts) -> dict[str, Any]:
         "expert_bytes_read": read_count.num_expert_bytes,
         "bytes_read": read_count.num_bytes,
     }
+
+
+def kv_stats(vllm_config: Any, kv_cache_config: Any, experts: RankExperts) -> dict[str, int]:
+    """How much KV cache a rank has, for `dwdp_stats` and the log; kv_cache_config: vLLM's."""
+    layout, views = experts.layout, experts.views
+    held_bytes = (
+        experts.shard.num_block_bytes
+        - host_bytes(layout.layouts, layout.rank)
+        + views.num_private_bytes
+        + views.num_extra_bytes
+        + (experts.slots.num_bytes if experts.slots else 0)
+    )
+    kv_bytes = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors)
+    num_tokens, _ = get_kv_cache_capacity(vllm_config, kv_cache_config)
+    if not kv_bytes:
+        return {}
+    room = KvRoom.make(layout, num_tokens=num_tokens, kv_bytes=kv_bytes, held_bytes=held_bytes)
+    logger.info(
+        "The KV cache of this rank has room for %d tokens; with all experts in its own memory it "
+        "would be %d, with expert parallelism %d.",
+        *room,
+    )
+    return {f"kv_{name}": value for name, value in room._asdict().items()}
 
 
 def log_decode(
