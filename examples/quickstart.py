@@ -11,12 +11,10 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,15 +25,11 @@ from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.layout.placement import Placement
 from vllm_dwdp.memory.residency import ExpertMap, expert_maps
 
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "examples" / "demo_model"
+sys.path.insert(0, str(Path(__file__).parent))  # with -I Python doesn't look there
+from serving import MODEL, ROOT, VLLM, environment, running, wait_until_ready
+
 LOG = ROOT / "build" / "quickstart.log"
 NUM_RANKS = 2
-KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "USER", "LOGNAME")
-"""Variables of the user's environment that the server and the client get."""
-LONGEST_TMPDIR = 60
-"""Characters of the longest TMPDIR that is kept. Paths of the sockets in it may have 107."""
-START_TIMEOUT_S = 600
 PROMPTS = (
     "It is a truth universally acknowledged,",
     "In the beginning",
@@ -62,22 +56,6 @@ def main() -> None:
         print_table(port, process.pid)
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the server and the client, out of `given`; caches go below build/."""
-    kept = {name: given[name] for name in KEPT if name in given}
-    if 0 < len(given.get("TMPDIR", "")) <= LONGEST_TMPDIR:
-        kept["TMPDIR"] = given["TMPDIR"]
-    home = ROOT / "build" / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    return {
-        **kept,
-        "HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-
-
 @contextmanager
 def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run `vllm serve`: it is ready to answer when the block begins, and stopped at its end."""
@@ -85,40 +63,9 @@ def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
     options += ["--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)]
     options += ["--enforce-eager"]  # compiling takes a minute, and fails in a path with spaces
     print(f"Starting vllm {shlex.join(options)}\n(log: {LOG})")
-    # The same as `vllm`, but with -I Python ignores its own variables and packages of the user.
-    command = [sys.executable, "-I", "-m", "vllm.entrypoints.cli.main", *options]
-    with LOG.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_until_ready(process, port)
+    with running([*VLLM, *options], LOG) as process:
+        wait_until_ready(process, port, LOG)
         yield process
-    finally:
-        stop(process)
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-            return
-        except OSError:
-            time.sleep(0.5)
-    end = LOG.read_text(errors="replace")[-3000:]
-    sys.exit(f"the server did not start; the end of {LOG}:\n{end}")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGINT, as Ctrl-C would; kill the processes that are left after half a minute."""
-    if process.poll() is not None:
-        return
-    server = psutil.Process(process.pid)
-    family = [server, *server.children(recursive=True)]
-    process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(family, timeout=30)
-    for left in alive:
-        left.kill()
-    print(f"Stopped; {len(alive)} processes had to be killed.")
 
 
 async def ask(port: int) -> list[str]:

