@@ -64,4 +64,4 @@ def test_packed_experts_need_the_share_and_one_layer(tmp_path, method):
     print(f"over the share: {[n >> 20 for n in over]} MiB, a layer is {layer >> 20} MiB")
     assert max(over) <= layer + SLACK_BYTES
     given_back = adopting[0].anonymous_bytes - adopting[-1].anonymous_bytes
-    assert given_back >= share - layer, "the originals are given back"
+    assert given_back >= share - layer - SLACK_BYTES, "the originals are given back"
