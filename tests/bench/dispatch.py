@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Compares how vllm_dwdp.LLM gives prompts to ranks with giving them in turn (round robin).
 
-    python tests/bench/dispatch.py [--prompts 160] [--rounds 7] [--seed 0]
+    python tests/bench/dispatch.py [--prompts 1000] [--rounds 7] [--seed 0]
 
 The lengths of the prompts have a heavy tail (Pareto). Two ranks of the demo model prefill them, one
 way after the other in each round, with new lengths. For each way it prints the medians of the total
@@ -75,7 +75,7 @@ def draw(num_prompts: int, draws: random.Random) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--prompts", type=int, default=160)
+    parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
