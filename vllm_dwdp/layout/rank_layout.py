@@ -103,6 +103,11 @@ class RankLayout:
         """Bytes of a layer's missing blocks, which copies bring; boundary pages don't count."""
         return sum(block.extent.num_bytes for block in self.missing_blocks(layer_idx))
 
+    @property
+    def all_missing_bytes(self) -> int:
+        """Bytes of the missing blocks of all layers."""
+        return sum(map(self.missing_bytes, range(self.num_layers)))
+
     def bytes_by_peer(self) -> list[int]:
         """Bytes of the missing blocks of all layers, by the rank that they are read from.
 

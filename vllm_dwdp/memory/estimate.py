@@ -63,7 +63,7 @@ class MemoryEstimate:
             slots=slots + private if slots else 0,
             layer=max(loaded_bytes(layer, rank) for layer in layouts),
             other=other_bytes,
-            extra=min(extra_bytes, sum(map(layout.missing_bytes, range(layout.num_layers)))),
+            extra=min(extra_bytes, layout.all_missing_bytes),
             on_host=host_bytes(layouts, rank),
             loads_on_host=loads_on_host,
         )

@@ -146,9 +146,7 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
 
         Raises what `generate` raises, and TypeError for an output of another type.
         """
-        self._pool.check_usable()
-        with self._turn, self._abandoning():
-            self._pool.check_usable()
+        with self._taking_turn():
             enqueued, self._enqueued = self._enqueued, []
             with _bar(len(enqueued), use_tqdm) as report:
                 outputs = self._runner.run([item for _, item in enqueued], report)
@@ -182,23 +180,19 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         self.shutdown()
 
     def _call(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[Any]:
-        self._pool.check_usable()  # before the lock: a fork may have inherited it locked
         params = arguments.pop("sampling_params")
         use_tqdm = arguments.pop("use_tqdm")
         raw = raw_prompts(kind, prompts, params, arguments)
-        with self._turn, self._abandoning():
-            self._pool.check_usable()
+        with self._taking_turn():
             items = self._runner.render(raw)
             with _bar(len(raw), use_tqdm) as report:
                 return self._runner.run(items, report)
 
     def _enqueue(self, kind: str, prompts: Any, arguments: dict[str, Any]) -> list[str]:
-        self._pool.check_usable()
         params = arguments.pop("sampling_params")
         arguments.pop("use_tqdm", None)
         raw = raw_prompts(kind, prompts, params, arguments)
-        with self._turn, self._abandoning():
-            self._pool.check_usable()
+        with self._taking_turn():
             items = self._runner.render(raw)
             ids = [f"enqueued-{self._num_enqueued + i}" for i in range(len(raw))]
             self._num_enqueued += len(raw)
@@ -206,22 +200,27 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         return ids
 
     def _run_batches(self, method: str, arguments: dict[str, Any]) -> list[Any]:
-        self._pool.check_usable()
         use_tqdm = arguments.pop("use_tqdm", True)
         cut = batches(method, arguments, num_ranks=self._num_ranks, max_prompts=self._max_in_flight)
-        with self._turn, self._abandoning():
-            self._pool.check_usable()
-            with _bar(sum(batch.num_prompts for batch in cut), use_tqdm) as report:
-                return self._runner.run_batches(cut, report)
+        num_prompts = sum(batch.num_prompts for batch in cut)
+        with self._taking_turn(), _bar(num_prompts, use_tqdm) as report:
+            return self._runner.run_batches(cut, report)
 
     @contextlib.contextmanager
-    def _abandoning(self) -> Iterator[None]:
-        """Have the ranks drop a call's work if the call raises, as on Ctrl-C."""
-        try:
-            yield
-        except BaseException:
-            self._pool.abandon()
-            raise
+    def _taking_turn(self) -> Iterator[None]:
+        """Within this context no other call uses the ranks.
+
+        They drop the call's work if the context raises, as on Ctrl-C. Raises what
+        RankPool.check_usable raises.
+        """
+        self._pool.check_usable()  # before the lock: a fork may have inherited it locked
+        with self._turn:
+            try:
+                self._pool.check_usable()
+                yield
+            except BaseException:
+                self._pool.abandon()
+                raise
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from vllm_dwdp.rank.expert_counts import ExpertCounts
 logger = init_logger("vllm.dwdp")
 
 SAVE_INTERVAL_S = 10.0
+"""vLLM may kill a rank five seconds after it was told to end, before it has saved its counts."""
 
 
 class ExtraExperts:
@@ -80,7 +81,7 @@ class ExtraExperts:
         self._save()
 
     def _save_often(self) -> None:
-        """Save until `stop`; vLLM gives a rank that it ends only five seconds."""
+        """Save again and again, until `stop` is called."""
         while not self._is_stopped.wait(SAVE_INTERVAL_S):
             self._save()
 
@@ -104,12 +105,11 @@ class ExtraExperts:
         most = most_extra_experts(layout) if is_on_host else sys.maxsize
         wishes = choose_pages(layout, counts, num_bytes=self._num_bytes, max_experts=most)
         num_bytes = sum(run[-1] for run in wishes)
-        missing = sum(map(layout.missing_bytes, range(layout.num_layers)))
         logger.info(
             "extra_expert_bytes: this rank keeps copies of %.1f of the %.1f MiB of experts that it "
             "lacks, those chosen most in earlier runs.",
             num_bytes / 2**20,
-            missing / 2**20,
+            layout.all_missing_bytes / 2**20,
         )
         return wishes
 

@@ -51,9 +51,9 @@ def kv_stats(vllm_config: Any, kv_cache_config: Any, experts: RankExperts) -> di
         + (experts.slots.num_bytes if experts.slots else 0)
     )
     kv_bytes = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors)
-    num_tokens, _ = get_kv_cache_capacity(vllm_config, kv_cache_config)
     if not kv_bytes:
         return {}
+    num_tokens, _ = get_kv_cache_capacity(vllm_config, kv_cache_config)
     room = KvRoom.make(layout, num_tokens=num_tokens, kv_bytes=kv_bytes, held_bytes=held_bytes)
     logger.info(
         "The KV cache of this rank has room for %d tokens; with all experts in its own memory it "
@@ -77,7 +77,7 @@ def log_decode(
     if bandwidths is None:
         return
     model = DecodeModel(
-        missing_bytes=sum(map(layout.missing_bytes, range(layout.num_layers))),
+        missing_bytes=layout.all_missing_bytes,
         num_experts=layers[0].global_num_experts,
         top_k=layers[0].moe_config.experts_per_token,
         bandwidths=bandwidths,

@@ -11,7 +11,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -126,31 +126,25 @@ class Rendezvous:
         """
         if self._store is None:
             return [payload]
-        try:
+        with self._ending_all():
             self._store.set(rank_key(phase, self._job_rank), payload)
             found = [self._wait_for(phase, rank) for rank in self.job_ranks]
-        except StoreLost as lost:
-            raise RankFailed(self.post_failure(str(lost))) from lost
         self.progress.step(f"past '{phase}'")
         return found
 
     def post(self, phase: str) -> None:
         """Tell peers that this rank has passed a phase. Raises RankFailed."""
-        if self._store is None:
-            return
-        try:
-            self._store.set(rank_key(phase, self._job_rank), b"1")
-        except StoreLost as lost:
-            raise RankFailed(self.post_failure(str(lost))) from lost
+        if self._store is not None:
+            with self._ending_all():
+                self._store.set(rank_key(phase, self._job_rank), b"1")
 
     def wait_for(self, phase: str, job_rank: int) -> None:
-        """Wait until a peer has posted that it passed a phase. Raises RankFailed, see `gather`."""
-        if self._store is None:
-            return
-        try:
+        """Wait until a peer has posted that it passed a phase. Raises RankFailed, see `gather`.
+
+        Only for a rank that has peers.
+        """
+        with self._ending_all():
             self._wait_for(phase, job_rank)
-        except StoreLost as lost:
-            raise RankFailed(self.post_failure(str(lost))) from lost
         self.progress.step(f"after dwdp rank {job_rank} has passed '{phase}'")
 
     def check(self) -> None:
@@ -229,8 +223,16 @@ class Rendezvous:
                 f"{other.pid} of user {other.uid} is; give every job its own dwdp.rendezvous."
             )
 
+    @contextlib.contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        """Within this context, a lost store ends every rank; RankFailed is raised then."""
+        try:
+            yield
+        except StoreLost as lost:
+            raise RankFailed(self.post_failure(str(lost))) from lost
+
     def _wait_for(self, phase: str, rank: int) -> bytes:
-        assert self._store is not None, "gather checks that the store is open"
+        assert self._store is not None, "a rank without peers has none to wait for"
         while (payload := self._store.get(rank_key(phase, rank))) is None:
             self.check()
             self.progress.wait(f"dwdp rank {rank} to reach '{phase}'")
