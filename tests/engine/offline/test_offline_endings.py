@@ -76,9 +76,12 @@ class Script:
             time.sleep(0.05)
 
     def processes(self):
-        """The processes of the session: the script and all it started, orphans included."""
+        """The processes of the session: the script and all it started, orphans included.
+
+        Their `info` has the name and status read now: a process may end before the caller asks.
+        """
         found = []
-        for process in psutil.process_iter():
+        for process in psutil.process_iter(["name", "status"]):
             with contextlib.suppress(psutil.Error, ProcessLookupError):
                 if os.getsid(process.pid) == self.process.pid:
                     found.append(process)
@@ -86,7 +89,7 @@ class Script:
 
     def wait_until_gone(self, timeout_s):
         deadline = time.monotonic() + timeout_s
-        while left := [p for p in self.processes() if p.status() != psutil.STATUS_ZOMBIE]:
+        while left := [p for p in self.processes() if p.info["status"] != psutil.STATUS_ZOMBIE]:
             assert time.monotonic() < deadline, (left, self.text()[-3000:])
             time.sleep(0.2)
 
@@ -197,7 +200,7 @@ def test_child_process_that_built_one_ends(run):
 def test_script_that_is_killed_while_loading_leaves_no_process(run):
     script = run("say('never')")
     script.wait_for("loading")
-    while not any("Worker" in process.name() for process in script.processes()):
+    while not any("Worker" in process.info["name"] for process in script.processes()):
         assert script.process.poll() is None, script.text()[-3000:]
         time.sleep(0.05)
     script.process.kill()

@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A server that ends, in whatever way, ends soon, says why, and leaves nothing."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -73,7 +74,8 @@ def assert_killed_server_leaves_nothing(server, within_s):
         time.sleep(0.1)
     assert leftovers.of_these_tests() == set()
     for process in leftovers.processes():
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_killed_server_leaves_no_engine_worker_or_memory(serve, demo_model):
