@@ -12,8 +12,12 @@ from typing import Any
 CONFIG_KEY = "dwdp"
 AUTO = "auto"
 DEFAULT_NUM_SLOTS = 2
+DEFAULT_MAX_WAIT_MS = 100.0
 DEFAULT_TIMEOUT_S = 540.0
 """Longer than slow storage takes for one layer of a large model."""
+
+MAX_WAIT_MS = 600_000.0
+"""Ten minutes: by then most clients have given up."""
 
 SMALLEST, LARGEST = 1e-6, 1e9
 """Bounds of the bandwidths and times that a user may give. Sums of such values stay finite."""
@@ -54,6 +58,9 @@ class DwdpConfig:
     batched_copies: on a GPU, give the driver a round of copies in one call, if it has such a call;
         off by default, because drivers have crashed and hung on it.
     load_concurrency: how many ranks of a group load at the same time on one host; default: all.
+    min_tokens_per_step: prompt tokens that wait before a step of prompts starts; 'auto': enough to
+        hide a prefetch; default: a step starts at once, as in stock vLLM.
+    max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
@@ -71,6 +78,8 @@ class DwdpConfig:
     batched_copies: bool = False
     load_concurrency: int | None = None
     link_gb_per_s: float | None = None
+    min_tokens_per_step: int | str | None = None
+    max_wait_ms: float | None = None
     compute_us_per_token: float | None = None
     rendezvous: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -93,6 +102,9 @@ class DwdpConfig:
         _check_count("load_concurrency", self.load_concurrency)
         for name in ("num_slots", "copy_threads"):
             _check_count(name, getattr(self, name), may_be_none=False)
+        if self.min_tokens_per_step != AUTO:
+            _check_count("min_tokens_per_step", self.min_tokens_per_step)
+        self._check_max_wait()
         if not isinstance(self.batched_copies, bool):
             raise ConfigError(
                 f"dwdp.batched_copies must be true or false, got {self.batched_copies!r}."
@@ -118,11 +130,31 @@ class DwdpConfig:
     @property
     def given_host_experts(self) -> int:
         """The number that the user gives; 0 for 'auto', whose number depends on the model."""
+    def _check_max_wait(self) -> None:
+        wait = self.max_wait_ms
+        if wait is None:
+            return
+        if self.min_tokens_per_step is None:
+            raise ConfigError(
+                "dwdp.max_wait_ms has no effect without dwdp.min_tokens_per_step: set both, or "
+                "leave max_wait_ms out."
+            )
+        if not _is_number(wait) or not 0 < wait <= MAX_WAIT_MS:
+            raise ConfigError(
+                f"dwdp.max_wait_ms must be milliseconds between 0 and {MAX_WAIT_MS:.0f}, got "
+                f"{wait!r}."
+            )
+
         return 0 if isinstance(self.host_experts, str) else self.host_experts
 
     @classmethod
     def parse(cls, section: Any) -> "DwdpConfig":
         """Read the user's section; raises ConfigError for unknown options and bad values."""
+    @property
+    def max_wait_s(self) -> float:
+        """The longest time in seconds that prompts wait for `min_tokens_per_step`."""
+        return (DEFAULT_MAX_WAIT_MS if self.max_wait_ms is None else self.max_wait_ms) / 1e3
+
         if section is None:
             return cls()
         if not isinstance(section, Mapping):

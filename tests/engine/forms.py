@@ -58,11 +58,11 @@ def at_port(server, port):
     return other
 
 
-def post(server, path, body):
+def post(server, path, body, headers=MappingProxyType({})):
     """Post the body as JSON; returns the open HTTP response."""
     data = json.dumps({"model": "demo", **body}).encode()
     request = urllib.request.Request(
-        f"{server.url}{path}", data, {"content-type": "application/json"}
+        f"{server.url}{path}", data, {"content-type": "application/json", **headers}
     )
     return urllib.request.urlopen(request, timeout=REQUEST_S)
 

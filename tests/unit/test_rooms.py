@@ -16,7 +16,14 @@ ROOMS = (
     *("_core", "plugin", "layout", "config", "memory", "device", "fetch"),
     *("group.errors", "group.meet", "group.handover", "group.session", "rank"),
     *("engine.compat", "engine.parent_watch", "engine.request_path"),
-    *("engine.setup", "engine.moe.kernel", "engine.moe", "engine.worker", "offline"),
+    *(
+        "engine.setup",
+        "engine.admission",
+        "engine.moe.kernel",
+        "engine.moe",
+        "engine.worker",
+        "offline",
+    ),
 )
 """The rooms (folders and modules) from the lowest to the highest.
 

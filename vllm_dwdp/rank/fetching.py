@@ -76,6 +76,8 @@ class Fetching:
         self._job_ranks = job_ranks
         self._copies: list[LayerCopies[Any]] = []
         self.policy = Policy.always(FetchMode.DIRECT)
+        self.break_even_tokens: int | None = None
+        """Tokens of the smallest step that hides a prefetch; None if no step prefetches."""
         self.bandwidths: Bandwidths | None = None
         self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
 
@@ -185,6 +187,8 @@ class Fetching:
         if config.fetch == AUTO and model is not None and not hears_router:
             logger.info("fetch=auto: no step is selective, since kernels hide the router's choice")
         warn_of_captured(self.policy, config, sizes)
+        if model is not None and FetchMode.PREFETCH in self.policy.modes:
+            self.break_even_tokens = model.break_even_tokens
         if model is not None:
             report(config, self.policy, model, sizes)
         elif config.fetch == AUTO and self.bandwidths is not None:

@@ -2,18 +2,20 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A rank's executor: vLLM's multiprocess executor, which gives dwdp's worker its cores or GPU."""
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.admission.gate import min_tokens_of_step
+from vllm_dwdp.engine.admission.scheduler import admitting
 from vllm_dwdp.engine.moe.read_only import refuse_call
 from vllm_dwdp.engine.setup import cpu_host
 from vllm_dwdp.engine.setup.independence import restore_rank, show_moe
 from vllm_dwdp.engine.setup.last_words import EngineFailure
-from vllm_dwdp.engine.setup.settings import Settings, job_rank
+from vllm_dwdp.engine.setup.settings import Settings, job_rank, user_config
 from vllm_dwdp.engine.worker.admin_calls import refuse_before_pausing
 
 logger = init_logger("vllm.dwdp")
@@ -40,12 +42,36 @@ class DwdpExecutor(MultiprocExecutor):
         else:
             self._start_on_gpu(settings)
 
+    def compile_or_warm_up_model(self) -> Any:
+        """Warm up, then choose the scheduler, which vLLM makes after this."""
+        result = super().compile_or_warm_up_model()
+        self._choose_scheduler()
+        return result
+
     def sleep(self, level: int = 1) -> NoReturn:
         refuse_call("sleep")
 
     def discard(self, tags: tuple[str, ...]) -> NoReturn:
         """Refused here, because vLLM notes the tags as asleep even if the worker refuses."""
         refuse_call("discard")
+
+    def _choose_scheduler(self) -> None:
+        config = user_config(self.vllm_config)
+        if config.min_tokens_per_step is None:
+            return
+        (stats,) = self.collective_rpc("dwdp_stats")
+        min_tokens = min_tokens_of_step(config, stats["break_even_tokens"])
+        if min_tokens is None:
+            logger.info("Prompts start at once, since no step of this rank prefetches.")
+            return
+        scheduler_config = self.vllm_config.scheduler_config
+        stock = scheduler_config.get_scheduler_cls()
+        scheduler_config.scheduler_cls = admitting(stock, config, min_tokens)
+        logger.info(
+            "A step of prompts starts with %d tokens, or when prompts have waited %.0f ms.",
+            min_tokens,
+            config.max_wait_s * 1e3,
+        )
 
     def _start_on_cores(self, settings: Settings) -> None:
         rank = job_rank(self.vllm_config, settings)

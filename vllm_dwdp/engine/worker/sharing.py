@@ -178,7 +178,11 @@ class ExpertSharing:
 
     def live_stats(self) -> dict[str, Any]:
         """The policy that steps follow, and all counters since start-up."""
-        return {"fetch": self._fetching.policy.table(), **self._fetching.counts()}
+        return {
+            "fetch": self._fetching.policy.table(),
+            "break_even_tokens": self._fetching.break_even_tokens,
+            **self._fetching.counts(),
+        }
 
     def _check_fit(self, model: torch.nn.Module) -> None:
         """Check that the model fits, and wait for this rank's turn to load.
