@@ -63,6 +63,7 @@ class DwdpConfig:
     max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
+    require_secret: refuse a group over several hosts whose ranks have no secret.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
     timeout_s: seconds in which a rank that starts may get no further before every rank gives up.
     """
@@ -77,10 +78,11 @@ class DwdpConfig:
     copy_threads: int = 1
     batched_copies: bool = False
     load_concurrency: int | None = None
-    link_gb_per_s: float | None = None
     min_tokens_per_step: int | str | None = None
     max_wait_ms: float | None = None
+    link_gb_per_s: float | None = None
     compute_us_per_token: float | None = None
+    require_secret: bool = True
     rendezvous: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
@@ -100,15 +102,16 @@ class DwdpConfig:
             raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
         _check_count("slice_bytes", self.slice_bytes)
         _check_count("load_concurrency", self.load_concurrency)
-        for name in ("num_slots", "copy_threads"):
-            _check_count(name, getattr(self, name), may_be_none=False)
         if self.min_tokens_per_step != AUTO:
             _check_count("min_tokens_per_step", self.min_tokens_per_step)
         self._check_max_wait()
-        if not isinstance(self.batched_copies, bool):
-            raise ConfigError(
-                f"dwdp.batched_copies must be true or false, got {self.batched_copies!r}."
-            )
+        for name in ("num_slots", "copy_threads"):
+            _check_count(name, getattr(self, name), may_be_none=False)
+        for name in ("batched_copies", "require_secret"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"dwdp.{name} must be true or false, got {getattr(self, name)!r}."
+                )
         if self.slice_bytes is not None and self.slice_bytes < mmap.PAGESIZE:
             raise ConfigError(
                 f"dwdp.slice_bytes must be at least a page of {mmap.PAGESIZE} bytes, got "
@@ -127,9 +130,6 @@ class DwdpConfig:
                 f"dwdp.timeout_s must be seconds between 0 and 86400, got {self.timeout_s!r}."
             )
 
-    @property
-    def given_host_experts(self) -> int:
-        """The number that the user gives; 0 for 'auto', whose number depends on the model."""
     def _check_max_wait(self) -> None:
         wait = self.max_wait_ms
         if wait is None:
@@ -145,16 +145,19 @@ class DwdpConfig:
                 f"{wait!r}."
             )
 
+    @property
+    def given_host_experts(self) -> int:
+        """The number that the user gives; 0 for 'auto', whose number depends on the model."""
         return 0 if isinstance(self.host_experts, str) else self.host_experts
 
-    @classmethod
-    def parse(cls, section: Any) -> "DwdpConfig":
-        """Read the user's section; raises ConfigError for unknown options and bad values."""
     @property
     def max_wait_s(self) -> float:
         """The longest time in seconds that prompts wait for `min_tokens_per_step`."""
         return (DEFAULT_MAX_WAIT_MS if self.max_wait_ms is None else self.max_wait_ms) / 1e3
 
+    @classmethod
+    def parse(cls, section: Any) -> "DwdpConfig":
+        """Read the user's section; raises ConfigError for unknown options and bad values."""
         if section is None:
             return cls()
         if not isinstance(section, Mapping):

@@ -40,7 +40,9 @@ outcome = {"handles": None, "has_loaded": False}
 
 def run(device):
     """Run the steps. Returns the number of wrong reads in words, or the sentence of a failure."""
-    session = make_session(job["rank"], job["size"], job["port"], one_host=False)
+    session = make_session(
+        job["rank"], job["size"], job["port"], one_host=False, secret=job.get("secret")
+    )
     try:
         session.open()
         driver = device.driver(job["gpu"])

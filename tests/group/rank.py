@@ -160,6 +160,7 @@ def _rendezvous(job, say):
         timeout_s=job.get("timeout_s", 60),
         job_id=job.get("job_id", ""),
         notice=BoardNotice(JobBoard(job["board"])) if "board" in job else None,
+        secret=job.get("secret"),
         end_rank=lambda sentence: _end(say, sentence),
     )
 

@@ -19,6 +19,10 @@ class StoreLost(GroupError):
     """The process that hosts the store ended or stopped answering; the message names it."""
 
 
+class SecretMismatch(StoreLost):
+    """An entry of the store isn't signed with this rank's secret, so the store is of no use."""
+
+
 class ManifestMismatch(GroupError):
     """Two ranks were started with different models or options."""
 

@@ -15,6 +15,7 @@ from support.ports import free_port
 from support.server import Server
 
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp")
+SECRET = "a secret of these tests"
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -94,13 +95,14 @@ def test_headless_ranks_on_one_host(demo_model, stock_eager, tmp_path):
 def test_ranks_on_two_hosts_of_an_nvlink_domain(demo_model, stock_eager, tmp_path):
     domain = tmp_path / "domain"
     domain.mkdir()
-    environment = CUDA_STAND_IN | {"FAKE_CUDA_FABRIC": str(domain)}
+    environment = CUDA_STAND_IN | {"FAKE_CUDA_FABRIC": str(domain), "VLLM_DWDP_SECRET": SECRET}
     servers = two_commands(demo_model, tmp_path, environment=environment, host="elsewhere")
     try:
         servers[0].wait_until_ready()
         for server in servers:
             assert "it is on host" in server.text(), "why there are no descriptors"
             assert "cuda memory, handed over as fabric handles" in server.text()
+            assert SECRET not in server.text()
         assert_answers_like_stock(servers[:1], stock_eager)
     finally:
         assert_all_end(servers)

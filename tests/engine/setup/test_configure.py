@@ -140,9 +140,22 @@ def test_ranks_of_several_commands_meet_where_all_were_told(
 ):
     """With GPU memory a group may span hosts, so any address is valid."""
     monkeypatch.setitem(MEMORY_OF_DEVICE, "cpu", GpuMemory)
+    monkeypatch.setenv("VLLM_DWDP_SECRET", "a secret of these tests")
     config = create(monkeypatch, **{"data_parallel_address": "192.0.2.1", **options})
     settings = Settings.load(config)
     assert str(endpoint(config, settings, one_host=one_host)) == expected
+
+
+def test_ranks_on_other_hosts_need_a_secret_unless_the_user_says_so(monkeypatch):
+    monkeypatch.setitem(MEMORY_OF_DEVICE, "cpu", GpuMemory)
+    elsewhere = {"data_parallel_address": "192.0.2.1", "data_parallel_rank": 1}
+    with pytest.raises(Exception, match="need a secret, got none; give .* VLLM_DWDP_SECRET_FILE"):
+        create(monkeypatch, **elsewhere)
+    create(monkeypatch, **elsewhere, dwdp={"require_secret": False})
+    create(monkeypatch, **elsewhere | {"data_parallel_address": "127.0.0.1"})
+    monkeypatch.setenv("VLLM_DWDP_SECRET", "too short")
+    with pytest.raises(Exception, match="at least 16 bytes from VLLM_DWDP_SECRET, got 9"):
+        create(monkeypatch)
 
 
 @pytest.mark.parametrize("one_host", [True, False])

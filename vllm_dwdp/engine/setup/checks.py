@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     job_checks.hosts_of_ray,
     job_checks.hosts_of_host_memory,
     job_checks.rendezvous,
+    job_checks.secret,
     job_checks.in_process,
     model_checks.writers,
     model_checks.load_format,

@@ -20,6 +20,7 @@ from vllm_dwdp.engine.setup.settings import (
     is_offline,
     is_spread,
 )
+from vllm_dwdp.group.meet.secret import FILE_VARIABLE, read_secret
 from vllm_dwdp.layout.placement import Placement, PlacementError
 
 
@@ -153,6 +154,21 @@ def rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
             f"{parallel.data_parallel_rpc_port} is the last there is; choose a lower one."
         )
     return None
+
+
+def secret(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Raises ConfigError for a secret that can't be read; ranks on other hosts need one."""
+    parallel = vllm_config.parallel_config
+    is_alone = not has_peers_of_other_commands(parallel)
+    if read_secret() is not None or is_alone or is_local(parallel.data_parallel_master_ip):
+        return None
+    if not config.require_secret:
+        return None
+    return (
+        f"dwdp ranks on several hosts need a secret, got none; give each command the same "
+        f"{FILE_VARIABLE}, or set dwdp.require_secret to false if nobody else can reach the "
+        "start-up store."
+    )
 
 
 def in_process(vllm_config: Any, config: DwdpConfig) -> str | None:

@@ -14,6 +14,7 @@ from vllm_dwdp.engine.setup import settings as job
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.meet import job_board
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.secret import read_secret
 
 
 def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> Rendezvous:
@@ -44,5 +45,7 @@ def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> R
         one_host=one_host,
         job_id=job_board.job_id_of(parallel) if settings.is_one_command else "",
         notice=notice,
+        secret=read_secret(),
+        needs_secret=config.require_secret,
         end_rank=end_rank,
     )

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from vllm_dwdp.group.errors import StoreLost
+from vllm_dwdp.group.errors import SecretMismatch, StoreLost
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.progress import GroupProgress, Place, Progress
 from vllm_dwdp.group.meet.store import RendezvousStore
@@ -33,6 +33,9 @@ POST_S = 5.0
 MAX_LOOK_S = 1.0
 HEAR_S = 30.0
 """A rank that hasn't noticed within so long that the start has failed hangs, and is ended."""
+
+MAX_STRANGER = 200
+"""Characters that are logged of what a rank of another job says of itself."""
 
 LOOKS_PER_TIMEOUT = 20
 """How often a rank posts its place within `timeout_s`; at least once in MAX_LOOK_S."""
@@ -106,6 +109,8 @@ class FailureWatch:
         while not self._is_over.wait(POLL_S):
             try:
                 self._look()
+            except SecretMismatch as mismatch:
+                self._publish(str(mismatch))
             except StoreLost as lost:
                 self._keep(str(lost))
             except Exception as error:
@@ -154,13 +159,13 @@ class FailureWatch:
 
     def _name_strangers(self) -> None:
         """Log a rank that was turned away: if it belongs to this job, the job waits in vain."""
-        stranger = self._store.get(TURNED_AWAY_KEY)
+        stranger = self._store.get_unsigned(TURNED_AWAY_KEY)
         if stranger is not None and stranger != self._turned_away:
             self._turned_away = stranger
             logger.warning(
                 "A rank of another job came to the rendezvous of this one and left: %s. If it is "
                 "meant to be a rank of this job, start it again with the options of this rank.",
-                stranger.decode(),
+                stranger.decode(errors="replace")[:MAX_STRANGER],
             )
 
     def _cause(self, rank: int, peer: ProcessIdentity) -> str | None:

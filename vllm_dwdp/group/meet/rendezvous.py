@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, StoreLost
+from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, SecretMismatch, StoreLost
 from vllm_dwdp.group.meet.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.progress import Progress
@@ -32,7 +32,9 @@ class Rendezvous:
     the ranks of a group; a group of one rank needs no store, no socket and no thread. one_host:
     refuse ranks on other hosts, or of other users, as soon as they come. job_id: an id that only
     the ranks of this job know; empty when several commands start them. notice: tells the port of
-    the store to ranks that weren't told it. Raises ValueError for numbers that don't fit.
+    the store to ranks that weren't told it. secret: what only the ranks of this job know, see
+    secret.py; needs_secret: refuse ranks on other hosts without one. Raises ValueError for numbers
+    that don't fit.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Rendezvous:
         one_host: bool = True,
         job_id: str = "",
         notice: PortNotice | None = None,
+        secret: bytes | None = None,
+        needs_secret: bool = True,
         end_rank: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
@@ -61,6 +65,9 @@ class Rendezvous:
         self._one_host = one_host
         self._job_id = job_id
         self._notice = notice
+        self._secret = secret
+        self.may_span_hosts = secret is not None or not needs_secret
+        """Whether ranks may be on several hosts, as far as the start-up store is concerned."""
         self._end_rank = end_rank
         self._identity = ProcessIdentity.own()
         self.progress = Progress()
@@ -93,7 +100,9 @@ class Rendezvous:
         """
         if self._dwdp_size == 1:
             return
-        store = RendezvousStore(self._endpoint, timeout_s=self._timeout_s, notice=self._notice)
+        store = RendezvousStore(
+            self._endpoint, timeout_s=self._timeout_s, notice=self._notice, secret=self._secret
+        )
         try:
             if self._job_rank == 0:
                 self._host(store)
@@ -187,15 +196,19 @@ class Rendezvous:
 
     def _join(self, store: RendezvousStore) -> None:
         """Reach the store of this rank's own job, and no other."""
-        description = json.loads(store.reach())
+        own = (
+            f"process {self._identity.pid}, rank {self._job_rank} of {self._job_size} in groups of "
+            f"{self._dwdp_size}"
+        )
+        try:
+            description = json.loads(store.reach())
+        except SecretMismatch:
+            store.set_unsigned(TURNED_AWAY_KEY, f"{own}, with another secret".encode())
+            raise
         host = ProcessIdentity(**description["host"])
         store.name_host(host.pid)
         if reason := self._reason_not_ours(description, host):
-            own = (
-                f"process {self._identity.pid}, rank {self._job_rank} of {self._job_size} in "
-                f"groups of {self._dwdp_size}"
-            )
-            store.set(TURNED_AWAY_KEY, own.encode())
+            store.set_unsigned(TURNED_AWAY_KEY, own.encode())
             raise RendezvousRefused(
                 f"expected rank 0 of this rank's job at {store.endpoint}, got process {host.pid}, "
                 f"{reason}, or give this job a dwdp.rendezvous of its own."

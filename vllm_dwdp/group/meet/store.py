@@ -5,11 +5,13 @@
 * Rank 0 of the job hosts the store, which listens on the endpoint's address alone.
 * Every call ends within its time limit. If the host is gone, stopped or another program, the call
   raises an error that names the host.
+* Entries are signed if the job has a secret, see secret.py.
 * If ranks can read a note that rank 0 leaves for them, they need no fixed port: rank 0 takes any
   free port and posts it.
 """
 
 import contextlib
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -18,9 +20,11 @@ from typing import Any, NamedTuple, Protocol
 
 from vllm_dwdp.group.errors import RendezvousRefused, StoreLost
 from vllm_dwdp.group.meet.bounded_thread import BoundedThread
+from vllm_dwdp.group.meet.secret import Signer
 
 POLL_S = 0.05
 DESCRIPTION_KEY = "vllm-dwdp rendezvous 2"
+START_ID_KEY = "start id"
 MIN_PATIENCE_S = 2.0
 MAX_REACH_S = 30.0
 CLOSE_S = 1.0
@@ -58,13 +62,20 @@ class RendezvousStore:
     """One process's end of the store.
 
     timeout_s: the longest wait for one answer of the host. notice: if the endpoint's port is 0,
-    rank 0 takes a free port, and this tells it to the others. Calls raise StoreLost.
+    rank 0 takes a free port, and this tells it to the others. secret: see secret.py. Calls raise
+    StoreLost, and SecretMismatch for an entry that isn't signed with the secret.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, timeout_s: float, notice: PortNotice | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout_s: float,
+        notice: PortNotice | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._signer = Signer(secret)
         self._notice = notice or NoNotice()
         self._timeout_s = timeout_s
         self._thread = BoundedThread("dwdp-store")
@@ -80,6 +91,9 @@ class RendezvousStore:
         with self._listen() as listener:
             self.endpoint = self.endpoint._replace(port=listener.getsockname()[1])
             self._store = self._call(lambda: _host(self.endpoint, listener))
+        start_id = secrets.token_hex(16).encode()
+        self.set(START_ID_KEY, start_id)
+        self._signer = self._signer.of_start(start_id)
         self.set(DESCRIPTION_KEY, description)
         self._notice.post(self.endpoint.port)
 
@@ -99,27 +113,43 @@ class RendezvousStore:
                 f"expected a dwdp rendezvous at {self.endpoint}, got something else "
                 f"({_first_line(error)}); free the port, or set another with dwdp.rendezvous."
             ) from error
-        return bytes(self._call(lambda: self._store.get(DESCRIPTION_KEY)))
+        self._signer = self._signer.of_start(self._get(START_ID_KEY))
+        return self._get(DESCRIPTION_KEY)
 
     def name_host(self, pid: int) -> None:
         """Make later errors name the process that hosts the store."""
         self._host_name = f"dwdp rank 0 (process {pid})"
 
     def set(self, key: str, value: bytes, *, patience_s: float | None = None) -> None:
-        self._call(lambda: self._store.set(key, value), patience_s)
+        entry = self._signer.sign(key, value)
+        self._call(lambda: self._store.set(key, entry), patience_s)
 
     def get(self, key: str) -> bytes | None:
+        entry = self.get_unsigned(key)
+        return None if entry is None else self._signer.open(key, entry)
+
+    def set_unsigned(self, key: str, value: bytes) -> None:
+        """Set a key that a rank without this job's secret may set, too: to say that it came."""
+        self._call(lambda: self._store.set(key, value))
+
+    def get_unsigned(self, key: str) -> bytes | None:
+        """An entry as it is, whoever has set it."""
         return self._call(lambda: _get(self._store, key))  # type: ignore[no-any-return]
 
     def set_once(self, key: str, value: str, *, patience_s: float | None = None) -> str:
         """Set the key unless it has a value; returns its value, the same for every rank."""
-        posted = self._call(lambda: self._store.compare_set(key, "", value), patience_s)
-        return str(posted.decode())
+        entry = self._signer.sign(key, value.encode()).decode()
+        posted = self._call(lambda: self._store.compare_set(key, "", entry), patience_s)
+        return self._signer.open(key, bytes(posted)).decode()
 
     def close(self) -> None:
         """Leave the store. If this process hosts it, it stops listening."""
         self._store = None
         self._thread.close(CLOSE_S)
+
+    def _get(self, key: str) -> bytes:
+        """The value of a key that rank 0 has set, or is about to set."""
+        return self._signer.open(key, bytes(self._call(lambda: self._store.get(key))))
 
     def _call(self, function: Callable[[], Any], patience_s: float | None = None) -> Any:
         if self._loss is not None:

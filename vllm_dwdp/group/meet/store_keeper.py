@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 
-from vllm_dwdp.group.errors import StoreLost
+from vllm_dwdp.group.errors import SecretMismatch, StoreLost
 from vllm_dwdp.group.meet.failure_watch import place_key, rank_key
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.progress import GroupProgress, Place
@@ -72,7 +72,11 @@ class StoreKeeper:
         return progress.is_quiet
 
     def _someone_stays(self, *, counts_absent: bool) -> bool:
-        self._staying = {rank for rank in self._staying if self._stays(rank, counts_absent)}
+        """Whether a rank may still need the store; one whose entry a stranger replaced may."""
+        for rank in tuple(self._staying):
+            with contextlib.suppress(SecretMismatch):
+                if not self._stays(rank, counts_absent):
+                    self._staying.remove(rank)
         return bool(self._staying)
 
     def _stays(self, rank: int, counts_absent: bool) -> bool:
