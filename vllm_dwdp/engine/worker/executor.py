@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A rank's executor: vLLM's multiprocess executor, which gives dwdp's worker its cores or GPU."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from vllm.logger import init_logger
@@ -36,7 +37,8 @@ class DwdpExecutor(MultiprocExecutor):
         show_moe(self.vllm_config)
         restore_rank(self.vllm_config, settings)
         refuse_before_pausing(DwdpExecutor)
-        EngineFailure.hear(self.parallel_config, job_rank(self.vllm_config, settings))
+        self._job_rank = job_rank(self.vllm_config, settings)
+        EngineFailure.hear(self.parallel_config, self._job_rank)
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:
@@ -47,6 +49,19 @@ class DwdpExecutor(MultiprocExecutor):
         result = super().compile_or_warm_up_model()
         self._choose_scheduler()
         return result
+
+    def register_failure_callback(self, callback: Callable[[], None]) -> None:
+        """Have the log name this rank when its worker dies: vLLM's lines number no rank."""
+
+        def name_rank_and_fail() -> None:
+            logger.error(
+                "dwdp rank %d ends, because its worker has ended; look for the worker's last lines,"
+                " and for the kernel's out-of-memory killer (dmesg).",
+                self._job_rank,
+            )
+            callback()
+
+        super().register_failure_callback(name_rank_and_fail)
 
     def sleep(self, level: int = 1) -> NoReturn:
         refuse_call("sleep")
