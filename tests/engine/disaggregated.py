@@ -19,8 +19,8 @@ from support.server import Server
 
 PREFILL_FIRST = MappingProxyType({"do_remote_decode": True, "do_remote_prefill": False})
 """What a router sends as `kv_transfer_params` to have a rank keep a prompt's KV cache."""
-NUM_RANKS = MappingProxyType({"external": 2, "internal": 2, "supervisor": 2, "hybrid": 4})
-"""By the form of serving, how many prefill ranks a deployment has."""
+NUM_RANKS = 2
+NUM_DECODE = 2
 MAX_TOKENS = 16
 
 
@@ -44,10 +44,9 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployment(model, logs, form, connector, *, num_decode=2):
+def deployment(model, logs, form, connector):
     """Start prefill ranks in this form and stock decode servers; all are ready to answer."""
-    num_ranks = NUM_RANKS[form]
-    side_channel, kv_events = free_port(num_ranks + num_decode), free_port(num_ranks)
+    side_channel, kv_events = free_port(NUM_RANKS + NUM_DECODE), free_port(NUM_RANKS)
     made = []
 
     def start(name, channel, *options):
@@ -59,8 +58,8 @@ def deployment(model, logs, form, connector, *, num_decode=2):
         common = (*prefill_options(connector, logs), *kv_event_options(kv_events))
         ranks = start_ranks(form, lambda name, *own: start(name, side_channel, *common, *own))
         decode = [
-            start(f"decode{i}", side_channel + num_ranks + i, *decode_options(connector))
-            for i in range(num_decode)
+            start(f"decode{i}", side_channel + NUM_RANKS + i, *decode_options(connector))
+            for i in range(NUM_DECODE)
         ]
         for server in [rank.server for rank in ranks] + decode:
             server.wait_until_ready()
@@ -70,27 +69,21 @@ def deployment(model, logs, form, connector, *, num_decode=2):
 
 
 def start_ranks(form, start):
-    """Start the servers of all prefill ranks. start: called with a log's name and options."""
-    job = (*DWDP, "--data-parallel-size", str(NUM_RANKS[form]))
+    """Start the servers of all prefill ranks, "external", "internal" or behind a "supervisor".
+
+    start: called with a log's name and options.
+    """
+    job = (*DWDP, "--data-parallel-size", str(NUM_RANKS))
     if form == "supervisor":
-        port = free_port(NUM_RANKS[form] + 1)
+        port = free_port(NUM_RANKS + 1)
         server = start("prefill", *job, *supervisor(port))
-        return [Rank(at_port(server, port + rank), {}) for rank in range(2)]
+        return [Rank(at_port(server, port + rank), {}) for rank in range(NUM_RANKS)]
     job += ("--data-parallel-rpc-port", str(free_port(2)))
     if form == "internal":
-        return ranks_of(start("prefill", *job))
-    if form == "external":
-        own = [("--data-parallel-rank", str(rank)) for rank in range(2)]
-        return [Rank(start(f"prefill{rank}", *job, *own[rank]), {}) for rank in range(2)]
-    job += ("--data-parallel-hybrid-lb", "--data-parallel-size-local", "2")
-    job += ("--data-parallel-address", "127.0.0.1", "--data-parallel-start-rank")
-    servers = [start(f"prefill{first}", *job, str(first)) for first in (0, 2)]
-    return [rank for server in servers for rank in ranks_of(server)]
-
-
-def ranks_of(server):
-    """The two ranks of a front-end, which knows each by its number among its own ranks."""
-    return [Rank(server, {"X-data-parallel-rank": str(i)}) for i in range(2)]
+        server = start("prefill", *job)
+        return [Rank(server, {"X-data-parallel-rank": str(rank)}) for rank in range(NUM_RANKS)]
+    own = [("--data-parallel-rank", str(rank)) for rank in range(NUM_RANKS)]
+    return [Rank(start(f"prefill{rank}", *job, *own[rank]), {}) for rank in range(NUM_RANKS)]
 
 
 def prefill_options(connector, folder):

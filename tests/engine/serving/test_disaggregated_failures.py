@@ -3,7 +3,7 @@
 """A router, a decode server or a prefill rank is killed: what was in flight there is lost.
 
 Each of the prefill ranks has a front-end of its own. All tests share the servers and kill different
-ones; together they take about three minutes on two cores.
+ones; together they took six minutes on two cores that other jobs used too.
 """
 
 import contextlib

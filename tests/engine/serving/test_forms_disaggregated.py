@@ -1,72 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Two ranks prefill for a stock decode server, which gets the KV cache by vLLM's NixlConnector."""
+"""Ranks that prefill for stock decode servers, in each form of serving and with each connector.
+
+Each form took eight minutes on two cores that other jobs used too. Five of them were the start of
+the servers. A push takes ten seconds, since NIXL's threads wait for the cores of the engines.
+"""
 
 import json
-import re
-import urllib.request
 
+import msgspec
 import pytest
-from forms import DWDP, EAGER, assert_all_end, post
-from support.ports import free_port
-from support.server import Server
+import zmq
+from disaggregated import alone, deployment, prefill, through, tokens_from_elsewhere
+from forms import finished_by_engine
+from vllm.distributed.kv_events import KVEventBatch
 
 pytestmark = pytest.mark.slow
-TRANSFER = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
+FORMS = {
+    "external": "NixlPullConnector",
+    "internal": "NixlPushConnector",
+    "supervisor": "MultiConnector",
+}
 PROMPTS = [f"{start} {'and it came to pass ' * 40}" for start in ("Emma", "The LORD", "She", "He")]
-GREEDY = {"temperature": 0, "ignore_eos": True}
-FOR_DECODE = {"do_remote_decode": True, "do_remote_prefill": False}
 
 
-@pytest.fixture
-def servers(demo_model, tmp_path):
-    """[server of prefill rank 0, server of prefill rank 1, decode server]."""
+@pytest.fixture(scope="module", params=FORMS)
+def deployed(request, demo_model, tmp_path_factory):
+    """Two prefill ranks in one form, before two stock decode servers."""
     pytest.importorskip("nixl", reason="KV transfer needs nixl: pip install nixl")
-    transfer = ("--kv-transfer-config", json.dumps(TRANSFER))
-    ranks = ("--data-parallel-size", "2", "--data-parallel-rpc-port", str(free_port(2)), *DWDP)
-    options = [(*ranks, "--data-parallel-rank", str(rank)) for rank in range(2)]
-    options += [(*EAGER, "--no-enable-prefix-caching")]  # computes a prompt again
-    made = []
-    try:
-        for i, own in enumerate(options):
-            # Ports of their own, also if vLLM adds a rank's number to the port.
-            side_channel = {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port(3))}
-            log = tmp_path / str(i)
-            made.append(Server(demo_model, *own, *transfer, log=log, environment=side_channel))
-        for server in made:
-            server.wait_until_ready()
+    form, logs = request.param, tmp_path_factory.mktemp(request.param)
+    with deployment(demo_model, logs, form, FORMS[form]) as made:
         yield made
-    finally:
-        assert_all_end(made)
 
 
-def complete(server, prompt, **options):
-    with post(server, "/v1/completions", {"prompt": prompt, **GREEDY, **options}) as answer:
-        return json.load(answer)
+def test_text_of_every_pair_of_a_rank_and_a_decode_server_is_stocks(deployed):
+    first = deployed.decode[0]
+    expected = {prompt: alone(first, prompt) for prompt in PROMPTS}
+    assert tokens_from_elsewhere(first) == 0, "the server must compute its prompts itself"
+    pairs = [(rank, server) for server in deployed.decode for rank in deployed.ranks]
+    texts = {p: through(*pair, p) for p, pair in zip(PROMPTS, pairs, strict=True)}
+    assert texts == expected
+    assert sum(map(tokens_from_elsewhere, deployed.decode)) > 100 * len(PROMPTS)
 
 
-def tokens_from_elsewhere(server):
-    """The number of prompt tokens that came through the connector, by the server's metrics."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
-        name = r"^vllm:external_prefix_cache_hits_total\{.*\} (\S+)$"
-        return sum(map(float, re.findall(name, answer.read().decode(), re.M)))
+def test_ports_and_engine_ids_follow_the_rank(deployed):
+    told = [prefill(rank, PROMPTS[0], f"told-{r}") for r, rank in enumerate(deployed.ranks)]
+    numbers = range(len(told))
+    assert [t["remote_port"] - deployed.side_channel for t in told] == list(numbers)
+    assert [t["remote_engine_id"].rpartition("_dp")[2] for t in told] == [str(r) for r in numbers]
+    assert len({t["remote_engine_id"] for t in told}) == len(told)
 
 
-def through_a_prefill_rank(rank, decode, prompt):
-    """Prefill on the rank, then decode; the rank's answer says where its KV cache is.
+def test_kv_events_of_each_rank_come_from_its_own_port(deployed):
+    for number, rank in enumerate(deployed.ranks):
+        with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+            subscriber.connect(f"tcp://127.0.0.1:{deployed.kv_events + number}")
+            subscriber.subscribe("kv")
+            for attempt in range(20):  # it takes a moment until a subscription works
+                prefill(rank, f"{number} {attempt} {PROMPTS[1]}", f"event-{number}-{attempt}")
+                if subscriber.poll(500):
+                    break
+            else:
+                pytest.fail(f"no event of rank {number} came within 20 requests")
+            batch = msgspec.msgpack.decode(subscriber.recv_multipart()[-1], type=KVEventBatch)
+        assert batch.data_parallel_rank == number
 
-    A proxy does the same in a deployment.
-    """
-    prefilled = complete(rank, prompt, max_tokens=1, kv_transfer_params=FOR_DECODE)
-    params = prefilled["kv_transfer_params"]
-    return complete(decode, prompt, max_tokens=16, kv_transfer_params=params)
+
+def test_router_reads_how_many_ranks_a_server_has_and_which(deployed):
+    """`/server_info` has sizes and the first rank; the metrics have the number of each rank."""
+    ranks_of = {}
+    for number, rank in enumerate(deployed.ranks):
+        prefill(rank, PROMPTS[2], f"counted-{number}")
+        ranks_of.setdefault(rank.server.url, (rank.server, []))[1].append(number)
+    for server, numbers in ranks_of.values():
+        assert set(finished_by_engine(server)) == {str(number) for number in numbers}
+        is_alone = len(numbers) == 1
+        size = 1 if is_alone else len(deployed.ranks)
+        expected = {"size": size, "size_local": len(numbers), "rank": numbers[0]}
+        assert data_parallel_fields(server, expected) == expected
 
 
-def test_prefill_ranks_before_a_stock_decode_server_give_stock_tokens(servers):
-    *ranks, decode = servers
-    answers = [through_a_prefill_rank(ranks[i % 2], decode, p) for i, p in enumerate(PROMPTS)]
-    from_ranks = tokens_from_elsewhere(decode)
-    assert from_ranks > 100 * len(PROMPTS)
-    alone = [complete(decode, prompt, max_tokens=16) for prompt in PROMPTS]
-    assert tokens_from_elsewhere(decode) == from_ranks, "the server computed its prompts itself"
-    assert [a["choices"][0]["text"] for a in answers] == [a["choices"][0]["text"] for a in alone]
+def data_parallel_fields(server, names):
+    info = json.loads(server.call("GET", "/server_info?config_format=json")[1])
+    found = info["vllm_config"]["parallel_config"]
+    return {name: found[f"data_parallel_{name}"] for name in names}
+
+
+def test_example_connector_brings_a_prompt_to_the_other_rank(deployed):
+    """Only MultiConnector has it here: one rank saves a prompt to a folder, the other loads it."""
+    expected = alone(deployed.decode[0], "Again " + PROMPTS[3])
+    for rank in deployed.ranks:
+        assert through(rank, deployed.decode[0], "Again " + PROMPTS[3]) == expected
+    is_loaded = any(tokens_from_elsewhere(rank.server) > 0 for rank in deployed.ranks)
+    assert is_loaded == (deployed.connector == "MultiConnector")
