@@ -239,7 +239,17 @@ def test_other_backends_are_left_alone(monkeypatch):
         ({"data_parallel_size": 17}, "dwdp_size must be between"),
         ({"data_parallel_size_local": 1, "data_parallel_address": "192.0.2.1"}, "one host"),
         ({"data_parallel_rank": 0, "data_parallel_address": "192.0.2.1"}, "one host"),
-        ({"data_parallel_size_local": 1, "data_parallel_backend": "ray"}, "Ray .* one host"),
+        ({"data_parallel_rank": 0, "data_parallel_backend": "ray"}, "Ray starts all ranks"),
+        (
+            {"data_parallel_hybrid_lb": True, "data_parallel_size_local": 1}
+            | {"data_parallel_backend": "ray"},
+            "Ray starts all ranks .* drop --data-parallel-rank, --data-parallel-hybrid-lb",
+        ),
+        (
+            {"environment": OFFLINE_RANK_ELSEWHERE, "data_parallel_size": 1}
+            | {"data_parallel_backend": "ray"},
+            "Ray starts all ranks .* VLLM_DP_",
+        ),
         ({"environment": {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}}, "MULTIPROCESSING"),
         (
             {"environment": {"VLLM_ENABLE_STARTUP_PLAN": "1"}},

@@ -11,6 +11,7 @@ from typing import Any
 from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.setup import format_checks, job_checks, model_checks
 from vllm_dwdp.engine.setup.cpu_checks import check_cpu
+from vllm_dwdp.engine.setup.ray_placement import ray_nodes
 
 Check = Callable[[Any, DwdpConfig], str | None]
 CHECKS: tuple[Check, ...] = (
@@ -25,7 +26,7 @@ CHECKS: tuple[Check, ...] = (
     job_checks.ranks,
     job_checks.headless,
     job_checks.hosts_of_a_rank,
-    job_checks.hosts_of_ray,
+    job_checks.forms_of_ray,
     job_checks.hosts_of_host_memory,
     job_checks.rendezvous,
     job_checks.secret,
@@ -36,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     check_cpu,
     job_checks.environment,
     model_checks.map_budget,
+    ray_nodes,
 )
 """All checks, in the order in which they run: the first reason counts."""
 

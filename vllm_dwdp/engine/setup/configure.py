@@ -15,7 +15,7 @@ from vllm_dwdp.engine.setup.cpu_host import number_engines
 from vllm_dwdp.engine.setup.front_end import follow_front_end
 from vllm_dwdp.engine.setup.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.setup.job_checks import dwdp_size
-from vllm_dwdp.engine.setup.ray_placement import place_engines_by_ray
+from vllm_dwdp.engine.setup.ray_placement import planned_ranks
 from vllm_dwdp.engine.setup.settings import (
     Settings,
     command_ranks,
@@ -51,11 +51,10 @@ def configure(vllm_config: Any) -> None:
         local_rank=parallel.data_parallel_rank_local,
         is_external=parallel.data_parallel_external_lb,
         command_ranks=command_ranks(parallel),
+        ranks_of_nodes=planned_ranks(vllm_config, config),
     ).store(vllm_config)
     if vllm_config.device_config.device_type == "cpu":
         number_engines(parallel)
-    if parallel.data_parallel_backend == "ray":
-        place_engines_by_ray()
     if parallel.data_parallel_size > 1:
         hide_moe(vllm_config)
     if is_one_rank:

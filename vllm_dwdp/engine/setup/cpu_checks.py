@@ -103,7 +103,9 @@ def _cache_size(vllm_config: Any) -> str | None:
     """vLLM reads VLLM_CPU_KVCACHE_SPACE later than this; it overrides the option."""
     given = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
     size = int(given) << 30 if given else vllm_config.cache_config.kv_cache_memory_bytes
-    num_ranks = vllm_config.parallel_config.data_parallel_size
+    parallel = vllm_config.parallel_config
+    is_by_ray = parallel.data_parallel_backend == "ray"
+    num_ranks = parallel.data_parallel_size_local if is_by_ray else parallel.data_parallel_size
     total = min(psutil.virtual_memory().total, cgroup_memory_limit() or 1 << 62)
     if size is None or 0 < size * num_ranks <= total:
         return None

@@ -89,11 +89,11 @@ def number_engines(parallel_config: Any) -> None:
     """Number a command's engines, as `--device-ids` would, until the executor drops the numbers.
 
     Otherwise vLLM takes each engine's number from the nodes in CPU_VISIBLE_MEMORY_NODES, which may
-    be fewer than the engines.
+    be fewer than the engines. Ray may place more engines on another node than on this one.
     """
-    parallel_config.assigned_physical_gpu_ids = list(
-        range(parallel_config.data_parallel_size_local)
-    )
+    is_by_ray = parallel_config.data_parallel_backend == "ray"
+    size, local = parallel_config.data_parallel_size, parallel_config.data_parallel_size_local
+    parallel_config.assigned_physical_gpu_ids = list(range(size if is_by_ray else local))
 
 
 def bind_mode() -> str:

@@ -114,13 +114,19 @@ def hosts_of_a_rank(vllm_config: Any, config: DwdpConfig) -> str | None:
     return None
 
 
-def hosts_of_ray(vllm_config: Any, config: DwdpConfig) -> str | None:
+def forms_of_ray(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Refuse Ray for a command that starts only some of the ranks."""
     parallel = vllm_config.parallel_config
-    if parallel.data_parallel_backend == "ray" and has_peers_of_other_commands(parallel):
+    if parallel.data_parallel_backend == "ray" and (
+        parallel.data_parallel_external_lb
+        or parallel.data_parallel_hybrid_lb
+        or is_offline(parallel)
+        or is_headless()
+    ):
         return (
-            "dwdp lets Ray place engines on one host only, this job has "
-            f"{parallel.data_parallel_size_local} of {parallel.data_parallel_size} ranks here; "
-            "start ranks on other hosts with --headless --data-parallel-start-rank."
+            "Ray starts all ranks of a job for one front-end, this command is for some of them; "
+            "drop --data-parallel-rank, --data-parallel-hybrid-lb, --headless and VLLM_DP_*, or "
+            "--data-parallel-backend ray."
         )
     return None
 

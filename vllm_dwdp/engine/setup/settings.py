@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_dwdp.config import CONFIG_KEY, DwdpConfig, parse_endpoint
 from vllm_dwdp.group.meet.store import Endpoint
@@ -23,6 +23,18 @@ HEADLESS = "run_headless"
 """The function of vLLM's command that `--headless` leads to."""
 
 
+class NodePlace(NamedTuple):
+    """A rank's number among the ranks of its host, their number, and which of them share its
+    command's environment.
+
+    A job without Ray counts as one of one host, even if it isn't.
+    """
+
+    rank: int
+    num_ranks: int
+    command: range
+
+
 @dataclass(frozen=True)
 class Settings:
     """The job as this process sees it.
@@ -31,7 +43,8 @@ class Settings:
     several `vllm serve` commands start the ranks. local_rank: this rank's number among the job's
     ranks on this host, if `VLLM_DP_*` gave it; else None. is_external: the user balances the load
     between servers of one rank each. command_ranks: the first rank and the number of ranks that
-    share this command's environment; None for all ranks of the job.
+    share this command's environment; None for all ranks of the job. ranks_of_nodes: how many
+    ranks vLLM places on each Ray node, in the order of the ranks; empty without Ray.
     """
 
     job_size: int
@@ -41,6 +54,12 @@ class Settings:
     local_rank: int | None = None
     is_external: bool = False
     command_ranks: tuple[int, int] | None = None
+    ranks_of_nodes: tuple[int, ...] = ()
+
+    @property
+    def is_on_several_nodes(self) -> bool:
+        """Whether Ray places the ranks on more than one node."""
+        return len(self.ranks_of_nodes) > 1
 
     @property
     def is_one_command(self) -> bool:
@@ -56,6 +75,15 @@ class Settings:
         """
         first, number = self.command_ranks or (0, self.job_size)
         return range(first, first + number)
+
+    def on_node(self, job_rank: int) -> NodePlace:
+        """A rank's place among the ranks that divide the cores and the memory of its host."""
+        first = 0
+        for number in self.ranks_of_nodes:
+            if job_rank < first + number:
+                return NodePlace(job_rank - first, number, range(number))
+            first += number
+        return NodePlace(job_rank, self.job_size, self.command)
 
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)
@@ -84,9 +112,14 @@ def is_offline(parallel_config: Any) -> bool:
 
 
 def is_spread(parallel_config: Any) -> bool:
-    """Whether several `vllm serve` commands start the job's ranks, on this host or on several."""
-    return not is_offline(parallel_config) and (
-        parallel_config.data_parallel_size_local < parallel_config.data_parallel_size
+    """Whether several `vllm serve` commands start the job's ranks, on this host or on several.
+
+    With Ray, one command starts ranks on all nodes.
+    """
+    return (
+        not is_offline(parallel_config)
+        and parallel_config.data_parallel_backend != "ray"
+        and parallel_config.data_parallel_size_local < parallel_config.data_parallel_size
     )
 
 
@@ -115,14 +148,16 @@ def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoin
     """The address of the group's store: on loopback, unless ranks may be on several hosts.
 
     Ranks that one command started agree on a port as they start (see engine/worker/meeting.py).
-    Under Ray they take the config's `data_parallel_master_port` instead. Ranks of several commands
+    Under Ray they take the config's `data_parallel_master_port` instead, on several nodes at the
+    data-parallel address, since one store serves the groups of all nodes. Ranks of several commands
     use what the user gave all of them: `--data-parallel-address` and the port after
     `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`.
     """
     if given := user_config(vllm_config).rendezvous:
         return Endpoint(*parse_endpoint(given))
     parallel = vllm_config.parallel_config
-    host = LOOPBACK if one_host or settings.is_one_command else parallel.data_parallel_master_ip
+    is_local = (one_host or settings.is_one_command) and not settings.is_on_several_nodes
+    host = LOOPBACK if is_local else parallel.data_parallel_master_ip
     if settings.is_spread:
         return Endpoint(host, parallel.data_parallel_rpc_port + 1)
     return Endpoint(host, parallel.data_parallel_master_port)

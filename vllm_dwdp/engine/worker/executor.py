@@ -39,6 +39,7 @@ class DwdpExecutor(MultiprocExecutor):
         refuse_before_pausing(DwdpExecutor)
         self._job_rank = job_rank(self.vllm_config, settings)
         EngineFailure.hear(self.parallel_config, self._job_rank)
+        self._check_node(settings)
         if self.vllm_config.device_config.device_type == "cpu":
             self._start_on_cores(settings)
         else:
@@ -88,13 +89,25 @@ class DwdpExecutor(MultiprocExecutor):
             config.max_wait_s * 1e3,
         )
 
+    def _check_node(self, settings: Settings) -> None:
+        """Raise ConfigError if vLLM placed this rank elsewhere than was worked out beforehand."""
+        if not settings.ranks_of_nodes:
+            return
+        rank, placed = self._job_rank, self.parallel_config
+        if (expected := settings.on_node(rank).rank) != placed.data_parallel_rank_local:
+            raise ConfigError(
+                f"expected dwdp rank {rank} as number {expected} of its Ray node, got number "
+                f"{placed.data_parallel_rank_local}: what the nodes have free has changed since "
+                "the command began; start it again."
+            )
+
     def _start_on_cores(self, settings: Settings) -> None:
-        rank = job_rank(self.vllm_config, settings)
-        cpu_host.share_memory(self.vllm_config, settings.job_size, rank, settings.command)
+        rank, num_ranks, command = settings.on_node(self._job_rank)
+        cpu_host.share_memory(self.vllm_config, num_ranks, rank, command)
         self.parallel_config.worker_cls = "vllm_dwdp.engine.worker.cpu.DwdpCPUWorker"
         # vLLM 0.33 takes a CPU rank's number for that of a memory node, which may not exist.
         self.parallel_config.assigned_physical_gpu_ids = None
-        with cpu_host.own_cores(self.parallel_config, rank, settings.job_size, settings.command):
+        with cpu_host.own_cores(self.parallel_config, rank, num_ranks, command):
             super()._init_executor()
 
     def _start_on_gpu(self, settings: Settings) -> None:

@@ -30,11 +30,11 @@ class Rendezvous:
 
     timeout_s: the longest time in which a rank may get no further, see `progress.py`. dwdp_size:
     the ranks of a group; a group of one rank needs no store, no socket and no thread. one_host:
-    refuse ranks on other hosts, or of other users, as soon as they come. job_id: an id that only
-    the ranks of this job know; empty when several commands start them. notice: tells the port of
-    the store to ranks that weren't told it. secret: what only the ranks of this job know, see
-    secret.py; needs_secret: refuse ranks on other hosts without one. Raises ValueError for numbers
-    that don't fit.
+    refuse ranks of the group on other hosts, or of other users, as soon as they come. job_id: an
+    id that only the ranks of this job know; empty when several commands start them. notice: tells
+    the port of the store to ranks that weren't told it. secret: what only the ranks of this job
+    know, see secret.py; needs_secret: refuse ranks on other hosts without one. Raises ValueError
+    for numbers that don't fit.
     """
 
     def __init__(
@@ -215,7 +215,9 @@ class Rendezvous:
             )
 
     def _reason_not_ours(self, description: dict[str, Any], host: ProcessIdentity) -> str | None:
-        if self._one_host and (reason := self._identity.reason_not_reachable(host)):
+        is_of_group = 0 in self.job_ranks  # another group may be on another host
+        must_reach = self._one_host and is_of_group
+        if must_reach and (reason := self._identity.reason_not_reachable(host)):
             return f"which can't share its experts: {reason}"
         if description["job"] != self._job:
             return (

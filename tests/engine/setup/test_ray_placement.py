@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""What the front-end, a rank and the rendezvous do with the Ray nodes that ranks are placed on.
+
+A list of nodes stands for the cluster here; tests/engine/serving/test_ray.py starts clusters.
+"""
+
+from types import SimpleNamespace
+
+import pydantic
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.ray.ray_env import get_env_vars_to_copy
+
+from vllm_dwdp.config import ConfigError
+from vllm_dwdp.engine.setup import ray_placement
+from vllm_dwdp.engine.setup.ray_nodes import RayNode
+from vllm_dwdp.engine.setup.settings import LOOPBACK, Settings, endpoint
+from vllm_dwdp.engine.worker.executor import DwdpExecutor
+
+ADDRESS = "10.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Restores the variables that `place_engines_by_ray` sets, and doesn't wait for resources."""
+    for name in (ray_placement.KEEP_GPUS, ray_placement.COPIED_TO_ACTORS):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(ray_placement.current_platform, "ray_device_key", "")
+    monkeypatch.setattr(ray_placement, "SETTLE_S", 0)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes with room for two engines each."""
+    nodes = [RayNode(f"10.0.0.{n}", f"host{n}", {"CPU": 4.0}) for n in (1, 2)]
+    monkeypatch.setattr(ray_placement, "_live_nodes", lambda master: nodes)
+    return nodes
+
+
+def configured(demo_model, *, size_local=2, dwdp_size=2):
+    return EngineArgs(
+        model=str(demo_model),
+        max_model_len=256,
+        distributed_executor_backend="dwdp",
+        additional_config={"dwdp": {"dwdp_size": dwdp_size}},
+        data_parallel_size=4,
+        data_parallel_size_local=size_local,
+        data_parallel_address=ADDRESS,
+        data_parallel_backend="ray",
+    ).create_engine_config()
+
+
+def test_ranks_learn_who_else_is_on_their_node(demo_model, cluster):
+    settings = Settings.load(configured(demo_model))
+    assert settings.is_one_command and settings.ranks_of_nodes == (2, 2)
+    assert [settings.on_node(rank).rank for rank in range(4)] == [0, 1, 0, 1]
+    assert settings.on_node(3) == (1, 2, range(2))
+
+
+def test_without_ray_all_ranks_count_as_one_host():
+    settings = Settings(4, 2, None, is_spread=False, command_ranks=(0, 4))
+    assert settings.on_node(3) == (3, 4, range(4))
+
+
+def test_group_on_two_nodes_is_refused_with_the_nodes(demo_model, cluster):
+    with pytest.raises(pydantic.ValidationError, match=r"ranks 0 to 3 on 10.0.0.1 and 10.0.0.2"):
+        configured(demo_model, dwdp_size=4)
+
+
+def test_ranks_of_several_nodes_meet_at_the_data_parallel_address(demo_model, cluster):
+    config = configured(demo_model)
+    assert endpoint(config, Settings.load(config), one_host=True).host == ADDRESS
+    one_node = Settings(4, 2, None, is_spread=False, ranks_of_nodes=(4,))
+    assert endpoint(config, one_node, one_host=True).host == LOOPBACK
+
+
+@pytest.mark.parametrize(("local_rank", "is_accepted"), [(1, True), (0, False)])
+def test_rank_elsewhere_than_expected_ends(local_rank, is_accepted):
+    executor = DwdpExecutor.__new__(DwdpExecutor)
+    executor.parallel_config = SimpleNamespace(
+        data_parallel_index=3, data_parallel_rank_local=local_rank
+    )
+    executor.vllm_config = SimpleNamespace(parallel_config=executor.parallel_config)
+    settings = Settings(4, 2, None, is_spread=False, ranks_of_nodes=(2, 2))
+    if is_accepted:
+        executor._check_node(settings)
+        return
+    with pytest.raises(ConfigError, match="dwdp rank 3 as number 1 of its Ray node, got number 0"):
+        executor._check_node(settings)
+
+
+def test_actors_see_all_gpus(monkeypatch):
+    monkeypatch.setenv(ray_placement.COPIED_TO_ACTORS, "MINE")
+    ray_placement.place_engines_by_ray()
+    ray_placement.place_engines_by_ray()
+    assert {"MINE", ray_placement.KEEP_GPUS} <= get_env_vars_to_copy()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("", [1, 2, 3]), ("10.0.0.3", [1, 3]), (" 10.0.0.1 , ", [1])]
+)
+def test_only_nodes_that_vllm_may_use_count(monkeypatch, given, expected):
+    monkeypatch.setenv("VLLM_RAY_DP_PLACEMENT_NODE_IPS", given)
+    nodes = [RayNode(f"10.0.0.{n}", f"host{n}", {}) for n in (1, 2, 3)]
+    allowed = [node for node in nodes if ray_placement._is_allowed(node, ADDRESS)]
+    assert [node.address for node in allowed] == [f"10.0.0.{n}" for n in expected]
