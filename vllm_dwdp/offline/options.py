@@ -62,6 +62,12 @@ def _check_known(options: dict[str, Any]) -> None:
 
 
 def _check_placement(options: dict[str, Any]) -> None:
+    if options.get("data_parallel_backend") == "ray":
+        raise ValueError(
+            "vllm_dwdp.LLM starts its ranks as processes of this host, got "
+            "data_parallel_backend='ray'; drop the option. For several nodes, have Ray start a "
+            "process with an LLM of its own on each of them."
+        )
     for field in dataclasses.fields(EngineArgs):
         if not field.name.startswith(SET_PER_RANK) or field.name not in options:
             continue
