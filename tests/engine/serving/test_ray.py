@@ -18,6 +18,8 @@ pytestmark = pytest.mark.ray
 RAY = ("--data-parallel-backend", "ray", "--distributed-executor-backend", "dwdp")
 GROUPS_OF_TWO = ("--additional-config", '{"dwdp": {"dwdp_size": 2}}')
 EAGER = ("--max-model-len", "512", "--enforce-eager", "--api-server-count", "1")
+ALL_LINES = {"RAY_DEDUP_LOGS": "0"}
+"""Without this, Ray leaves out lines that look alike."""
 REFUSED_S = 120
 IN_FLIGHT_S = 0.5
 ENDS_S = 60
@@ -32,7 +34,7 @@ def on_two_hosts(test):
 def test_one_node(demo_model, stock, tmp_path):
     with first_node(num_cpus=4):
         options = ("--data-parallel-size", "2", "--max-model-len", "512")
-        server = Server(demo_model, *options, *RAY, log=tmp_path / "log")
+        server = Server(demo_model, *options, *RAY, log=tmp_path / "log", environment=ALL_LINES)
         try:
             server.wait_until_ready()
             assert server.text().count("DWDP rank") == 2
@@ -52,7 +54,7 @@ def two_groups(nodes, model, log, *, size_local):
     """Start a server of four ranks in two groups, so many of them on the first node."""
     options = ("--data-parallel-size", "4", "--data-parallel-size-local", str(size_local))
     options += ("--data-parallel-address", nodes.first)
-    return Server(model, *options, *RAY, *GROUPS_OF_TWO, *EAGER, log=log)
+    return Server(model, *options, *RAY, *GROUPS_OF_TWO, *EAGER, log=log, environment=ALL_LINES)
 
 
 @on_two_hosts
