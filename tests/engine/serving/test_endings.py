@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from forms import at_port, supervisor
 from support import leftovers
 from support.ports import free_port
 from support.server import Server
@@ -105,6 +106,24 @@ def test_server_ends_cleanly_when_a_worker_is_killed_while_serving(serve, demo_m
     server.workers()[1].kill()
     assert_ends(server, 60)
     assert "EngineDeadError" in server.text() or "died unexpectedly" in server.text()
+    assert "dwdp rank 1 ends, because its worker has ended; look for" in server.text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["worker", "front-end"])
+def test_supervisor_ends_all_ranks_when_one_dies_and_the_log_names_it(serve, demo_model, killed):
+    port = free_port(3)
+    server = serve(demo_model, *TWO_RANKS, *supervisor(port))
+    at_port(server, port + 2).wait_until_ready()
+    if killed == "worker":
+        server.workers()[1].kill()
+        sentence = r"dwdp rank 1 ends, because its worker has ended; look for .*"
+    else:
+        pid = int(server.wait_for_log(r"APIServer_DP1 pid=(\d+)").group(1))
+        psutil.Process(pid).kill()
+        sentence = r"because APIServer_DPRank_1 \(process \d+\), which started it, is gone\."
+    assert_ends(server, 60)
+    assert re.search(sentence, server.text()), server.text()[-3000:]
 
 
 def test_server_ends_soon_when_a_worker_is_killed_while_starting(serve, demo_model):
