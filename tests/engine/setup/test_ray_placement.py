@@ -79,10 +79,8 @@ def test_ranks_of_several_nodes_meet_at_the_data_parallel_address(demo_model, cl
 @pytest.mark.parametrize(("local_rank", "is_accepted"), [(1, True), (0, False)])
 def test_rank_elsewhere_than_expected_ends(local_rank, is_accepted):
     executor = DwdpExecutor.__new__(DwdpExecutor)
-    executor.parallel_config = SimpleNamespace(
-        data_parallel_index=3, data_parallel_rank_local=local_rank
-    )
-    executor.vllm_config = SimpleNamespace(parallel_config=executor.parallel_config)
+    executor._job_rank = 3
+    executor.parallel_config = SimpleNamespace(data_parallel_rank_local=local_rank)
     settings = Settings(4, 2, None, is_spread=False, ranks_of_nodes=(2, 2))
     if is_accepted:
         executor._check_node(settings)
