@@ -283,6 +283,7 @@ _BY_FILE = {
     ),
     "v1/core/sched/scheduler.py": (
         "Scheduler._pause_state",
+        "Scheduler.requests",
         "Scheduler.running",
         "Scheduler.scheduler_config",
         "Scheduler.waiting",
@@ -296,6 +297,7 @@ _BY_FILE = {
         "Request.status",
         "RequestStatus.PREEMPTED",
         "RequestStatus.WAITING",
+        "RequestStatus.WAITING_FOR_REMOTE_KVS",
     ),
     "v1/serial_utils.py": (
         "MsgpackEncoder.encode",

@@ -13,11 +13,12 @@ import pytest
 from forms import DWDP, assert_all_end, post
 from support.server import Server
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.request import RequestStatus
 
-from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.admission.gate import AdmissionGate, min_tokens_of_step
 from vllm_dwdp.engine.admission.scheduler import admitting
 
@@ -74,11 +75,12 @@ class Engine(EngineCoreProc):
         self.is_running = lambda: not is_ending
 
 
-class Scheduler:
+class StandIn(Scheduler):
     """Stands for vLLM's scheduler: keeps lists of requests, and says whether it may start some."""
 
     def __init__(self, *, waiting=(), running=(), paused=PauseState.UNPAUSED, max_num_seqs=8):
         self.engine = Engine()
+        self.requests = {}
         self.scheduler_config = SimpleNamespace(
             max_num_batched_tokens=128, max_num_seqs=max_num_seqs
         )
@@ -99,7 +101,7 @@ class Scheduler:
 
 def make(max_wait_ms=5000, **state):
     config = DwdpConfig(min_tokens_per_step=MIN_TOKENS, max_wait_ms=max_wait_ms)
-    return admitting(Scheduler, config, MIN_TOKENS)(**state)
+    return admitting(StandIn, config, MIN_TOKENS)(**state)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_prompts_are_held_only_while_nothing_runs(state, is_held):
 
 def test_no_step_is_awaited_that_vllm_would_not_make():
     config = DwdpConfig(min_tokens_per_step=10_000)
-    scheduler = admitting(Scheduler, config, 10_000)(waiting=[request(64), request(64)])
+    scheduler = admitting(StandIn, config, 10_000)(waiting=[request(64), request(64)])
     assert scheduler.has_requests(), "a step has at most 128 tokens"
 
 
@@ -136,6 +138,35 @@ def test_alarm_wakes_the_engine_when_prompts_have_waited_enough():
     assert not scheduler.has_requests(), "what the step didn't take waits anew"
     assert scheduler.engine.input_queue.get(timeout=5)
     assert scheduler.engine.input_queue.empty(), "one alarm at a time"
+
+
+def test_alarm_that_rings_too_early_is_set_again():
+    """It was set for prompts that have started since. The engine looks while the alarm rings."""
+    scheduler = make(max_wait_ms=400, waiting=[request(60)])
+    messages, seen = queue.Queue(), []
+
+    def put(message):
+        seen.append(scheduler.has_requests())
+        messages.put(message)
+
+    scheduler.engine.input_queue = SimpleNamespace(put=put)
+    assert not scheduler.has_requests()
+    time.sleep(0.2)
+    scheduler._gate.open()
+    assert messages.get(timeout=5) and messages.get(timeout=5)
+    assert seen == [False, True]
+
+
+def test_class_that_is_no_scheduler_of_vllms_is_refused():
+    with pytest.raises(ConfigError, match="derived from vLLM's Scheduler, got Clock"):
+        admitting(Clock, DwdpConfig(min_tokens_per_step=1), 1)
+
+
+def test_prompts_are_not_held_beside_one_that_loads():
+    loading = request(60, status=RequestStatus.WAITING_FOR_REMOTE_KVS)
+    scheduler = make(waiting=[request(60)])
+    scheduler.requests = {"loading": loading}
+    assert scheduler.has_requests() and scheduler.schedule()
 
 
 def test_engine_that_ends_or_is_paused_or_has_no_queue_holds_nothing():
@@ -165,47 +196,42 @@ def server(demo_model, tmp_path_factory):
         assert_all_end([made])
 
 
-def seconds_of(server, *delays_s):
-    """Send rank 0 the prompt after each delay; returns the seconds that each answer took."""
-
-    def ask(delay_s):
-        time.sleep(delay_s)
-        start = time.monotonic()
-        body = {"prompt": PROMPT, "max_tokens": 1}
-        with post(server, "/v1/completions", body, headers={"X-data-parallel-rank": "0"}):
-            return time.monotonic() - start
-
-    with ThreadPoolExecutor(len(delays_s)) as pool:
-        return list(pool.map(ask, delays_s))
+def ask_rank_0(server, max_tokens=1, delay_s=0.0):
+    """Send rank 0 the prompt after a delay; returns the seconds that the answer took."""
+    time.sleep(delay_s)
+    start = time.monotonic()
+    body = {"prompt": PROMPT, "max_tokens": max_tokens, "ignore_eos": True}
+    with post(server, "/v1/completions", body, headers={"X-data-parallel-rank": "0"}):
+        return time.monotonic() - start
 
 
 def test_lone_prompt_waits_as_long_as_it_may_and_uses_no_core(server):
     cores = [p for p in server.family() if "EngineCore" in p.name() or "Worker" in p.name()]
     assert len(cores) == 4, "two ranks, an engine and a worker each"
     before = sum(sum(p.cpu_times()[:2]) for p in cores)
-    (seconds,) = seconds_of(server, 0)
+    seconds = ask_rank_0(server)
     used = sum(sum(p.cpu_times()[:2]) for p in cores) - before
     assert MAX_WAIT_S <= seconds < MAX_WAIT_S + 5
     assert used < 0.2 * MAX_WAIT_S
 
 
 def test_prompts_start_together_once_they_fill_a_step(server):
-    first, second = seconds_of(server, 0, 2)
-    assert second < 2 < first < MAX_WAIT_S
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask_rank_0, server)
+        second = pool.submit(ask_rank_0, server, delay_s=2)
+        assert second.result() < MAX_WAIT_S - 3 and first.result() < MAX_WAIT_S
 
 
-def num_running(server):
+def is_running_one(server):
     _, text = server.call("GET", "/metrics")
-    found = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", text, re.M)
-    return [float(number) for number in found]
+    return re.search(r'^vllm:num_requests_running\{engine="0".*\} 1\.0$', text, re.M)
 
 
 def test_prompt_beside_a_decoding_one_starts_at_once(server):
-    """Both ranks decode for a while, so that a prompt isn't held on any."""
-    with ThreadPoolExecutor(2) as pool:
-        decoding = [pool.submit(server.complete, PROMPT, 350) for _ in range(2)]
-        while num_running(server) != [1, 1]:
-            assert not any(one.done() for one in decoding)
-        (seconds,) = seconds_of(server, 0)
-        assert not any(one.done() for one in decoding)
-    assert seconds < MAX_WAIT_S
+    with ThreadPoolExecutor(1) as pool:
+        decoding = pool.submit(ask_rank_0, server, max_tokens=440)
+        while not is_running_one(server):
+            assert not decoding.done()
+            time.sleep(0.05)
+        assert ask_rank_0(server) < MAX_WAIT_S
+        assert not decoding.done()

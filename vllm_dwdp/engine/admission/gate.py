@@ -49,5 +49,8 @@ class AdmissionGate:
         return max(0.0, self._closed_since + self._max_wait_s - now)
 
     def open(self) -> None:
-        """To be called when a step starts that may take all prompts: those it can't wait anew."""
+        """To be called when a step starts that may take all waiting prompts.
+
+        Prompts that it can't take wait anew, for up to `max_wait_s`.
+        """
         self._closed_since = None
