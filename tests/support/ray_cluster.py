@@ -46,8 +46,10 @@ def first_node(num_cpus: int, address: str = "127.0.0.1") -> Iterator[str]:
         _wait_until_started(node)
         # Otherwise it depends on a file in the user's home whether a cluster wants a token.
         os.environ.update(RAY_ADDRESS=f"{address}:{port}", RAY_AUTH_MODE="disabled")
-        yield f"{address}:{port}"
-    del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_MODE"]
+        try:
+            yield f"{address}:{port}"
+        finally:
+            del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_MODE"]
 
 
 @contextlib.contextmanager

@@ -82,6 +82,8 @@ def test_whole_groups_on_each_node_are_accepted(nodes, fields):
         (cpu_nodes(8), {"address": "10.0.0.9"}, "a Ray node at .* 10.0.0.9, free are 10.0.0.1 "),
         (cpu_nodes(4, 4), {"size_local": 4}, "4 engines of 2 CPU each, vLLM would place 4 on 10"),
         (cpu_nodes(4, 3), {}, "vLLM would place 2 on 10.0.0.2 .*host2.: 3 CPU; set "),
+        (cpu_nodes(1, 4, 4), {}, "vLLM finds room for 0 by .*=strict"),
+        (cpu_nodes(1, 8), {"strategy": "fill"}, "vLLM finds room for 0 by .*=fill"),
         (cpu_nodes(4, 1), {}, "vLLM finds room for 2 by .*=strict and .*-local 2"),
         (cpu_nodes(2, 8), {"size_local": 1, "strategy": "fill"}, "place ranks 0 to 1 on .* and"),
         (cpu_nodes(4, 4), {"dwdp_size": 4}, r"ranks 0 to 3 on .*a multiple of dwdp_size \(4\)"),

@@ -8,7 +8,6 @@
 * This module asks neither Ray nor the environment: callers pass in what they read.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -59,7 +58,7 @@ class RayJob:
     @property
     def engine(self) -> Mapping[str, float]:
         """The resources that vLLM asks for each engine: one device, and one CPU for its core."""
-        return Counter({self.device: 1.0}) + Counter({"CPU": 1.0})
+        return {"CPU": 2.0} if self.device == "CPU" else {self.device: 1.0, "CPU": 1.0}
 
 
 def nodes_of_ranks(nodes: Sequence[RayNode], job: RayJob) -> list[RayNode]:
@@ -68,6 +67,8 @@ def nodes_of_ranks(nodes: Sequence[RayNode], job: RayJob) -> list[RayNode]:
     for node in sorted(nodes, key=lambda node: node.address != job.address):
         room = int(node.free.get(job.device, 0))
         is_first = node.address == job.address
+        if is_first and room < job.size_local:
+            return []  # vLLM places nothing without its own ranks on this node
         if is_first or job.strategy == "strict":
             room = job.size_local if room >= job.size_local else 0
         placed += [node] * room
