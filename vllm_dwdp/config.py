@@ -63,7 +63,7 @@ class DwdpConfig:
     max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
-    require_secret: refuse a group over several hosts whose ranks have no secret.
+    require_secret: refuse a start-up store that other hosts can reach if ranks have no secret.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
     timeout_s: seconds in which a rank that starts may get no further before every rank gives up.
     """

@@ -40,9 +40,7 @@ outcome = {"handles": None, "has_loaded": False}
 
 def run(device):
     """Run the steps. Returns the number of wrong reads in words, or the sentence of a failure."""
-    session = make_session(
-        job["rank"], job["size"], job["port"], one_host=False, secret=job.get("secret")
-    )
+    session = make_session(job["rank"], job["size"], job["port"], one_host=False)
     try:
         session.open()
         driver = device.driver(job["gpu"])

@@ -22,18 +22,17 @@ from support.ports import free_port
 SCRIPT = Path(__file__).parent / "gpu_process.py"
 
 
-def run_ranks(size, host=None, secret="a secret of these tests", **by_rank):
+def run_ranks(size, host=None, **by_rank):
     """Run gpu_process.py for each rank; returns their outcomes.
 
     by_rank: by key of the job, a list of the ranks' values. host: the names of the ranks' hosts;
-    None runs all ranks on this host, without a secret.
+    None runs all ranks on this host.
     """
     port = free_port()
     processes = []
     for rank in range(size):
         job = {"rank": rank, "size": size, "port": port, "gpu": rank % 2, "steps": 7}
         job |= {name: values[rank] for name, values in by_rank.items()}
-        job["secret"] = secret if host else None
         command = [sys.executable, str(SCRIPT), json.dumps(job)]
         if host is not None:
             command = on_host(host[rank], command)
@@ -166,14 +165,6 @@ def test_hosts_without_imex_are_refused_with_both_reasons(domain):
     assert "rank 0 can't read the memory of rank 1 by fabric handles: cuMemCreate" in sentence
     assert "nvidia-imex" in sentence and "(host here)" in sentence
     assert sentence.count("(pairs that can't: 1->0, 0->1, of 2)") == 2
-
-
-@pytest.mark.hosts
-def test_hosts_without_a_secret_are_refused_although_they_could_share(domain):
-    said = run_ranks(2, host=["here", "there"], secret=None, fabric=[domain] * 2)
-    assert said[0]["ending"] == said[1]["ending"]
-    assert "on several hosts (here, there) and have no secret" in said[0]["ending"]
-    assert "VLLM_DWDP_SECRET_FILE" in said[0]["ending"]
 
 
 @pytest.mark.hosts

@@ -2,16 +2,22 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Ranks with a secret believe no entry of the start-up store that a stranger has written."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rank import MANIFEST
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.group.errors import SecretMismatch
-from vllm_dwdp.group.meet.secret import FILE_VARIABLE, VARIABLE, Signer, read_secret
+from vllm_dwdp.group.errors import RendezvousRefused, SecretMismatch
+from vllm_dwdp.group.meet.rendezvous import Rendezvous
+from vllm_dwdp.group.meet.secret import (
+    FILE_VARIABLE,
+    VARIABLE,
+    Signer,
+    read_secret,
+    reason_unprotected,
+)
+from vllm_dwdp.group.meet.store import Endpoint
 
 SECRET, OTHER = b"what only the ranks know", b"what somebody guesses"
 REMEDY = f"give every rank the same {FILE_VARIABLE}"
@@ -72,6 +78,30 @@ def test_missing_file_is_named(monkeypatch, tmp_path):
         read_secret()
 
 
+def test_store_that_other_hosts_reach_is_not_opened_without_a_secret():
+    options = {"job_rank": 0, "job_size": 2, "dwdp_size": 2, "timeout_s": 1}
+    open_to_all = Rendezvous(endpoint=Endpoint("0.0.0.0", 0), **options)
+    with pytest.raises(RendezvousRefused, match=r"at 0\.0\.0\.0 can be reached from other hosts"):
+        open_to_all.open()
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "is_refused"),
+    [
+        ("127.0.0.1", {}, False),
+        ("::1", {}, False),
+        ("localhost", {}, False),
+        ("10.0.0.1", {}, True),
+        ("node-1", {}, True),
+        ("10.0.0.1", {"secret": SECRET}, False),
+        ("10.0.0.1", {"needs_secret": False}, False),
+    ],
+)
+def test_loopback_and_a_secret_protect_the_store(host, options, is_refused):
+    reason = reason_unprotected(host, **{"secret": None, "needs_secret": True, **options})
+    assert (reason is not None) is is_refused
+
+
 def test_ranks_with_the_same_secret_share(start):
     ranks = [start(rank, secret=SECRET) for rank in range(2)]
     assert {rank.ending() for rank in ranks} == {"end: bound"}
@@ -90,12 +120,12 @@ def test_rank_with_another_secret_is_turned_away(start, of_host, of_other, got):
     host, other = start(0, secret=of_host, timeout_s=6), start(1, secret=of_other, timeout_s=6)
     ending = other.ending()
     assert got in ending and REMEDY in ending
-    assert "SECRET" not in host.ending().replace(FILE_VARIABLE, "")
-    assert not any(word in ending for word in (SECRET.decode(), OTHER.decode()))
+    endings = (host.ending(), ending)
+    assert not any(secret.decode() in text for secret in (SECRET, OTHER) for text in endings)
 
 
 STRANGERS_ENTRIES = {
-    "manifest/1": dataclasses.replace(MANIFEST).to_bytes(),
+    "manifest/1": MANIFEST.to_bytes(),
     "failure": b"dwdp rank 1 failed, says a stranger",
 }
 

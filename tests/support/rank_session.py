@@ -12,9 +12,7 @@ from vllm_dwdp.layout.placement import Placement
 REACH_S, ANSWER_S = 60, 30
 
 
-def make_session(
-    rank: int, size: int, port: int, *, one_host: bool = True, secret: str | None = None
-) -> GroupSession:
+def make_session(rank: int, size: int, port: int, *, one_host: bool = True) -> GroupSession:
     """A session that isn't open yet, of a group that is the whole job."""
     rendezvous = Rendezvous(
         endpoint=Endpoint("127.0.0.1", port),
@@ -23,7 +21,6 @@ def make_session(
         dwdp_size=size,
         timeout_s=REACH_S,
         one_host=one_host,
-        secret=None if secret is None else secret.encode(),
     )
     return GroupSession(rendezvous, timeout_s=ANSWER_S)
 

@@ -54,7 +54,10 @@ def two_groups(nodes, model, log, *, size_local):
     """Start a server of four ranks in two groups, so many of them on the first node."""
     options = ("--data-parallel-size", "4", "--data-parallel-size-local", str(size_local))
     options += ("--data-parallel-address", nodes.first)
-    return Server(model, *options, *RAY, *GROUPS_OF_TWO, *EAGER, log=log, environment=ALL_LINES)
+    secret = log.with_name("secret")
+    secret.write_text("a secret of these tests")
+    environment = ALL_LINES | {"VLLM_DWDP_SECRET_FILE": str(secret)}
+    return Server(model, *options, *RAY, *GROUPS_OF_TWO, *EAGER, log=log, environment=environment)
 
 
 @on_two_hosts

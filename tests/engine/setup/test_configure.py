@@ -146,11 +146,14 @@ def test_ranks_of_several_commands_meet_where_all_were_told(
     assert str(endpoint(config, settings, one_host=one_host)) == expected
 
 
-def test_ranks_on_other_hosts_need_a_secret_unless_the_user_says_so(monkeypatch):
+def test_store_that_other_hosts_reach_needs_a_secret_unless_the_user_says_so(monkeypatch):
     monkeypatch.setitem(MEMORY_OF_DEVICE, "cpu", GpuMemory)
     elsewhere = {"data_parallel_address": "192.0.2.1", "data_parallel_rank": 1}
-    with pytest.raises(Exception, match=r"need a secret, got none; give .* VLLM_DWDP_SECRET_FILE"):
+    unprotected = r"store at 192\.0\.2\.1 .* this rank has no secret; give .* VLLM_DWDP_SECRET_FILE"
+    with pytest.raises(Exception, match=unprotected):
         create(monkeypatch, **elsewhere)
+    with pytest.raises(Exception, match=unprotected):
+        create(monkeypatch, dwdp={"rendezvous": "192.0.2.1:80"})
     create(monkeypatch, **elsewhere, dwdp={"require_secret": False})
     create(monkeypatch, **elsewhere | {"data_parallel_address": "127.0.0.1"})
     monkeypatch.setenv("VLLM_DWDP_SECRET", "too short")

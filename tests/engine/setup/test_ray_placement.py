@@ -17,6 +17,7 @@ from vllm_dwdp.engine.setup import ray_placement
 from vllm_dwdp.engine.setup.ray_nodes import RayNode
 from vllm_dwdp.engine.setup.settings import LOOPBACK, Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
+from vllm_dwdp.group.meet import secret
 
 ADDRESS = "10.0.0.1"
 
@@ -29,6 +30,7 @@ def own_environment(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setattr(ray_placement.current_platform, "ray_device_key", "")
     monkeypatch.setattr(ray_placement, "SETTLE_S", 0)
+    monkeypatch.setenv(secret.VARIABLE, "a secret of these tests")
 
 
 @pytest.fixture
@@ -62,6 +64,14 @@ def test_ranks_learn_who_else_is_on_their_node(demo_model, cluster):
 def test_without_ray_all_ranks_count_as_one_host():
     settings = Settings(4, 2, None, is_spread=False, command_ranks=(0, 4))
     assert settings.on_node(3) == (3, 4, range(4))
+
+
+def test_several_nodes_need_a_secret_and_one_node_does_not(demo_model, cluster, monkeypatch):
+    monkeypatch.delenv(secret.VARIABLE)
+    with pytest.raises(pydantic.ValidationError, match=r"store at 10\.0\.0\.1 .* has no secret"):
+        configured(demo_model)
+    cluster[:] = [RayNode(ADDRESS, "host1", {"CPU": 8.0})]
+    assert Settings.load(configured(demo_model, size_local=4)).ranks_of_nodes == (4,)
 
 
 def test_group_on_two_nodes_is_refused_with_the_nodes(demo_model, cluster):

@@ -9,18 +9,19 @@ from typing import Any
 
 from vllm import envs
 
-from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.config import DwdpConfig, parse_endpoint
 from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.setup.environment import reason_unreadable
 from vllm_dwdp.engine.setup.local_address import is_local
 from vllm_dwdp.engine.setup.settings import (
+    LOOPBACK,
     command_ranks,
     has_peers_of_other_commands,
     is_headless,
     is_offline,
     is_spread,
 )
-from vllm_dwdp.group.meet.secret import FILE_VARIABLE, read_secret
+from vllm_dwdp.group.meet.secret import read_secret, reason_unprotected
 from vllm_dwdp.layout.placement import Placement, PlacementError
 
 
@@ -163,18 +164,23 @@ def rendezvous(vllm_config: Any, config: DwdpConfig) -> str | None:
 
 
 def secret(vllm_config: Any, config: DwdpConfig) -> str | None:
-    """Raises ConfigError for a secret that can't be read; ranks on other hosts need one."""
+    """Why the ranks need a secret. Raises ConfigError for one that can't be read."""
+    given = read_secret()
+    if dwdp_size(vllm_config, config) == 1:
+        return None
+    host = _store_host(vllm_config, config)
+    return reason_unprotected(host, secret=given, needs_secret=config.require_secret)
+
+
+def _store_host(vllm_config: Any, config: DwdpConfig) -> str:
+    """The address of the start-up store; with Ray that of a job on one node."""
+    if config.rendezvous:
+        return parse_endpoint(config.rendezvous)[0]
     parallel = vllm_config.parallel_config
-    is_alone = not has_peers_of_other_commands(parallel)
-    if read_secret() is not None or is_alone or is_local(parallel.data_parallel_master_ip):
-        return None
-    if not config.require_secret:
-        return None
-    return (
-        f"dwdp ranks on several hosts need a secret, got none; give each command the same "
-        f"{FILE_VARIABLE}, or set dwdp.require_secret to false if nobody else can reach the "
-        "start-up store."
-    )
+    shares_host_memory = memory_kind(vllm_config.device_config.device_type) == "host"
+    if shares_host_memory or not has_peers_of_other_commands(parallel):
+        return LOOPBACK
+    return str(parallel.data_parallel_master_ip)
 
 
 def in_process(vllm_config: Any, config: DwdpConfig) -> str | None:

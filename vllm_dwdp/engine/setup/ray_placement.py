@@ -14,18 +14,20 @@ from typing import Any
 from vllm import envs
 from vllm.platforms import current_platform
 
-from vllm_dwdp.config import DwdpConfig
+from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.device import memory_kind
 from vllm_dwdp.engine.setup.front_end import API_SERVERS
 from vllm_dwdp.engine.setup.job_checks import dwdp_size
 from vllm_dwdp.engine.setup.ray_nodes import (
     DOMAIN_LABEL,
+    STRATEGIES,
     RayJob,
     RayNode,
     nodes_of_ranks,
     ranks_of_nodes,
     reason_unplaceable,
 )
+from vllm_dwdp.group.meet.secret import read_secret, reason_unprotected
 
 KEEP_GPUS = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 COPIED_TO_ACTORS = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
@@ -37,7 +39,8 @@ def place_engines_by_ray() -> None:
     """Let vLLM ask Ray for a device of each engine: on CPUs, where vLLM names none, for a CPU.
 
     Every engine's actor sees all GPUs of its host, so that it can read the memory of its peers'.
-    Ray before 2.49 would hide them, because vLLM reserves GPUs beside the actor, not for it.
+    vLLM reserves a GPU in the engine's placement group, but not for the actor itself. Ray before
+    2.49 therefore hides all GPUs from the actor.
     """
     if current_platform.is_cpu():
         current_platform.ray_device_key = "CPU"
@@ -55,21 +58,37 @@ def ray_nodes(vllm_config: Any, config: DwdpConfig) -> str | None:
     job = _job(vllm_config, config)
     deadline = time.monotonic() + SETTLE_S
     while reason := reason_unplaceable(_live_nodes(job.address), job):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or job.strategy not in STRATEGIES:
             return reason
         time.sleep(0.5)
-    return None
+    return _reason_unprotected(vllm_config, config)
 
 
 def planned_ranks(vllm_config: Any, config: DwdpConfig) -> tuple[int, ...]:
     """How many ranks vLLM will place on each Ray node, in the order of the ranks.
 
-    Empty if this process starts no engines by Ray.
+    Empty if this process starts no engines by Ray. Raises ConfigError if what the nodes have free
+    has changed since `ray_nodes` looked, so that the job no longer fits.
     """
     if not _starts_actors(vllm_config.parallel_config):
         return ()
     job = _job(vllm_config, config)
-    return ranks_of_nodes(nodes_of_ranks(_live_nodes(job.address), job))
+    nodes = _live_nodes(job.address)
+    if reason := reason_unplaceable(nodes, job):
+        raise ConfigError(reason)
+    return ranks_of_nodes(nodes_of_ranks(nodes, job))
+
+
+def _reason_unprotected(vllm_config: Any, config: DwdpConfig) -> str | None:
+    """Why ranks on several nodes, whose store listens at the data-parallel address, need a secret.
+
+    `job_checks.secret` looks at an address that the user gives, and at jobs of one node.
+    """
+    is_on_one_node = len(planned_ranks(vllm_config, config)) == 1
+    if config.rendezvous or is_on_one_node or dwdp_size(vllm_config, config) == 1:
+        return None
+    host = vllm_config.parallel_config.data_parallel_master_ip
+    return reason_unprotected(host, secret=read_secret(), needs_secret=config.require_secret)
 
 
 def _starts_actors(parallel: Any) -> bool:

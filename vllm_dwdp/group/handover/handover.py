@@ -22,7 +22,6 @@ from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.handover.votes import Vote, reason_against
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.rendezvous import Rendezvous
-from vllm_dwdp.group.meet.secret import FILE_VARIABLE
 from vllm_dwdp.memory.handle import TYPE_NAMES, Handle
 
 logger = logging.getLogger("vllm.dwdp")
@@ -49,7 +48,6 @@ class Handover:
         offers = [
             Offer.from_bytes(data) for data in self._rendezvous.gather("offer", offer.to_bytes())
         ]
-        self._check_secret([offer.identity for offer in offers])
         reasons = []
         for handle_type in offer.obstacles:
             reason = self._reason_against(handle_type, offers, probe)
@@ -83,20 +81,6 @@ class Handover:
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
-
-    def _check_secret(self, ranks: Sequence[ProcessIdentity]) -> None:
-        """Refuse several hosts without a secret: on a network a stranger could offer memory, too.
-
-        All ranks of the group see the same identities, and so raise the same sentence.
-        """
-        hosts = sorted({rank.host for rank in ranks})
-        is_one_host = len({rank.boot_id for rank in ranks}) == 1
-        if not is_one_host and not self._rendezvous.may_span_hosts:
-            raise PeersUnreachable(
-                f"The ranks are on several hosts ({', '.join(hosts)}) and have no secret; give "
-                f"each the same {FILE_VARIABLE}, or set dwdp.require_secret to false if nobody "
-                "else can reach the start-up store."
-            )
 
     def _reason_against(
         self, handle_type: HandleType, offers: Sequence[Offer], probe: PeerProbe

@@ -165,7 +165,7 @@ class FailureWatch:
             logger.warning(
                 "A rank of another job came to the rendezvous of this one and left: %s. If it is "
                 "meant to be a rank of this job, start it again with the options of this rank.",
-                stranger.decode(errors="replace")[:MAX_STRANGER],
+                " ".join(stranger.decode(errors="replace").split())[:MAX_STRANGER],
             )
 
     def _cause(self, rank: int, peer: ProcessIdentity) -> str | None:

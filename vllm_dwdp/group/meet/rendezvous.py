@@ -19,6 +19,7 @@ from vllm_dwdp.group.errors import RankFailed, RendezvousRefused, SecretMismatch
 from vllm_dwdp.group.meet.failure_watch import TURNED_AWAY_KEY, FailureWatch, rank_key
 from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.progress import Progress
+from vllm_dwdp.group.meet.secret import reason_unprotected
 from vllm_dwdp.group.meet.store import POLL_S, Endpoint, PortNotice, RendezvousStore
 from vllm_dwdp.group.meet.store_keeper import StoreKeeper
 
@@ -33,8 +34,8 @@ class Rendezvous:
     refuse ranks of the group on other hosts, or of other users, as soon as they come. job_id: an
     id that only the ranks of this job know; empty when several commands start them. notice: tells
     the port of the store to ranks that weren't told it. secret: what only the ranks of this job
-    know, see secret.py; needs_secret: refuse ranks on other hosts without one. Raises ValueError
-    for numbers that don't fit.
+    know, see secret.py; needs_secret: without one, refuse an endpoint that other hosts can reach.
+    Raises ValueError for numbers that don't fit.
     """
 
     def __init__(
@@ -66,8 +67,7 @@ class Rendezvous:
         self._job_id = job_id
         self._notice = notice
         self._secret = secret
-        self.may_span_hosts = secret is not None or not needs_secret
-        """Whether ranks may be on several hosts, as far as the start-up store is concerned."""
+        self._needs_secret = needs_secret
         self._end_rank = end_rank
         self._identity = ProcessIdentity.own()
         self.progress = Progress()
@@ -95,11 +95,14 @@ class Rendezvous:
     def open(self) -> None:
         """Host or reach the store, and post this rank's identity.
 
-        Raises RendezvousRefused when another program or another job has the address, and
-        RankFailed when rank 0 can't be reached in time.
+        Raises RendezvousRefused when another program or another job has the address, or when it
+        needs a secret, and RankFailed when rank 0 can't be reached in time.
         """
         if self._dwdp_size == 1:
             return
+        host, secret, needed = self._endpoint.host, self._secret, self._needs_secret
+        if reason := reason_unprotected(host, secret=secret, needs_secret=needed):
+            raise RendezvousRefused(reason)
         store = RendezvousStore(
             self._endpoint, timeout_s=self._timeout_s, notice=self._notice, secret=self._secret
         )
@@ -203,7 +206,8 @@ class Rendezvous:
         try:
             description = json.loads(store.reach())
         except SecretMismatch:
-            store.set_unsigned(TURNED_AWAY_KEY, f"{own}, with another secret".encode())
+            with contextlib.suppress(StoreLost):
+                store.set_unsigned(TURNED_AWAY_KEY, f"{own}, with another secret".encode())
             raise
         host = ProcessIdentity(**description["host"])
         store.name_host(host.pid)

@@ -3,12 +3,15 @@
 """Signs what ranks write to the start-up store, so that no stranger can slip something in.
 
 The store is plain TCP. With a secret that only the ranks of a job know, each entry carries an HMAC
-over its key, its value, and an id of this start, which rank 0 draws. So neither a stranger's entry
-counts, nor one of an earlier start, nor one under another key. Entries aren't encrypted.
+over its key, its value, and an id of this start, which rank 0 draws. So a stranger's entry doesn't
+count, nor does one under another key. Entries aren't encrypted. Other ranks learn the id from the
+store: a stranger who has recorded a whole earlier start could play it to them.
 """
 
+import contextlib
 import hashlib
 import hmac
+import ipaddress
 import os
 from pathlib import Path
 
@@ -48,6 +51,27 @@ def read_secret() -> bytes | None:
     return secret
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this host reach the address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def reason_unprotected(host: str, *, secret: bytes | None, needs_secret: bool) -> str | None:
+    """Why the start-up store may not listen at this address; None if it may.
+
+    needs_secret: whether the user wants a store without a secret refused if others can reach it.
+    """
+    if secret is not None or not needs_secret or is_loopback(host):
+        return None
+    return (
+        f"the start-up store at {host} can be reached from other hosts, and this rank has no "
+        f"secret; give every rank the same {FILE_VARIABLE}, or set dwdp.require_secret to false if "
+        "nobody else can reach the store."
+    )
+
+
 class Signer:
     """Signs and checks entries of the store. Without a secret, entries stay as they are.
 
@@ -57,10 +81,6 @@ class Signer:
     def __init__(self, secret: bytes | None, start_id: bytes = b"") -> None:
         self._secret = secret
         self._start_id = start_id
-
-    @property
-    def has_secret(self) -> bool:
-        return self._secret is not None
 
     def of_start(self, start_id: bytes) -> "Signer":
         """The signer for entries of the start with this id."""

@@ -23,7 +23,7 @@ from vllm_dwdp.group.meet.bounded_thread import BoundedThread
 from vllm_dwdp.group.meet.secret import Signer
 
 POLL_S = 0.05
-DESCRIPTION_KEY = "vllm-dwdp rendezvous 2"
+DESCRIPTION_KEY = "vllm-dwdp rendezvous 3"
 START_ID_KEY = "start id"
 MIN_PATIENCE_S = 2.0
 MAX_REACH_S = 30.0

@@ -67,12 +67,16 @@ class StoreKeeper:
     def _is_quiet(self, progress: GroupProgress) -> bool:
         """Whether no rank that still needs the store got further for `timeout_s`."""
         for rank in progress.job_ranks:
-            posted = self._store.get(place_key(rank))
-            progress.hear(rank, Place.from_bytes(posted) if posted else None)
+            with contextlib.suppress(SecretMismatch):
+                posted = self._store.get(place_key(rank))
+                progress.hear(rank, Place.from_bytes(posted) if posted else None)
         return progress.is_quiet
 
     def _someone_stays(self, *, counts_absent: bool) -> bool:
-        """Whether a rank may still need the store; one whose entry a stranger replaced may."""
+        """Whether a rank may still need the store.
+
+        A rank whose entry isn't signed with the job's secret counts as one that does.
+        """
         for rank in tuple(self._staying):
             with contextlib.suppress(SecretMismatch):
                 if not self._stays(rank, counts_absent):
