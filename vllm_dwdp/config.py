@@ -87,6 +87,21 @@ class DwdpConfig:
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     def __post_init__(self) -> None:
+        self._check_experts()
+        if self.fetch not in FETCH_MODES:
+            raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
+        self._check_counts()
+        self._check_max_wait()
+        self._check_numbers()
+        for name in ("batched_copies", "require_secret"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"dwdp.{name} must be true or false, got {getattr(self, name)!r}."
+                )
+        if self.rendezvous is not None:
+            parse_endpoint(self.rendezvous)
+
+    def _check_experts(self) -> None:
         _check_count("dwdp_size", self.dwdp_size)
         _check_count("num_experts_per_worker", self.num_experts_per_worker)
         if self.host_experts not in (0, AUTO) or isinstance(self.host_experts, bool):
@@ -98,33 +113,27 @@ class DwdpConfig:
                 "dwdp.host_experts and dwdp.num_experts_per_worker can't go together: leave one of "
                 "them out."
             )
-        if self.fetch not in FETCH_MODES:
-            raise ConfigError(f"dwdp.fetch must be one of {FETCH_MODES}, got {self.fetch!r}.")
+
+    def _check_counts(self) -> None:
         _check_count("slice_bytes", self.slice_bytes)
         _check_count("load_concurrency", self.load_concurrency)
         if self.min_tokens_per_step != AUTO:
             _check_count("min_tokens_per_step", self.min_tokens_per_step)
-        self._check_max_wait()
         for name in ("num_slots", "copy_threads"):
             _check_count(name, getattr(self, name), may_be_none=False)
-        for name in ("batched_copies", "require_secret"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"dwdp.{name} must be true or false, got {getattr(self, name)!r}."
-                )
         if self.slice_bytes is not None and self.slice_bytes < mmap.PAGESIZE:
             raise ConfigError(
                 f"dwdp.slice_bytes must be at least a page of {mmap.PAGESIZE} bytes, got "
                 f"{self.slice_bytes}."
             )
+
+    def _check_numbers(self) -> None:
         for name in ("link_gb_per_s", "compute_us_per_token"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and SMALLEST <= value <= LARGEST):
                 raise ConfigError(
                     f"dwdp.{name} must be a number from {SMALLEST} to {LARGEST}, got {value!r}."
                 )
-        if self.rendezvous is not None:
-            parse_endpoint(self.rendezvous)
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s <= 86_400:
             raise ConfigError(
                 f"dwdp.timeout_s must be seconds between 0 and 86400, got {self.timeout_s!r}."
