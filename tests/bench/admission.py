@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Compares steps that prefetch over a slow link with and without dwdp.min_tokens_per_step.
 
-    python tests/bench/admission.py [--rounds 7] [--seconds 8] [--step-ms 400]
+    python tests/bench/admission.py [--rounds 7] [--seconds 8] [--step-ms 100]
 
 Two pairs of ranks of the demo model, one of which holds prompts back, take turns. The link of each
 rank is such that the copies of a step take --step-ms. Clients send prompts of --prompt-tokens; each
@@ -91,7 +91,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--step-ms", type=float, default=400)
+    parser.add_argument("--step-ms", type=float, default=100)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=4096)
     args = parser.parse_args()
