@@ -22,7 +22,7 @@ INSTALLED = "/etc/vllm-dwdp/"
 
 
 def parse(*options):
-    """What vLLM's own command makes of the options; it ends the test if it knows one not."""
+    """Parse options as vLLM's own command does. An option that vLLM doesn't know ends the test."""
     parser = make_arg_parser(FlexibleArgumentParser())
     return parser.parse_args(["--model", "MODEL", *options])
 

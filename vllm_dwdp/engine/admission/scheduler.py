@@ -27,6 +27,8 @@ from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.admission.gate import AdmissionGate
 
 LOADING = RequestStatus.WAITING_FOR_REMOTE_KVS
+"""Status of a request whose KV cache comes from another server."""
+
 READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 """Status of a waiting request that a step could take. Others wait for something else first."""
 

@@ -69,9 +69,10 @@ def nodes_of_ranks(nodes: Sequence[RayNode], job: RayJob) -> list[RayNode]:
         is_first = node.address == job.address
         if is_first and room < job.size_local:
             return []  # vLLM places nothing without its own ranks on this node
-        if is_first or job.strategy == "strict":
-            room = job.size_local if room >= job.size_local else 0
-        placed += [node] * room
+        if room < job.size_local and job.strategy == "strict":
+            continue
+        takes_local = is_first or job.strategy == "strict"
+        placed += [node] * (job.size_local if takes_local else room)
     return placed[: job.size]
 
 

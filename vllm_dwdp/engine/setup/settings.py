@@ -24,10 +24,10 @@ HEADLESS = "run_headless"
 
 
 class NodePlace(NamedTuple):
-    """A rank's number among the ranks of its host, their number, and which of them share its
-    command's environment.
+    """A rank's place on its host. Without Ray, all ranks of a job count as ranks of one host.
 
-    A job without Ray counts as one of one host, even if it isn't.
+    rank: the rank's number among the `num_ranks` ranks of the host. command: the numbers of those
+    that share the environment of this rank's command.
     """
 
     rank: int
