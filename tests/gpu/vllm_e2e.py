@@ -57,6 +57,9 @@ LARGE = RandomMoe(num_layers=12, num_experts=32, hidden_size=1024, expert_size=1
 REHEARSED = RandomMoe(num_layers=2, num_experts=6, hidden_size=128, expert_size=128)
 QUICK_S, QUICK_START_S, START_S = 240.0, 90.0, 600.0
 KV_CACHE_BYTES = 1 << 30
+EXTRA_BYTES = 32 << 20
+"""Spare memory for copies of the experts that tokens of an earlier start chose most."""
+
 MEMORY_SHARE = 0.4
 """Part of a GPU's memory for each rank; by default each of two ranks would ask for nearly all."""
 
@@ -67,7 +70,9 @@ class Start:
 
     fetch: dwdp's option; None for stock vLLM. modes: fetch modes to run one after the other; None
     is the mode with which the engine starts. host_experts: the number of experts that a single
-    rank keeps in host memory; None for two ranks on GPU memory.
+    rank keeps in host memory; None for two ranks on GPU memory. extra_bytes: dwdp's option
+    extra_expert_bytes. The first start with it counts which experts are chosen, later ones keep
+    copies of those.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Start:
     fetch: str | None = None
     modes: tuple[str | None, ...] = (None,)
     host_experts: int | None = None
+    extra_bytes: int = 0
 
     @property
     def num_ranks(self):
@@ -84,8 +90,18 @@ class Start:
 SWITCHED = ("selective", "prefetch", "direct", MIXED)
 QUICK = (
     Start("stock vLLM, eager"),
-    Start("two ranks, eager, modes switched", fetch="selective", modes=SWITCHED),
-    Start("two ranks, CUDA graphs, selective", eager=False, fetch="selective"),
+    Start(
+        "two ranks, eager, modes switched",
+        fetch="selective",
+        modes=SWITCHED,
+        extra_bytes=EXTRA_BYTES,
+    ),
+    Start(
+        "two ranks, CUDA graphs, selective, extra experts",
+        eager=False,
+        fetch="selective",
+        extra_bytes=EXTRA_BYTES,
+    ),
     Start(
         "one rank, experts in host memory, eager, modes switched",
         fetch="selective",
@@ -105,10 +121,14 @@ def all_starts():
 
 
 class EndToEnd:
-    """Starts engines on one model, and compares their tokens with the last start of stock vLLM."""
+    """Starts engines on one model, and compares their tokens with the last start of stock vLLM.
 
-    def __init__(self, model, *, is_rehearsal):
+    cache: a folder that vLLM's caches and the counts of chosen experts are kept in.
+    """
+
+    def __init__(self, model, cache, *, is_rehearsal):
         self._model = Path(model)
+        self._cache = Path(cache)
         self._is_rehearsal = is_rehearsal
         self._stock_tokens = None
 
@@ -133,6 +153,7 @@ class EndToEnd:
         """Run a start and check its tokens; returns its figures."""
         if start.fetch is None:
             self._stock_tokens = None  # if this start fails, an older one is no reference
+        had_counts = bool(start.extra_bytes) and self._has_counts
         ranks = self._run(start, limit_s)
         runs = [run for rank in ranks for run in rank["runs"]]
         if start.fetch is None:
@@ -140,6 +161,8 @@ class EndToEnd:
         expected = self._stock_tokens or runs[0]["tokens"]
         for number, run in enumerate(runs):
             assert run["tokens"] == expected, f"run {number} ({run['mode']}): {run['tokens']}"
+        extra_bytes = [run["stats"]["expert_bytes_extra"] for run in runs if "stats" in run]
+        assert had_counts == any(extra_bytes), f"copies of extra experts: {extra_bytes}"
         if start.fetch is not None:
             for rank in ranks:
                 check_copies(start, rank["runs"])
@@ -151,8 +174,14 @@ class EndToEnd:
             "tokens": sum(map(len, expected)),
             "equal to stock vLLM's": "this is it" if start.fetch is None else self._has_stock,
             "seconds to start": [rank["seconds"]["start"] for rank in ranks],
+            "MiB of extra experts": round(max(extra_bytes, default=0) / 2**20, 1),
             "seconds by mode": {run["mode"] or start.fetch or "-": run["seconds"] for run in runs},
         }
+
+    @property
+    def _has_counts(self):
+        """Whether ranks of an earlier start have saved how often experts were chosen."""
+        return any(self._cache.glob("dwdp/expert_counts/*/rank-*.json"))
 
     @property
     def _has_stock(self):
@@ -192,7 +221,7 @@ class EndToEnd:
         return {"options": options, "prompts": PROMPTS, "modes": start.modes, "is_dwdp": is_dwdp}
 
     def _environment(self, start, rank, port):
-        found = packed_vllm.environment()
+        found = packed_vllm.environment() | {"VLLM_CACHE_ROOT": str(self._cache)}
         if self._is_rehearsal:
             found["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if start.num_ranks > 1:
@@ -264,6 +293,8 @@ def dwdp_options(start, model):
     config = {"fetch": start.fetch}
     if start.host_experts:
         config["host_experts"] = start.host_experts
+    if start.extra_bytes:
+        config["extra_expert_bytes"] = start.extra_bytes
     if start.fetch in ("auto", "prefetch"):
         config |= given_costs(model)
     found = {
@@ -329,9 +360,9 @@ def random_model(args):
     return SMALL if args.quick else LARGE
 
 
-def run_all(args, model, results):
+def run_all(args, model, cache, results):
     """Run the starts; writes and yields their outcomes."""
-    end_to_end = EndToEnd(model, is_rehearsal=args.rehearse)
+    end_to_end = EndToEnd(model, cache, is_rehearsal=args.rehearse)
     deadline = BEGIN + (QUICK_S if args.quick else float("inf"))
     limit_s = QUICK_START_S if args.quick and not args.rehearse else START_S
     for start in starts_of(args):
@@ -358,7 +389,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
         results.write(f"# vLLM end to end{title(args)}\n\n")
         models = args.models or [random_model(args).write(Path(folder) / "random")]
-        statuses = {o.status for model in models for o in run_all(args, model, results)}
+        statuses = {o.status for model in models for o in run_all(args, model, folder, results)}
     sys.exit(Status.ERROR in statuses)
 
 
