@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ROOT / "tests" / "contract" / "formats"
 PROBE = FORMATS / "probe.py"
 PAGE = ROOT / "docs" / "formats.md"
-RESULTS = ROOT / "docs" / "results" / "2026-11-27-h100.md"
+RESULTS = ROOT / "docs" / "results" / "2026-11-27-h200.md"
 VERSIONS = ROOT / "docs" / "compatibility.md"
 NEEDS_TRITON_KERNELS = {
     "gpt-oss mxfp4, TRITON, sm90",

@@ -46,7 +46,7 @@ def on_gpu(results: str) -> dict[str, str]:
 
 def lines(by_version: dict[str, list[dict[str, Any]]], gpu: dict[str, str]) -> Iterator[str]:
     versions = list(by_version)
-    header = ["weights", "kernel", "GPU", *versions, "outputs on an H100"]
+    header = ["weights", "kernel", "GPU", *versions, "outputs on an H200"]
     yield f"| {' | '.join(header)} |"
     yield f"| {' | '.join(['---'] * len(header))} |"
     verdicts = {v: {r["case"]: r["verdict"] for r in found} for v, found in by_version.items()}
