@@ -22,7 +22,7 @@ def test_vllm_takes_the_options_of_every_engine(way, model):
     args = EngineArgs(**given)
     config = args.create_model_config()
     assert config.max_model_len >= host_throughput.PROMPT_TOKENS
-    assert args.max_num_seqs * host_throughput.PROMPT_TOKENS == host_throughput.STEP_TOKENS
+    assert args.max_num_seqs * host_throughput.PROMPT_TOKENS > host_throughput.STEP_TOKENS
 
 
 def test_ways_keep_equal_shares_in_host_memory():
@@ -33,3 +33,16 @@ def test_ways_keep_equal_shares_in_host_memory():
         (offloaded,) = [g for g in ways if "offload_group_size" in g]
         num_offloaded = layers // offloaded["offload_group_size"] * experts
         assert num_offloaded == layers * dwdp["host_experts"]
+
+
+def test_dwdp_is_compared_with_stock_vllm_and_with_the_offloader_of_the_same_share():
+    names = list(host_throughput.WAYS)
+    found = {
+        name: [other for other in names if host_throughput.is_reference(other, name)]
+        for name in names
+    }
+    stock, quarter, quarter_offloaded, half, half_offloaded = names
+    assert found[stock] == []
+    assert found[quarter] == [stock, quarter_offloaded]
+    assert found[half] == [stock, half_offloaded]
+    assert found[quarter_offloaded] == found[half_offloaded] == [stock]

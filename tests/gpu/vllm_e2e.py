@@ -243,7 +243,7 @@ class Child:
     """An engine in a process of its own, as a context that ends it and all that it started."""
 
     def __init__(self, job, environment, log, *, script=CHILD):
-        self._out = Path(job["out"])
+        self._job = job
         self._log = log
         with log.open("w") as file:
             self._process = subprocess.Popen(
@@ -266,11 +266,16 @@ class Child:
         try:
             status = self._process.wait(timeout=max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end in time\n{self._tail()}") from None
-        assert status == 0, f"exit status {status}\n{self._tail()}"
-        return json.loads(self._out.read_text())
+            raise AssertionError(f"no end in time\n{self.tail()}") from None
+        assert status == 0, f"exit status {status}\n{self.tail()}"
+        return json.loads(Path(self._job["out"]).read_text())
 
-    def _tail(self):
+    def check_alive(self):
+        status = self._process.poll()
+        assert status is None, f"exit status {status}\n{self.tail()}"
+
+    def tail(self):
+        """The end of the log."""
         return self._log.read_text(errors="replace")[-4000:]
 
 
