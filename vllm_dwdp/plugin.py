@@ -6,6 +6,8 @@
 * It wraps two methods of vLLM. `Executor.get_class` looks executor names up. Before that,
   `ParallelConfig.__post_init__` reads the environment. For users who don't select dwdp both do what
   they do without the plugin.
+* It wraps a function of Transformers: processes copy a model's own Python files in turn. That runs
+  before any option of vLLM is known, so it holds for all users.
 * A user who selects dwdp where it can't run gets the reason at once.
 """
 
@@ -23,6 +25,7 @@ def register() -> None:
     try:
         _wrap_executor_lookup()
         _wrap_parallel_config()
+        _wrap_remote_code()
     except Exception:
         import logging
 
@@ -64,6 +67,12 @@ def _wrap_parallel_config() -> None:
 
     post_init.knows_dwdp = True  # type: ignore[attr-defined]
     ParallelConfig.__post_init__ = post_init
+
+
+def _wrap_remote_code() -> None:
+    from vllm_dwdp.engine.setup.remote_code import copy_in_turn
+
+    copy_in_turn()
 
 
 def is_dwdp(backend: Any) -> bool:
