@@ -44,10 +44,11 @@ def server_per_rank(model, logs, *options, environment=MappingProxyType({})):
             server.stop()
 
 
-def supervisor(port):
-    """Options for two ranks with servers at `port` and the next, and their supervisor after."""
-    options = ("--data-parallel-multi-port-external-lb", "--data-parallel-size-local", "2")
-    options += ("--port", str(port), "--data-parallel-supervisor-port", str(port + 2))
+def supervisor(port, num_ranks=2):
+    """Options for ranks with servers at `port` and the next ones, and their supervisor after."""
+    options = ("--data-parallel-multi-port-external-lb",)
+    options += ("--data-parallel-size-local", str(num_ranks), "--port", str(port))
+    options += ("--data-parallel-supervisor-port", str(port + num_ranks))
     return (*options, "--data-parallel-rpc-port", str(free_port(2)))
 
 
