@@ -19,7 +19,8 @@ from support.server import Server
 
 PREFILL_FIRST = MappingProxyType({"do_remote_decode": True, "do_remote_prefill": False})
 """What a router sends as `kv_transfer_params` to have a rank keep a prompt's KV cache."""
-NUM_RANKS = 2
+NUM_RANKS = {"external": 2, "internal": 2, "supervisor": 2, "hybrid": 4}
+"""By form. With "hybrid" two servers have two ranks each."""
 NUM_DECODE = 2
 MAX_TOKENS = 16
 
@@ -46,7 +47,8 @@ class Deployment:
 @contextlib.contextmanager
 def deployment(model, logs, form, connector):
     """Start prefill ranks in this form and stock decode servers; all are ready to answer."""
-    side_channel, kv_events = free_port(NUM_RANKS + NUM_DECODE), free_port(NUM_RANKS)
+    num_ranks = NUM_RANKS[form]
+    side_channel, kv_events = free_port(num_ranks + NUM_DECODE), free_port(num_ranks)
     made = []
 
     def start(name, channel, *options):
@@ -58,7 +60,7 @@ def deployment(model, logs, form, connector):
         common = (*prefill_options(connector, logs), *kv_event_options(kv_events))
         ranks = start_ranks(form, lambda name, *own: start(name, side_channel, *common, *own))
         decode = [
-            start(f"decode{i}", side_channel + NUM_RANKS + i, *decode_options(connector))
+            start(f"decode{i}", side_channel + num_ranks + i, *decode_options(connector))
             for i in range(NUM_DECODE)
         ]
         for server in [rank.server for rank in ranks] + decode:
@@ -69,21 +71,34 @@ def deployment(model, logs, form, connector):
 
 
 def start_ranks(form, start):
-    """Start the servers of all prefill ranks, "external", "internal" or behind a "supervisor".
+    """Start the servers of all prefill ranks in a form of NUM_RANKS.
 
     start: called with a log's name and options.
     """
-    job = (*DWDP, "--data-parallel-size", str(NUM_RANKS))
+    ranks = range(NUM_RANKS[form])
+    job = (*DWDP, "--data-parallel-size", str(len(ranks)))
     if form == "supervisor":
-        port = free_port(NUM_RANKS + 1)
+        port = free_port(len(ranks) + 1)
         server = start("prefill", *job, *supervisor(port))
-        return [Rank(at_port(server, port + rank), {}) for rank in range(NUM_RANKS)]
+        return [Rank(at_port(server, port + rank), {}) for rank in ranks]
     job += ("--data-parallel-rpc-port", str(free_port(2)))
     if form == "internal":
         server = start("prefill", *job)
-        return [Rank(server, {"X-data-parallel-rank": str(rank)}) for rank in range(NUM_RANKS)]
-    own = [("--data-parallel-rank", str(rank)) for rank in range(NUM_RANKS)]
-    return [Rank(start(f"prefill{rank}", *job, *own[rank]), {}) for rank in range(NUM_RANKS)]
+        return [Rank(server, rank_header(rank)) for rank in ranks]
+    if form == "hybrid":
+        job += ("--data-parallel-hybrid-lb", "--data-parallel-size-local", "2")
+        servers = [
+            start(f"prefill{first}", *job, "--data-parallel-start-rank", str(first))
+            for first in ranks[::2]
+        ]
+        return [Rank(servers[rank // 2], rank_header(rank % 2)) for rank in ranks]
+    own = [("--data-parallel-rank", str(rank)) for rank in ranks]
+    return [Rank(start(f"prefill{rank}", *job, *own[rank]), {}) for rank in ranks]
+
+
+def rank_header(number):
+    """Headers by which a front-end with several ranks takes this one of its own."""
+    return {"X-data-parallel-rank": str(number)}
 
 
 def prefill_options(connector, folder):

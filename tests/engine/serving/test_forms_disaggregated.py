@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Ranks that prefill for stock decode servers, in each form of serving and with each connector.
 
-Each form took eight minutes on two cores that other jobs used too. Five of them were the start of
-the servers. A push takes ten seconds, since NIXL's threads wait for the cores of the engines.
+Each form takes some five minutes on two cores; four of them are the start of the servers. A push
+takes ten seconds, since NIXL's threads wait for the cores of the engines.
 """
 
 import json
@@ -11,17 +11,29 @@ import json
 import msgspec
 import pytest
 import zmq
-from disaggregated import alone, deployment, prefill, through, tokens_from_elsewhere
+from disaggregated import (
+    MAX_TOKENS,
+    alone,
+    ask,
+    deployment,
+    prefill,
+    router,
+    through,
+    tokens_from_elsewhere,
+)
 from forms import finished_by_engine
+from support.ports import free_port
 from vllm.distributed.kv_events import KVEventBatch
 
 pytestmark = pytest.mark.slow
 FORMS = {
-    "external": "NixlPullConnector",
-    "internal": "NixlPushConnector",
+    "external": "NixlPushConnector",
+    "internal": "NixlPullConnector",
     "supervisor": "MultiConnector",
+    "hybrid": "NixlPullConnector",
 }
-PROMPTS = [f"{start} {'and it came to pass ' * 40}" for start in ("Emma", "The LORD", "She", "He")]
+STARTS = ("Emma", "The LORD", "She", "He", "It", "They", "We", "All")
+PROMPTS = [f"{start} {'and it came to pass ' * 40}" for start in STARTS]
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -35,12 +47,26 @@ def deployed(request, demo_model, tmp_path_factory):
 
 def test_text_of_every_pair_of_a_rank_and_a_decode_server_is_stocks(deployed):
     first = deployed.decode[0]
-    expected = {prompt: alone(first, prompt) for prompt in PROMPTS}
-    assert tokens_from_elsewhere(first) == 0, "the server must compute its prompts itself"
     pairs = [(rank, server) for server in deployed.decode for rank in deployed.ranks]
-    texts = {p: through(*pair, p) for p, pair in zip(PROMPTS, pairs, strict=True)}
+    prompts = PROMPTS[: len(pairs)]
+    expected = {prompt: alone(first, prompt) for prompt in prompts}
+    assert tokens_from_elsewhere(first) == 0, "the server must compute its prompts itself"
+    texts = {p: through(*pair, p) for p, pair in zip(prompts, pairs, strict=True)}
     assert texts == expected
-    assert sum(map(tokens_from_elsewhere, deployed.decode)) > 100 * len(PROMPTS)
+    assert sum(map(tokens_from_elsewhere, deployed.decode)) > 100 * len(prompts)
+
+
+def test_text_through_vllms_router_is_stocks(deployed, tmp_path):
+    pytest.importorskip("vllm_router", reason="pip install vllm-router")
+    urls = {rank.server.url for rank in deployed.ranks}
+    if len(urls) < len(deployed.ranks):
+        pytest.skip("the router knows servers, not the ranks of one")
+    prompts = ["Now " + prompt for prompt in PROMPTS[:3]]
+    expected = [alone(deployed.decode[0], prompt) for prompt in prompts]
+    port = free_port(2)
+    with router(deployed.ranks, deployed.decode, tmp_path / "router", port) as made:
+        texts = [ask(made, p, max_tokens=MAX_TOKENS)["choices"][0]["text"] for p in prompts]
+    assert texts == expected
 
 
 def test_ports_and_engine_ids_follow_the_rank(deployed):
