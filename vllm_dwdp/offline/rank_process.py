@@ -39,7 +39,7 @@ def serve_rank(
     except SystemExit as end:
         exit_code = end.code
     except Exception:
-        logger.exception("This dwdp rank failed.")
+        logger.exception("This dwdp rank could not end cleanly.")
     end_at_once(exit_code)
 
 
@@ -54,9 +54,10 @@ def _serve(pipe: Connection, ending: RankEnding, options: PickledOptions) -> Non
         with ending_with_its_children():
             RankLoop(llm, pipe, inbox).run()
     except Exception as error:
+        logger.exception("This dwdp rank failed.")  # the parent may end a rank that has told it
         sentence = last_words.left() if llm is None else None
         pipe.send(("group failed", sentence) if sentence else ("failed", error_text(error)))
-        raise
+        raise SystemExit(1) from error
     finally:
         ending.begin()
         if llm is not None:
