@@ -24,6 +24,7 @@ ROOMS = (
         "engine.worker",
         "offline",
     ),
+    *("planning", "simulation", "doctor", "cli"),
 )
 """The rooms (folders and modules) from the lowest to the highest.
 
