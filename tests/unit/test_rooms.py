@@ -24,7 +24,7 @@ ROOMS = (
         "engine.worker",
         "offline",
     ),
-    *("planning", "simulation", "doctor", "cli"),
+    *("planning", "simulation", "doctor", "trace", "cli"),
 )
 """The rooms (folders and modules) from the lowest to the highest.
 
