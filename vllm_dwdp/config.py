@@ -63,6 +63,7 @@ class DwdpConfig:
     max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`.
     link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
     compute_us_per_token: microseconds that a layer computes for a token; default: measured.
+    layer_metrics: show a metric for each layer on `/metrics` too, see docs/metrics.md.
     require_secret: refuse a start-up store that other hosts can reach if ranks have no secret.
     rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
     timeout_s: seconds in which a rank that starts may get no further before every rank gives up.
@@ -82,6 +83,7 @@ class DwdpConfig:
     max_wait_ms: float | None = None
     link_gb_per_s: float | None = None
     compute_us_per_token: float | None = None
+    layer_metrics: bool = False
     require_secret: bool = True
     rendezvous: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -93,7 +95,7 @@ class DwdpConfig:
         self._check_counts()
         self._check_max_wait()
         self._check_numbers()
-        for name in ("batched_copies", "require_secret"):
+        for name in ("batched_copies", "layer_metrics", "require_secret"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
                     f"dwdp.{name} must be true or false, got {getattr(self, name)!r}."

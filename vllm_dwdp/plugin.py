@@ -90,6 +90,7 @@ def _is_in_command() -> bool:
 def _configured_executor(vllm_config: Any) -> Any:
     executor = _import("worker.executor").DwdpExecutor
     _import("setup.configure").configure(vllm_config)
+    _import("metrics.poller").poll_from_front_ends()
     return executor
 
 

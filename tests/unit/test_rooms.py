@@ -19,6 +19,7 @@ ROOMS = (
     *(
         "engine.setup",
         "engine.admission",
+        "engine.metrics",
         "engine.moe.kernel",
         "engine.moe",
         "engine.worker",

@@ -5,6 +5,7 @@
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 from forms import assert_all_end, assert_answers_like_stock
+from support.metrics import samples, wait_for
 from support.ports import free_port
 from support.server import Server
 
@@ -27,6 +28,11 @@ def test_hybrid_load_balancing(demo_model, stock_eager, tmp_path):
             server.wait_until_ready()
         assert [len(server.workers()) for server in servers] == [2, 2]
         assert_answers_like_stock(servers, stock_eager)
+        for server, ranks in zip(servers, ("01", "23"), strict=True):
+            for rank in ranks:
+                wait_for(server, "dwdp:group_members_alive", (rank,), 4)
+            engines = {engine for engine, *_ in samples(server)["dwdp:steps_total"]}
+            assert engines == set(ranks)
     finally:
         assert_all_end(servers)
 

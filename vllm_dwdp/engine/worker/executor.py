@@ -12,6 +12,7 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.admission.gate import min_tokens_of_step
 from vllm_dwdp.engine.admission.scheduler import admitting
+from vllm_dwdp.engine.metrics.report import add_report
 from vllm_dwdp.engine.moe.read_only import refuse_call
 from vllm_dwdp.engine.setup import cpu_host
 from vllm_dwdp.engine.setup.independence import restore_rank, show_moe
@@ -37,6 +38,7 @@ class DwdpExecutor(MultiprocExecutor):
         show_moe(self.vllm_config)
         restore_rank(self.vllm_config, settings)
         refuse_before_pausing(DwdpExecutor)
+        add_report()
         self._job_rank = job_rank(self.vllm_config, settings)
         EngineFailure.hear(self.parallel_config, self._job_rank)
         self._check_node(settings)

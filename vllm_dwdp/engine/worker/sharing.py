@@ -41,6 +41,7 @@ from vllm_dwdp.engine.worker.start_report import (
 from vllm_dwdp.fetch.choice import StepSizes
 from vllm_dwdp.group.errors import RankFailed
 from vllm_dwdp.group.meet.manifest import Manifest
+from vllm_dwdp.group.meet.process_identity import ProcessIdentity
 from vllm_dwdp.group.meet.progress import Phase
 from vllm_dwdp.group.session import GroupSession
 from vllm_dwdp.memory.handle import TYPE_NAMES
@@ -136,6 +137,9 @@ class ExpertSharing:
             experts = adopt(self._memory, layers, layout, self._session.step)
         with self._timed("meet"):
             self._meet(manifest, experts)
+            own = ProcessIdentity.own().to_bytes()
+            found = self._session.gather("members", own)
+            self._members = [ProcessIdentity.from_bytes(data) for data in found]
         with self._timed("bind"):
             self._bind(experts, run_step)
         for warning in self._memory.warnings:
@@ -181,8 +185,14 @@ class ExpertSharing:
         return {
             "fetch": self._fetching.policy.table(),
             "break_even_tokens": self._fetching.break_even_tokens,
+            "members_alive": self._num_alive(),
             **self._fetching.counts(),
         }
+
+    def _num_alive(self) -> int:
+        """Members of the group whose process lives; one on another host counts as alive."""
+        own = ProcessIdentity.own()
+        return sum(not member.has_ended(seen_by=own) for member in self._members)
 
     def _check_fit(self, model: torch.nn.Module) -> None:
         """Check that the model fits, and wait for this rank's turn to load.
