@@ -318,7 +318,19 @@ _BY_FILE = {
         "EngineCoreProc.is_running",
         "EngineCoreProc.run_engine_core",
     ),
-    "v1/engine/core_client.py": ("EngineCoreClient.shutdown",),
+    "v1/engine/async_llm.py": (
+        "AsyncLLM.__init__",
+        "AsyncLLM.engine_core",
+        "AsyncLLM.log_stats",
+        "AsyncLLM.vllm_config",
+    ),
+    "v1/engine/core_client.py": (
+        "AsyncMPClient._call_utility_async.engine",
+        "EngineCoreClient.shutdown",
+        "MPClient.core_engines",
+        "MPClient.engine_ranks_managed",
+        "AsyncMPClient.client_index",
+    ),
     "v1/engine/exceptions.py": ("EngineDeadError",),
     "v1/engine/input_processor.py": (
         "InputProcessor.process_inputs",

@@ -7,6 +7,7 @@ import json
 import pytest
 from forms import EAGER, TWO_RANKS, post, server_per_rank
 from support.metrics import wait_for
+from support.server import Server
 
 PROMPT = "It is a truth universally acknowledged " * 12
 ALIVE = "dwdp:group_members_alive"
@@ -25,29 +26,40 @@ def statistics(server):
     return json.loads(text)["results"][0]
 
 
-@pytest.mark.parametrize("num_front_ends", [1, 2])
-def test_metrics_of_both_ranks_agree_with_their_statistics(serve, demo_model, num_front_ends):
-    config = {"dwdp": {"fetch": "prefetch", "layer_metrics": num_front_ends == 1}}
+@pytest.fixture(params=[1, 2], ids=["one front-end", "two front-ends"])
+def server(request, demo_model, tmp_path):
+    """Two ranks that prefetch; with one front-end there is a metric for each layer, too."""
+    config = {"dwdp": {"fetch": "prefetch", "layer_metrics": request.param == 1}}
     options = (*TWO_RANKS, "--additional-config", json.dumps(config))
-    options += ("--api-server-count", str(num_front_ends), "--no-enable-prefix-caching")
-    server = serve(demo_model, *options, environment={"VLLM_SERVER_DEV_MODE": "1"})
-    server.wait_until_ready()
+    options += ("--api-server-count", str(request.param), "--no-enable-prefix-caching")
+    environment = {"VLLM_SERVER_DEV_MODE": "1"}
+    made = Server(demo_model, *options, log=tmp_path / "log", environment=environment)
+    try:
+        made.wait_until_ready()
+        yield made
+    finally:
+        made.stop()
+
+
+def test_metrics_of_both_ranks_agree_with_their_statistics(server, request):
     for rank in (0, 1, 1):
         ask(server, rank)
     told = statistics(server)
     copied = sum(told["bytes_fetched"]["prefetch"])
     assert copied > 0
     found = wait_for(server, "dwdp:bytes_fetched_total", ("0", "prefetch"), copied)
-    assert {engine for engine, *_ in found["dwdp:steps_total"]} == {"0", "1"}
-    assert found["dwdp:steps_total"]["0", "prefetch"] == told["steps"]["prefetch"] > 0
-    assert found["dwdp:steps_total"]["1", "prefetch"] > found["dwdp:steps_total"]["0", "prefetch"]
+    steps = found["dwdp:steps_total"]
+    assert {engine for engine, *_ in steps} == {"0", "1"}
+    assert steps["1", "prefetch"] > steps["0", "prefetch"] == told["steps"]["prefetch"] > 0
     assert found[ALIVE] == {("0",): 2, ("1",): 2}
     assert found["dwdp:mapped_expert_bytes"]["0",] == told["expert_bytes_from_peers"] > 0
     assert found["dwdp:slot_bytes"]["0",] == told["slot_bytes"] > 0
     gained = told["kv_tokens"] - told["kv_with_all_experts"]
     assert found["dwdp:kv_tokens_gained"]["0",] == gained
     assert found["dwdp:pending_prefill_tokens"] == {("0",): 0, ("1",): 0}
-    assert ("dwdp:layer_exposed_wait_seconds_total" in found) == (num_front_ends == 1)
+    by_layer = found.get("dwdp:layer_exposed_wait_seconds_total", {})
+    num_layers = told["num_layers"] if "one front-end" in request.node.name else 0
+    assert len(by_layer) == 2 * num_layers
 
 
 def test_a_rank_with_a_front_end_of_its_own_counts_the_living_members(demo_model, tmp_path):
