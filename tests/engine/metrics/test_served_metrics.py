@@ -4,10 +4,8 @@
 
 import json
 
-import pytest
-from forms import EAGER, TWO_RANKS, post, server_per_rank
+from forms import EAGER, post, server_per_rank
 from support.metrics import wait_for
-from support.server import Server
 
 PROMPT = "It is a truth universally acknowledged " * 12
 ALIVE = "dwdp:group_members_alive"
@@ -24,21 +22,6 @@ def statistics(server):
     status, text = server.call("POST", "/collective_rpc", {"method": "dwdp_stats"})
     assert status == 200, text
     return json.loads(text)["results"][0]
-
-
-@pytest.fixture(params=[1, 2], ids=["one front-end", "two front-ends"])
-def server(request, demo_model, tmp_path):
-    """Two ranks that prefetch; with one front-end there is a metric for each layer, too."""
-    config = {"dwdp": {"fetch": "prefetch", "layer_metrics": request.param == 1}}
-    options = (*TWO_RANKS, "--additional-config", json.dumps(config))
-    options += ("--api-server-count", str(request.param), "--no-enable-prefix-caching")
-    environment = {"VLLM_SERVER_DEV_MODE": "1"}
-    made = Server(demo_model, *options, log=tmp_path / "log", environment=environment)
-    try:
-        made.wait_until_ready()
-        yield made
-    finally:
-        made.stop()
 
 
 def test_metrics_of_both_ranks_agree_with_their_statistics(server, request):
