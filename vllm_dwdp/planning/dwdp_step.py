@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Seconds of one step with DWDP: computation with copies under it.
+
+    compute  ..attention, projections (slower under the copy).. experts  ..attention ...
+    copies   ====== layer l + 1 ======                                   ====== l + 2 ===
+
+* A layer takes as long as its computation or as its copy, whichever is longer.
+* Kernels are slower while a copy runs: it takes memory bandwidth and power.
+* A copy is slower while others read the same source. They do so in the part of their step in which
+  they copy, so a longer step means less contention.
+"""
+
+from dataclasses import dataclass
+
+from vllm_dwdp.planning import constants
+from vllm_dwdp.planning.contention import mean_rivals
+from vllm_dwdp.planning.implementation import Implementation
+from vllm_dwdp.planning.model import MoeModel
+from vllm_dwdp.planning.rates import Rates
+from vllm_dwdp.planning.roofline import LayerSeconds, layer_seconds, share_chosen
+from vllm_dwdp.planning.spread import Spread
+from vllm_dwdp.planning.workload import Workload
+
+_ROUNDS = 100
+"""Rounds until duration of copies and of a layer, which depend on each other, no longer change."""
+
+
+@dataclass(frozen=True)
+class DwdpLayer:
+    """Seconds of one MoE layer: its computation, slowed by the copy; the copy; both together."""
+
+    compute: float
+    copy: float
+    total: float
+
+    @property
+    def exposed(self) -> float:
+        """Seconds that the computation waits for experts."""
+        return self.total - self.compute
+
+
+def dwdp_step(
+    model: MoeModel, rates: Rates, work: Workload, spread: Spread, how: Implementation
+) -> float:
+    """Seconds of one forward pass of one rank."""
+    dense = layer_seconds(model, rates, work, is_moe=False).total
+    moe = dwdp_layer(model, rates, work, spread, how).total
+    host = 0.0 if how.hides_host_work else work.num_prompts * constants.HOST_S_PER_PROMPT
+    return model.num_moe_layers * moe + model.num_dense_layers * dense + host
+
+
+def dwdp_layer(
+    model: MoeModel, rates: Rates, work: Workload, spread: Spread, how: Implementation
+) -> DwdpLayer:
+    """One MoE layer in steady state, with the cheapest way to fetch that `how` allows."""
+    layer = layer_seconds(model, rates, work)
+    if rates.reads_in_place or not spread.missing:
+        return DwdpLayer(layer.total, 0.0, layer.total)
+    prefetch = _prefetch(layer, rates, spread, how)
+    chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
+    fetch = chosen * spread.fetch_bytes / rates.copy_rate
+    selective = DwdpLayer(layer.total, fetch, layer.total + fetch)
+    if how.may_skip and selective.total < prefetch.total:
+        return selective
+    return prefetch
+
+
+def _prefetch(layer: LayerSeconds, rates: Rates, spread: Spread, how: Implementation) -> DwdpLayer:
+    alone = spread.fetch_bytes / rates.copy_rate
+    merge = _merge_seconds(rates, spread) if how.merges_experts else 0.0
+    rivals = _rivals(rates, spread, how)
+    copy, total = alone, layer.total
+    for _ in range(_ROUNDS):
+        copy = (copy + alone * (1 + rivals * min(1.0, copy / total))) / 2
+        total = max(_slowed(layer, copy) + merge, copy)
+    return DwdpLayer(_slowed(layer, copy) + merge, copy, total)
+
+
+def _rivals(rates: Rates, spread: Spread, how: Implementation) -> float:
+    """Other readers of a source while all copy. In a mesh each pair of ranks has its own link."""
+    if how.slices_copies or rates.hardware.peer_link is not None:
+        return 0.0
+    return mean_rivals(spread.num_ranks)
+
+
+def _slowed(layer: LayerSeconds, copy: float) -> float:
+    """Seconds of computation with `copy` seconds of copying under the parts before the experts."""
+    covered = min(1.0, copy / layer.before_experts)
+    return (
+        layer.attention * (1 + constants.ATTENTION_SLOWDOWN * covered)
+        + layer.linear * (1 + constants.LINEAR_SLOWDOWN * covered)
+        + layer.experts
+    )
+
+
+def _merge_seconds(rates: Rates, spread: Spread) -> float:
+    """Seconds to copy the own experts of a layer to another place in own memory."""
+    return rates.memory_s(2 * spread.owned * spread.expert_bytes)

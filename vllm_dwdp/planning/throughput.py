@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Prompt tokens per second and rank, with DWDP and with what competes with it."""
+
+from dataclasses import dataclass
+
+from vllm_dwdp.planning import constants
+from vllm_dwdp.planning.dwdp_step import dwdp_step
+from vllm_dwdp.planning.implementation import Implementation
+from vllm_dwdp.planning.model import MoeModel
+from vllm_dwdp.planning.other_steps import (
+    expert_parallel_step,
+    replica_step,
+    tensor_parallel_step,
+)
+from vllm_dwdp.planning.rates import Rates
+from vllm_dwdp.planning.spread import Spread
+from vllm_dwdp.planning.workload import Workload
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Prompt tokens per second and rank, by deployment, and the gain in time to first token.
+
+    replicas: as if all experts fitted into a rank's memory. ttft_over_dep: time to the first token
+    with expert parallelism over that with DWDP, of a prompt that goes into the next step.
+    """
+
+    dwdp: float
+    expert_parallel: float
+    tensor_parallel: float
+    replicas: float
+    ttft_over_dep: float
+
+    @property
+    def dep_over_dwdp(self) -> float:
+        """Time per token with expert parallelism over that with DWDP; above 1, DWDP is faster."""
+        return self.dwdp / self.expert_parallel
+
+
+def throughput(
+    model: MoeModel,
+    rates: Rates,
+    work: Workload,
+    spread: Spread,
+    how: Implementation,
+    *,
+    slowest: float = 1.0,
+) -> Throughput:
+    """slowest: speed of the slowest rank; 0.5: half as fast as the others.
+
+    Ranks of DWDP take requests as they get free. Expert and tensor parallelism wait for the slowest
+    rank in every layer. Replicas have their share of the requests assigned beforehand, so the last
+    one ends late.
+    """
+    ranks = spread.num_ranks
+    dwdp = dwdp_step(model, rates, work, spread, how)
+    expert_parallel = expert_parallel_step(model, rates, work, ranks) / slowest
+    host = work.num_prompts * constants.HOST_S_PER_PROMPT
+    first = dwdp + host if how.hides_host_work else dwdp
+    return Throughput(
+        dwdp=work.tokens / dwdp * (ranks - 1 + slowest) / ranks,
+        expert_parallel=work.tokens / expert_parallel,
+        tensor_parallel=work.tokens
+        / tensor_parallel_step(model, rates, work, ranks)
+        * slowest
+        / ranks,
+        replicas=work.tokens / replica_step(model, rates, work) * slowest,
+        ttft_over_dep=(expert_parallel + ranks * host) / first,
+    )
