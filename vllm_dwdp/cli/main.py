@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from vllm_dwdp.cli.errors import CommandError
+from vllm_dwdp.cli.plan import plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +21,9 @@ app = typer.Typer(
 @app.callback()
 def root() -> None:
     """Typer makes subcommands only of an app that has a callback or several commands."""
+
+
+app.command("plan")(plan)
 
 
 def main() -> None:

@@ -14,6 +14,10 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_dwdp.config import CONFIG_KEY, DwdpConfig
+from vllm_dwdp.planning.hardware import read_hardware
+from vllm_dwdp.planning.model_config import read_model
+from vllm_dwdp.planning.plan import make_plan
+from vllm_dwdp.planning.request import Request
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 UNITS = sorted(CONFIGS.glob("systemd/*"))
@@ -45,6 +49,15 @@ def test_prefill_servers_produce_kv_caches_and_wait_for_full_steps():
     assert args.data_parallel_size == args.data_parallel_size_local == 8
     assert args.kv_transfer_config.kv_role == "kv_producer"
     assert args.additional_config == {CONFIG_KEY: {"min_tokens_per_step": "auto"}}
+
+
+def test_vllm_knows_the_options_that_plan_recommends():
+    request = Request(read_model("deepseek-r1"), read_hardware("gb200"), dwdp_size=4, isl=8192)
+    vllm, serve, model, *options = shlex.split(make_plan(request, "deepseek-r1").flags)
+    assert (vllm, serve, model) == ("vllm", "serve", "deepseek-r1")
+    args = parse(*options)
+    assert is_valid(args)
+    assert args.kv_transfer_config.kv_role == "kv_producer"
 
 
 def commands(unit):
