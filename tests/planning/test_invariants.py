@@ -18,7 +18,7 @@ from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.other_steps import replica_step, tensor_parallel_step
 from vllm_dwdp.planning.rates import Rates
 from vllm_dwdp.planning.roofline import layer_seconds
-from vllm_dwdp.planning.skew import largest_of, load_spread
+from vllm_dwdp.planning.skew import excess_load, largest_of
 from vllm_dwdp.planning.spread import spread_experts
 from vllm_dwdp.planning.throughput import throughput
 from vllm_dwdp.planning.workload import Workload
@@ -128,8 +128,17 @@ def test_largest_of_grows_over_its_table_and_beyond():
 
 
 def test_more_ranks_have_more_uneven_experts():
-    assert load_spread(R1, 1) == 0
-    assert load_spread(R1, 4) < load_spread(R1, 8) < load_spread(R1, 16)
+    assert excess_load(R1, 1) == 0
+    assert excess_load(R1, 4) < excess_load(R1, 8) < excess_load(R1, 16)
+
+
+@given(models, st.integers(1, 128))
+def test_no_rank_gets_more_than_every_token_of_the_group(model, ranks):
+    """The mean rank gets 1 / ranks of all choices, and a rank with one expert one of top_k."""
+    assume(ranks <= model.num_experts)
+    assert 0 <= excess_load(model, ranks) <= ranks - 1
+    if ranks == model.num_experts:
+        assert excess_load(model, ranks) <= model.num_experts / model.top_k - 1
 
 
 def test_tensor_parallelism_divides_work_but_not_its_all_reduces():

@@ -26,15 +26,26 @@ def waiting_seconds(
     layer: seconds of the average rank.
     """
     lengths = work.spread_of_pairs * layer.attention + work.spread_of_tokens * layer.linear
-    fuller = load_spread(model, num_ranks) * layer.experts if is_moe else 0.0
-    return largest_of(num_ranks) * (lengths + fuller)
+    fuller = excess_load(model, num_ranks) * layer.experts if is_moe else 0.0
+    return largest_of(num_ranks) * lengths + fuller
 
 
-def load_spread(model: MoeModel, num_ranks: int) -> float:
-    """Standard deviation of the experts' load on a rank, as a share of the mean.
+def excess_load(model: MoeModel, num_ranks: int) -> float:
+    """Expected load of the fullest rank's experts over the mean, less 1.
 
-    A rank has num_experts / num_ranks of the experts, drawn from all without putting back.
+    A rank has num_experts / num_ranks of the experts, drawn from all without putting back. It can't
+    get more than every token's choice of as many experts as it has.
     """
     drawn = 1 / num_ranks
-    of_mean = math.sqrt(num_ranks / model.num_experts * (1 - drawn))
-    return constants.EXPERT_LOAD_SPREAD * of_mean
+    spread = expert_load_spread(model) * math.sqrt(num_ranks / model.num_experts * (1 - drawn))
+    most = min(1.0, model.num_experts / num_ranks / model.top_k) * num_ranks - 1
+    return min(largest_of(num_ranks) * spread, most)
+
+
+def expert_load_spread(model: MoeModel) -> float:
+    """Standard deviation of the load of one expert, as a share of the mean load.
+
+    If all tokens chose the same top_k experts, it would be sqrt(num_experts / top_k - 1).
+    """
+    agreed = math.sqrt(model.num_experts / model.top_k - 1)
+    return constants.EXPERT_LOAD_CORRELATION * agreed
