@@ -57,7 +57,7 @@ def _tables(plan: Plan) -> Iterable[tuple[str, Row, list[Row]]]:
     yield "One layer", ("what", "expected", "at peak rates"), _layer_rows(plan)
     yield "Tokens of a rank's step", ("what", "tokens"), _token_rows(plan)
     name = "Prompt tokens per second and rank"
-    yield name, _SPEED_HEADS, [_speed_row(row) for row in (*plan.by_length, *plan.by_size)]
+    yield name, _SPEED_HEADS, [_speed_row(plan, row) for row in (*plan.by_length, *plan.by_size)]
     yield "Milliseconds of a decode step", _DECODE_HEADS, _decode_rows(plan)
 
 
@@ -102,10 +102,11 @@ def _token_rows(plan: Plan) -> list[Row]:
     ]
 
 
-def _speed_row(row: SweepRow) -> Row:
+def _speed_row(plan: Plan, row: SweepRow) -> Row:
     speed = row.speed
-    others = (speed.expert_parallel, speed.tensor_parallel, speed.replicas)
-    ratios = (_ratio(speed.dwdp / other) for other in others)
+    others = [speed.expert_parallel, speed.tensor_parallel]
+    ratios = [_ratio(speed.dwdp / other) for other in others]
+    ratios += [_ratio(speed.dwdp / speed.replicas) if plan.replicas_fit else "don't fit"]
     return (str(row.isl), str(row.dwdp_size), f"{speed.dwdp:,.0f}", *ratios)
 
 

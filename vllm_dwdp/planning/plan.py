@@ -54,6 +54,10 @@ class Plan(_Facts):
     verdict: Verdict
     flags: str
 
+    @property
+    def replicas_fit(self) -> bool:
+        return _replicas_fit(self.request, self.replica_memory)
+
 
 def make_plan(request: Request, place: str) -> Plan:
     """place: the model as the user named it, for the command. Raises PlanError for bad input."""
@@ -92,10 +96,15 @@ def _evidence(request: Request, facts: _Facts) -> Evidence:
         speed=facts.speed,
         decode_cost=max(ours[batch] / others[batch] for batch in ours),
         fits=facts.memory.kv_tokens >= request.isl,
-        replicas_fit=facts.replica_memory.kv_tokens >= request.max_tokens,
+        replicas_fit=_replicas_fit(request, facts.replica_memory),
         tokens=request.work().tokens,
         recommended=facts.recommended,
     )
+
+
+def _replicas_fit(request: Request, memory: RankMemory) -> bool:
+    """Whether a rank has room for the whole model and the KV cache of a step."""
+    return memory.kv_tokens >= request.max_tokens
 
 
 def _break_even(request: Request, rates: Rates, spread: Spread) -> int | None:
