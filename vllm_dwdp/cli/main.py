@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vllm_dwdp.cli.errors import CommandError
 from vllm_dwdp.cli.plan import plan
+from vllm_dwdp.cli.simulate import simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +25,7 @@ def root() -> None:
 
 
 app.command("plan")(plan)
+app.command()(simulate)
 
 
 def main() -> None:
