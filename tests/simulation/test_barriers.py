@@ -22,6 +22,12 @@ def test_equal_ranks_lose_only_the_exchanges():
     assert outcome.exposed_share == 0
 
 
+def test_an_exchange_takes_as_long_as_its_busiest_rank():
+    layer = costs(num_layers=10, exchange_s_per_token=1e-3)
+    requests = [Request(0, 0.0, 200), Request(1, 0.0, 1000)]
+    assert run(2, layer, requests, strategy=DEP).makespan_s == pytest.approx(10 * 2 * 1.0)
+
+
 def test_a_slow_rank_slows_every_rank_of_expert_parallelism():
     outcome = run(4, LAYER, strategy=DEP, speeds=Speeds(slow={1: 0.5}))
     assert outcome.makespan_s == pytest.approx(2 * 4 * STEP_S)

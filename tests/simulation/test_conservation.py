@@ -166,3 +166,16 @@ def test_dispatch_by_pending_tokens_spares_a_rank_with_a_long_prompt():
     )
     assert [rank.tokens for rank in in_turn.ranks] == [1200, 400]
     assert [rank.tokens for rank in by_load.ranks] == [900, 700]
+
+
+def test_dispatch_by_pending_tokens_forgets_those_that_were_served():
+    requests = [Request(0, 0.0, 500), Request(1, 1000.0, 100)]
+    layer = LayerCosts(1, 0, 1, 1, 1.0, 1e-9)
+    outcome = run(2, layer, requests, dispatch=Dispatch.PENDING_TOKENS)
+    assert [rank.tokens for rank in outcome.ranks] == [600, 0]
+
+
+def test_a_rank_is_not_blamed_for_the_time_before_its_first_prompt():
+    outcome = run(1, LayerCosts(1, 0, 1, 1, 0.01, 0.01), [Request(0, 50.0, 100)])
+    assert outcome.tokens_per_s == pytest.approx(50)
+    assert outcome.makespan_s == pytest.approx(52)
