@@ -43,7 +43,8 @@ def test_tables_name_each_variant_and_the_rivals_of_pulls(tmp_path):
     variants = {"whole parts": {"copies": {"pulls": "whole"}}, "barriers": {"strategy": "dep"}}
     found = command(write(tmp_path, variants=variants))
     assert found.returncode == 0, found.stderr
-    for text in ("whole parts", "barriers", "over DEP", "rivals"):
+    assert "…" not in found.stdout, "a number was cut off at 80 columns"
+    for text in ("whole parts", "barriers", "tokens/s", "rivals"):
         assert text in found.stdout
 
 
@@ -63,3 +64,10 @@ def test_bad_input_is_one_sentence_and_an_exit_code(section, sentence, tmp_path)
     assert found.stderr.startswith("error: ")
     assert sentence in found.stderr
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["unequal_lengths", "slow_rank", "drifting_ranks"])
+def test_the_page_shows_what_the_command_says(name):
+    page = (SCENARIOS.parents[1] / "docs/simulation.md").read_text()
+    for one in json.loads(command(SCENARIOS / f"{name}.yaml", "--json").stdout):
+        assert f"| {one['name']} | {one['outcome']['tokens_per_s']:,.0f} |" in page

@@ -22,8 +22,7 @@ def simulate(
 ) -> None:
     """Simulate ranks of DWDP and of expert parallelism, and compare them.
 
-    Nothing is measured: what a step costs stands in the scenario. docs/simulation.md explains its
-    keys.
+    Nothing is measured: the scenario says what a step costs. See docs/simulation.md.
     """
     try:
         from vllm_dwdp.simulation.comparison import compare

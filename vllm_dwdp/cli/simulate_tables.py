@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.table import Table
 
 from vllm_dwdp.simulation.comparison import Comparison
@@ -24,7 +25,7 @@ def tables(found: Sequence[Comparison]) -> Iterator[Table]:
 def _summary(found: Sequence[Comparison]) -> Table:
     first = found[0].outcome
     title = f"{len(first.ranks)} ranks, {first.num_requests} prompts, seed {found[0].seed}"
-    table = _table(title, "variant", "tokens/s", "over DEP", "makespan s", "waiting %", *TTFT)
+    table = _table(title, "variant", "tokens/s", "over\nDEP", "makespan\ns", "waiting\n%", *TTFT)
     for one in found:
         outcome = one.outcome
         table.add_row(
@@ -39,7 +40,7 @@ def _summary(found: Sequence[Comparison]) -> Table:
 
 
 def _of_ranks(found: Sequence[Comparison]) -> Table:
-    columns = ("variant", "rank", "steps", "tokens/s", "waiting s", "copies GB/s", *TTFT)
+    columns = ("variant", "rank", "steps", "tokens/s", "waiting\ns", "copies\nGB/s", *TTFT)
     table = _table("Ranks", *columns)
     for one in found:
         for rank in _shown(one.outcome.ranks):
@@ -72,7 +73,7 @@ def _shown(ranks: Sequence[RankOutcome]) -> Sequence[RankOutcome]:
     return (ordered[0], ordered[len(ordered) // 2], ordered[-1])
 
 
-TTFT = ("TTFT p50 s", "p90 s", "p99 s")
+TTFT = ("TTFT\np50 s", "\np90 s", "\np99 s")
 
 
 def _ttft(seconds: Percentiles | None) -> tuple[str, ...]:
@@ -80,7 +81,10 @@ def _ttft(seconds: Percentiles | None) -> tuple[str, ...]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+    """An empty table whose first column is text that may wrap, and whose others are numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    first, *others = columns
+    table.add_column(first)
+    for column in others:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
