@@ -24,7 +24,7 @@ def root() -> None:
     """Typer makes subcommands only of an app that has a callback or several commands."""
 
 
-app.command("plan")(plan)
+app.command()(plan)
 app.command()(simulate)
 
 
