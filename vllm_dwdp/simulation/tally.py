@@ -26,7 +26,7 @@ class Tally:
     ttft_s: list[float] = field(default_factory=list)
 
     def count(self, chunk: Chunk, began_s: float, ended_s: float) -> None:
-        """A step of this rank has ended. A step without tokens is busy, but not a step of its."""
+        """A step of this rank has ended. A dummy step, without tokens, counts as busy time only."""
         self.busy_s += ended_s - began_s
         if not chunk.pieces:
             return
