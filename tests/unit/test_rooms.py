@@ -24,6 +24,7 @@ ROOMS = (
         "engine.moe.kernel",
         "engine.moe",
         "engine.worker",
+        "engine.self_check",
         "offline",
     ),
     *("planning", "simulation", "doctor", "trace", "cli"),

@@ -91,16 +91,25 @@ def _most_by_descriptors(layout: RankLayout) -> int:
 
 def ensure_descriptors(needed: int) -> None:
     """Make room for `needed` more descriptors; raises LimitError if the hard limit forbids it."""
+    wanted = check_descriptors(needed)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def check_descriptors(needed: int) -> int:
+    """The limit that this process needs to open `needed` more descriptors.
+
+    Raises LimitError if the hard limit is lower. Changes nothing.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed + DESCRIPTOR_RESERVE + _num_open_descriptors()
-    if wanted <= soft or soft == resource.RLIM_INFINITY:
-        return
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise LimitError(
             f"Sharing the experts needs {wanted} open files per process, the hard limit is "
             f"{hard}; raise it: ulimit -n {wanted}"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def read_max_map_count() -> int:

@@ -32,13 +32,16 @@ def check_cpu(vllm_config: Any, config: DwdpConfig) -> str | None:
     if vllm_config.device_config.device_type != "cpu":
         return None
     return (
-        _numbers()
-        or _openmp()
-        or cpu_host.check_visible_nodes()
+        check_environment()
         or _placement(vllm_config.parallel_config)
         or _cores(vllm_config.parallel_config, config)
         or _cache_size(vllm_config)
     )
+
+
+def check_environment() -> str | None:
+    """Why vLLM's CPU backend can't use a variable of the environment; None if it can use all."""
+    return _numbers() or _openmp() or cpu_host.check_visible_nodes()
 
 
 def _numbers() -> str | None:

@@ -31,10 +31,15 @@ so small that every rank keeps all of them in private pages, see TensorLayout.is
 
 
 def platform(vllm_config: Any, config: DwdpConfig) -> str | None:
-    device_type = vllm_config.device_config.device_type
+    reason = reason_unsupported(vllm_config.device_config.device_type)
+    return f"{reason}; drop the option." if reason else None
+
+
+def reason_unsupported(device_type: str) -> str | None:
+    """Why dwdp can't run on vLLM's devices of this type; None if it can."""
     if device_type == "cpu" or (device_type == "cuda" and torch.version.hip is None):
         return None
-    return f"dwdp runs on CPUs and NVIDIA's GPUs, this is '{device_type}'; drop the option."
+    return f"dwdp runs on CPUs and NVIDIA's GPUs, this is '{device_type}'"
 
 
 def moe_model(vllm_config: Any, config: DwdpConfig) -> str | None:
