@@ -113,6 +113,17 @@ TEST_F(FakeMachine, RecommendedGranularityIsNoMinimum) {
   EXPECT_EQ(Violations(), "cuMemGetAllocationGranularity of neither kind\n");
 }
 
+TEST_F(FakeMachine, VisibleGpusAreCounted) {
+  const auto count = Find<PFN_cuDeviceGetCount_v2000>("cuDeviceGetCount", 2000);
+  for (const auto& [visible, expected] : {std::pair{"1", 1}, {"1,0", 2}, {"", 0}}) {
+    setenv("CUDA_VISIBLE_DEVICES", visible, 1);
+    int found = -1;
+    EXPECT_EQ(count(&found), CUDA_SUCCESS);
+    EXPECT_EQ(found, expected) << visible;
+  }
+  unsetenv("CUDA_VISIBLE_DEVICES");
+}
+
 TEST_F(FakeMachine, GpuWithoutPeerAccessGetsNone) {
   const auto can_access = Find<CanAccessPeer>("cuDeviceCanAccessPeer", 4000);
   int can = -1;

@@ -5,6 +5,7 @@
 #include <cudaTypedefs.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "device.h"
 #include "findings.h"
 #include "memory.h"
+#include "physical.h"
 #include "timeline.h"
 
 #define COUNT(name)                               \
@@ -109,6 +111,31 @@ CUresult DeviceGet(CUdevice* found, int ordinal) {
   ENTER("cuDeviceGet");
   if (ordinal < 0 || ordinal >= Device::kNumGpus) return CUDA_ERROR_INVALID_DEVICE;
   *found = ordinal;
+  return CUDA_SUCCESS;
+}
+
+CUresult DriverGetVersion(int* version) {
+  COUNT("cuDriverGetVersion");
+  *version = device().version;
+  return CUDA_SUCCESS;
+}
+
+// The environment variable CUDA_VISIBLE_DEVICES counts, as with real drivers.
+CUresult DeviceGetCount(int* count) {
+  ENTER("cuDeviceGetCount");
+  *count = NumVisibleGpus();
+  return CUDA_SUCCESS;
+}
+
+CUresult DeviceGetName(char* name, int num_bytes, CUdevice gpu) {
+  ENTER("cuDeviceGetName");
+  std::snprintf(name, num_bytes, "Fake GPU %d", gpu);
+  return CUDA_SUCCESS;
+}
+
+CUresult DeviceTotalMem(std::size_t* num_bytes, CUdevice gpu) {
+  ENTER("cuDeviceTotalMem");
+  *num_bytes = device().num_bytes[gpu];
   return CUDA_SUCCESS;
 }
 
@@ -406,7 +433,11 @@ const Symbol kSymbols[] = {
     SYMBOL(GetErrorName, 6000),
     SYMBOL(GetErrorString, 6000),
     SYMBOL(Init, 2000),
+    SYMBOL(DriverGetVersion, 2020),
     SYMBOL(DeviceGet, 2000),
+    SYMBOL(DeviceGetCount, 2000),
+    SYMBOL(DeviceGetName, 2000),
+    SYMBOL(DeviceTotalMem, 3020),
     SYMBOL(DeviceGetAttribute, 2000),
     SYMBOL(DeviceCanAccessPeer, 4000),
     SYMBOL(DevicePrimaryCtxRetain, 7000),

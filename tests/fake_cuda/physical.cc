@@ -82,6 +82,14 @@ PhysicalPtr Imported(int fd, int gpu) {
 
 }  // namespace
 
+int NumVisibleGpus() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (visible == nullptr) return Device::kNumGpus;
+  const std::string names = visible;
+  const auto num_commas = std::count(names.begin(), names.end(), ',');
+  return names.empty() ? 0 : std::min(Device::kNumGpus, static_cast<int>(num_commas) + 1);
+}
+
 Physical::~Physical() {
   close(fd);
   if (!is_imported) device().num_used_bytes[gpu] -= num_bytes;

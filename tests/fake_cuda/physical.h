@@ -25,6 +25,9 @@ struct Physical {
 
 using PhysicalPtr = std::shared_ptr<const Physical>;
 
+// How many GPUs CUDA_VISIBLE_DEVICES names; all of them if it isn't set.
+int NumVisibleGpus();
+
 CUresult MakePhysical(std::size_t num_bytes, int gpu, unsigned handle_types, PhysicalPtr* made);
 CUresult ImportPhysical(int fd, PhysicalPtr* imported);
 CUresult ImportPhysical(const CUmemFabricHandle& fabric, PhysicalPtr* imported);
