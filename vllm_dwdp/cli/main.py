@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from vllm_dwdp.cli.doctor import doctor
 from vllm_dwdp.cli.errors import CommandError
 from vllm_dwdp.cli.plan import plan
 from vllm_dwdp.cli.simulate import simulate
@@ -26,6 +27,7 @@ def root() -> None:
 
 app.command()(plan)
 app.command()(simulate)
+app.command()(doctor)
 
 
 def main() -> None:
