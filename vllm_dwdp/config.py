@@ -42,31 +42,38 @@ class ConfigError(ValueError):
 class DwdpConfig:
     """The `dwdp` section of vLLM's `--additional-config`. Raises ConfigError for a bad value.
 
+    The table of docs/configuration.md is made of these lines.
+
     dwdp_size: ranks that share one copy of the experts; default: the data-parallel size.
-    num_experts_per_worker: experts each rank owns; default: as even as possible.
-    host_experts: of these, how many lie in the memory of the host, which GPUs read over their bus;
-        'auto': as many as don't fit into the GPU.
+    num_experts_per_worker: experts that each rank owns; default: as even as possible.
+    host_experts: on GPUs, how many of a rank's experts lie in the memory of the host, which GPUs
+        read over their bus; 'auto': as many as don't fit into the GPU.
     extra_expert_bytes: bytes of spare memory in which a rank keeps copies of those experts of other
         ranks, or of its host's memory, that its tokens have chosen most in earlier runs.
-    fetch: how a step gets missing experts: 'direct', 'prefetch', 'selective', or 'auto', the
-        cheapest for its number of tokens.
-    num_slots: slots, each of which is local memory for the experts that one layer lacks.
-    slice_bytes: the size of the largest slice of a copy, which is also the most that a round
-        reads from one peer; default: 1 MiB on host memory, 16 to 64 MiB on a GPU, see
-        layout.copies.gpu_slice_bytes.
-    copy_threads: threads that copy, on host memory.
+    fetch: how a step gets the experts that its rank lacks; 'auto': the cheapest way for its number
+        of tokens.
+    num_slots: slots, each of which is local memory for the experts that one layer lacks; at most
+        the number of MoE layers.
+    slice_bytes: the size of the largest slice of a copy, which is also the most that a round of
+        copies reads from one peer; at least a page; default: 1 MiB, on GPUs 16 to 64 MiB.
+    copy_threads: threads that copy, on host memory; at most the cores of a rank.
     batched_copies: on a GPU, give the driver a round of copies in one call, if it has such a call;
         off by default, because drivers have crashed and hung on it.
     load_concurrency: how many ranks of a group load at the same time on one host; default: all.
     min_tokens_per_step: prompt tokens that wait before a step of prompts starts; 'auto': enough to
         hide a prefetch; default: a step starts at once, as in stock vLLM.
-    max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`.
-    link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; default: measured.
-    compute_us_per_token: microseconds that a layer computes for a token; default: measured.
-    layer_metrics: show a metric for each layer on `/metrics` too, see docs/metrics.md.
+    max_wait_ms: the longest time in milliseconds that prompts wait for `min_tokens_per_step`; above
+        0, at most 600000; default: 100.
+    link_gb_per_s: bandwidth out of peers' memory in GB (10^9 bytes) per second; from 1e-6 to 1e9;
+        default: measured.
+    compute_us_per_token: microseconds that one layer computes for one token; from 1e-6 to 1e9;
+        default: measured.
+    layer_metrics: show a metric for each layer on `/metrics` too.
     require_secret: refuse a start-up store that other hosts can reach if ranks have no secret.
-    rendezvous: 'host:port' of the start-up store; default: from vLLM's data-parallel master.
-    timeout_s: seconds in which a rank that starts may get no further before every rank gives up.
+    rendezvous: 'host:port' of the start-up store, which rank 0 hosts; default: from
+        vLLM's data-parallel options.
+    timeout_s: for how many seconds a rank may make no progress in its start before every rank gives
+        up; above 0, at most 86400.
     """
 
     dwdp_size: int | None = None
