@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 # Doors to what developers run. Each sets up what is missing, in .venv.
 
-.PHONY: lint unit test coverage mutants quickstart
+.PHONY: lint unit test coverage mutants quickstart docs
 
 lint:  ## ruff, mypy, clang-format
 	bash tests/lint.sh
@@ -21,3 +21,6 @@ mutants:  ## removes each guard of fetching and sharing in turn; a test must not
 
 quickstart:  ## serves the demo model on two ranks, asks it, stops
 	bash examples/quickstart.sh
+
+docs:  ## the documentation site, in build/site; a warning is an error
+	bash docs/site/build.sh
