@@ -7,7 +7,7 @@
 lint:  ## ruff, mypy, clang-format
 	bash tests/lint.sh
 
-unit:  ## tests that need no process and no model; under 20 seconds once .venv is made
+unit:  ## tests that need no model, and those of the docs; half a minute once .venv is made
 	bash tests/unit.sh
 
 test:  ## everything: C++ under sanitizers, lint, all tests
