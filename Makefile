@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 # Doors to what developers run. Each sets up what is missing, in .venv.
 
-.PHONY: lint unit test coverage mutants quickstart docs
+.PHONY: lint unit test test-all coverage mutants quickstart docs
 
 lint:  ## ruff, mypy, clang-format
 	bash tests/lint.sh
@@ -10,8 +10,11 @@ lint:  ## ruff, mypy, clang-format
 unit:  ## tests that need no model, and those of the docs; half a minute once .venv is made
 	bash tests/unit.sh
 
-test:  ## everything: C++ under sanitizers, lint, all tests
+test:  ## C++ under sanitizers, lint, and tests for a quarter of an hour
 	bash tests/run.sh
+
+test-all:  ## the same with all tests that start engines, but the slow ones
+	bash tests/run.sh --all
 
 coverage:  ## all Python tests, measured: which lines no test and no engine of a test runs
 	bash tests/coverage.sh

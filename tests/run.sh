@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-# Sets up what is missing and runs all tests: C++ under sanitizers, then lint, then pytest.
+# Sets up what is missing and runs the tests: C++ under sanitizers, then lint, then pytest.
+#
+#     bash tests/run.sh [--all] [PYTEST OPTIONS]
+#
+# Without --all it leaves out tests that are marked `whole`: most of those that start engines.
 set -euo pipefail
+selection=(-m "not slow and not whole")
+if [ "${1:-}" = --all ]; then
+  selection=(-m "not slow")
+  shift
+fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source examples/setup_env.sh
@@ -22,4 +31,4 @@ ctest --test-dir build/csrc-tests --output-on-failure
 
 bash tests/lint.sh
 python tests/contract/formats/kernel_source.py || echo "expected triton_kernels, for some formats of gpt-oss; their cases are not run." >&2
-pytest --numprocesses 2 --dist loadfile "$@"
+pytest --numprocesses 2 --dist loadfile "${selection[@]}" "$@"
