@@ -200,17 +200,35 @@ void BindCopier(nb::module_& module) {
   nb::class_<CopyList>(module, "CopyList")
       .def(nb::new_([](const std::vector<std::vector<CopyTuple>>& rounds,
                        const std::vector<std::shared_ptr<SlotPage>>& pages,
-                       const std::vector<std::shared_ptr<View>>& views, int layer) {
+                       const std::vector<std::shared_ptr<View>>& views, int layer,
+                       std::vector<int> peers) {
              auto list = std::make_shared<CopyList>();
              for (const auto& round : rounds) list->rounds.push_back(Round(round));
              list->memory.insert(list->memory.end(), pages.begin(), pages.end());
              list->memory.insert(list->memory.end(), views.begin(), views.end());
              list->layer = layer;
+             Require(peers.empty() || peers.size() == list->num_copies(),
+                     "expected the peers of " + std::to_string(list->num_copies()) +
+                         " copies, got " + std::to_string(peers.size()));
+             list->peers = std::move(peers);
              return list;
            }),
            "rounds"_a, "pages"_a = std::vector<std::shared_ptr<SlotPage>>(),
            "views"_a = std::vector<std::shared_ptr<View>>(), nb::kw_only(),
-           "layer"_a = CopyList::kNoLayer);
+           "layer"_a = CopyList::kNoLayer, "peers"_a = std::vector<int>());
+  nb::class_<CopySpan>(module, "CopySpan")
+      .def_ro("ticket", &CopySpan::ticket)
+      .def_ro("layer", &CopySpan::layer)
+      .def_ro("peer", &CopySpan::peer)
+      .def_ro("num_bytes", &CopySpan::num_bytes)
+      .def_ro("num_copies", &CopySpan::num_copies)
+      .def_ro("begin_ns", &CopySpan::begin_ns)
+      .def_ro("end_ns", &CopySpan::end_ns)
+      .def_ro("busy_ns", &CopySpan::busy_ns);
+  nb::class_<Recording>(module, "CopyRecording")
+      .def_ro("marks_ns", &Recording::marks_ns)
+      .def_ro("copies", &Recording::copies)
+      .def_ro("num_dropped_bytes", &Recording::num_dropped_bytes);
   nb::class_<Copier::Progress>(module, "CopyProgress")
       .def_ro("ticket", &Copier::Progress::ticket)
       .def_ro("layer", &Copier::Progress::layer)
@@ -222,7 +240,16 @@ void BindCopier(nb::module_& module) {
       .def("wait", &Copier::Wait, "ticket"_a, "stream"_a = Copier::kCpu, ReleaseGil())
       .def("is_done", &Copier::IsDone, "ticket"_a)
       .def("drain", &Copier::Drain, ReleaseGil())
-      .def("first_under_way", &Copier::FirstUnderWay, ReleaseGil());
+      .def("first_under_way", &Copier::FirstUnderWay, ReleaseGil())
+      .def(
+          "start_recording",
+          [](Copier& copier, std::size_t max_marks, std::size_t max_spans) {
+            copier.StartRecording({max_marks, max_spans});
+          },
+          nb::kw_only(), "max_marks"_a, "max_spans"_a, ReleaseGil())
+      .def("mark", &Copier::Mark, "stream"_a = Copier::kCpu)
+      .def("end_recording", &Copier::EndRecording)
+      .def("take_recording", &Copier::TakeRecording, ReleaseGil());
   nb::class_<HostCopier, Copier>(module, "HostCopier")
       .def(nb::init<std::size_t, const std::vector<int>&>(), nb::kw_only(), "num_threads"_a = 1,
            "cores"_a = std::vector<int>());

@@ -165,8 +165,12 @@ class CopyList:
         views: Sequence[View] = ...,
         *,
         layer: int = -1,
+        peers: Sequence[int] = ...,
     ) -> None:
-        """`layer`: the MoE layer whose experts are copied, for `CopyProgress`; -1: none."""
+        """`layer`: the MoE layer whose experts are copied, for `CopyProgress`; -1: none.
+
+        `peers`: for recordings, by copy, the peer whose memory it reads; empty for none.
+        """
 
 class CopyProgress:
     """How far the copies of a list have come."""
@@ -184,6 +188,43 @@ class CopyProgress:
 
         Those of one round end in any order.
         """
+
+class CopySpan:
+    """Copies of one list from one peer that ran between two times.
+
+    Times are those of `time.perf_counter_ns`. Other peers' copies may have run in between, so the
+    copies themselves took `busy_ns`.
+    """
+
+    @property
+    def ticket(self) -> int: ...
+    @property
+    def layer(self) -> int:
+        """The `layer` of the list."""
+    @property
+    def peer(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_copies(self) -> int: ...
+    @property
+    def begin_ns(self) -> int: ...
+    @property
+    def end_ns(self) -> int: ...
+    @property
+    def busy_ns(self) -> int: ...
+
+class CopyRecording:
+    """What a copier has recorded."""
+
+    @property
+    def marks_ns(self) -> list[int]:
+        """By the number of a mark, when it was passed, by `time.perf_counter_ns`."""
+    @property
+    def copies(self) -> list[CopySpan]: ...
+    @property
+    def num_dropped_bytes(self) -> int:
+        """Bytes of copies for which there was no room."""
 
 class Copier:
     """Runs copy lists one after the other, in the order of their submission. Abstract.
@@ -214,6 +255,22 @@ class Copier:
 
         Any thread may call it at any time.
         """
+    def start_recording(self, *, max_marks: int, max_spans: int) -> None:
+        """Record marks, and copies of lists that are submitted from now on; forget earlier ones.
+
+        The thread that submits lists makes this and the next calls. On a GPU it waits for copies
+        under way.
+        """
+    def mark(self, stream: int = 0) -> int:
+        """Mark the point that the work enqueued in `stream` has reached; returns the mark's number.
+
+        On the host this is the present. Returns -1 under graph capture, if there is no room, and if
+        nothing is recorded.
+        """
+    def end_recording(self) -> None:
+        """Record no more marks, and no lists that are submitted from now on."""
+    def take_recording(self) -> CopyRecording:
+        """End the recording, wait for its copies and marks, and return it. Releases the GIL."""
 
 class HostCopier(Copier):
     """Copies host memory in threads of its own."""

@@ -46,6 +46,7 @@ ChosenExperts::Fetched ChosenExperts::Fetch(const Id* ids, std::size_t num_ids) 
     brought.push_back(id);
     for (const auto& [peer, copy] : expert) {
       round.Add(copy);
+      list->peers.push_back(static_cast<int>(peer));
       fetched.bytes_by_peer[peer] += copy.num_bytes;
     }
   }

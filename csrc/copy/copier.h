@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "copy/recording.h"
+
 namespace dwdp {
 
 struct Copy {
@@ -63,10 +65,20 @@ struct CopyList : std::enable_shared_from_this<CopyList> {
       : rounds(all.begin(), all.end()), memory(std::move(held)) {}
 
   static constexpr int kNoLayer = -1;
+  static constexpr int kNoPeer = -1;
+
+  std::size_t num_copies() const {
+    std::size_t sum = 0;
+    for (const CopyRound& round : rounds) sum += round.size();
+    return sum;
+  }
+  // Whose memory a copy reads; copies are numbered over all rounds.
+  int peer(std::size_t copy) const { return copy < peers.size() ? peers[copy] : kNoPeer; }
 
   std::vector<CopyRound> rounds;
   std::vector<std::shared_ptr<const void>> memory;  // kept mapped until the copies have ended
   int layer = kNoLayer;                             // the MoE layer whose experts are copied
+  std::vector<int> peers;  // for traces: by copy, the peer that is read; empty if nobody asks
 };
 
 // Runs copy lists one after the other, in the order of their submission.
@@ -108,6 +120,20 @@ class Copier {
   // The progress of the first list whose copies haven't all ended, or nothing if there is none. Any
   // thread may call this at any time.
   virtual std::optional<Progress> FirstUnderWay() = 0;
+
+  // The next calls record for a trace. The thread that submits lists makes them.
+  //
+  // From now on notes when marks are passed, and when the copies run of lists that are submitted
+  // from now on. Forgets what was noted before. On a GPU it waits for copies under way.
+  virtual void StartRecording(const RecordingLimits& limits) = 0;
+  // Marks the point that the work enqueued in `stream` has reached, on the host the present.
+  // Returns the mark's number, from 0; kNoMark under graph capture, or if there is no room.
+  virtual std::int64_t Mark(Stream stream) = 0;
+  // Notes nothing about lists that are submitted from now on.
+  virtual void EndRecording() = 0;
+  // Ends the recording if it runs, waits for its copies and marks, and hands out what was noted.
+  virtual Recording TakeRecording() = 0;
+  static constexpr std::int64_t kNoMark = -1;
 };
 
 }  // namespace dwdp

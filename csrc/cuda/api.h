@@ -48,7 +48,8 @@ namespace dwdp {
   X(cuEventCreate, 2000)                      \
   X(cuEventRecord, 2000)                      \
   X(cuEventQuery, 2000)                       \
-  X(cuEventDestroy, 4000)
+  X(cuEventDestroy, 4000)                     \
+  X(cuEventElapsedTime, 2000)
 
 // Functions that are null if the driver is older than the version in this list.
 #define DWDP_OPTIONAL_CUDA_SYMBOLS(X) X(cuMemcpyBatchAsync, 12080)

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "base/error.h"
 
@@ -54,7 +56,9 @@ HostCopier::~HostCopier() {
 
 Copier::Ticket HostCopier::Submit(std::shared_ptr<const CopyList> list, Stream) {
   const std::lock_guard lock(mutex_);
-  jobs_.push_back({.ticket = ++num_submitted_, .list = std::move(list)});
+  const Ticket ticket = ++num_submitted_;
+  const std::size_t num_copies = IsRecorded(ticket) ? list->num_copies() : 0;
+  jobs_.push_back({.ticket = ticket, .list = std::move(list), .num_copies = num_copies});
   EndJobs();  // an empty list is done at once
   has_work_.notify_all();
   return num_submitted_;
@@ -97,10 +101,50 @@ std::optional<Copier::Progress> HostCopier::FirstUnderWay() {
   const std::lock_guard lock(mutex_);
   if (jobs_.empty()) return std::nullopt;
   const Job& job = jobs_.front();
-  Progress progress{.ticket = job.ticket, .layer = job.list->layer, .num_ended = job.num_ended};
-  for (std::size_t i = 0; i < job.round; ++i) progress.num_ended += job.list->rounds[i].size();
+  Progress progress{
+      .ticket = job.ticket, .layer = job.list->layer, .num_ended = job.num_before + job.num_ended};
   progress.has_begun = job.num_begun > 0 || progress.num_ended > 0;
   return progress;
+}
+
+void HostCopier::StartRecording(const RecordingLimits& limits) {
+  const std::lock_guard lock(mutex_);
+  log_.emplace(limits.max_spans);
+  first_recorded_ = num_submitted_ + 1;
+  last_recorded_ = std::numeric_limits<Ticket>::max();
+  max_marks_ = limits.max_marks;
+  marks_ns_.clear();
+}
+
+std::int64_t HostCopier::Mark(Stream) {
+  if (marks_ns_.size() >= max_marks_) return kNoMark;
+  marks_ns_.push_back(NowNs());
+  return static_cast<std::int64_t>(marks_ns_.size()) - 1;
+}
+
+void HostCopier::EndRecording() {
+  const std::lock_guard lock(mutex_);
+  last_recorded_ = std::min(last_recorded_, num_submitted_);
+  max_marks_ = 0;
+}
+
+Recording HostCopier::TakeRecording() {
+  EndRecording();
+  std::unique_lock lock(mutex_);
+  if (!log_) return {};
+  has_ended_.wait(lock, [this] { return jobs_.empty() || jobs_.front().ticket > last_recorded_; });
+  Recording taken{std::exchange(marks_ns_, {}), log_->Take(), log_->num_dropped_bytes()};
+  log_.reset();
+  return taken;
+}
+
+// The recording may have been replaced by another one while the copy ran.
+void HostCopier::Note(std::size_t copy, std::size_t num_bytes, std::int64_t begin_ns,
+                      std::int64_t end_ns) {
+  const Job& job = jobs_.front();
+  if (!IsRecorded(job.ticket)) return;
+  log_->Add({job.ticket, job.list->layer, job.num_copies},
+            {job.list->peer(copy), num_bytes, begin_ns, end_ns, end_ns - begin_ns});
 }
 
 void HostCopier::Work() {
@@ -109,10 +153,15 @@ void HostCopier::Work() {
     has_work_.wait(lock, [this] { return is_stopping_ || HasCopy(); });
     if (is_stopping_) return;
     Job& job = jobs_.front();
+    const std::size_t number = job.num_before + job.num_begun;
     const Copy copy = job.list->rounds[job.round][job.num_begun++];
+    const bool is_recorded = IsRecorded(job.ticket);
     lock.unlock();
+    const std::int64_t begin_ns = is_recorded ? NowNs() : 0;
     std::memcpy(copy.destination, copy.source, copy.num_bytes);
+    const std::int64_t end_ns = is_recorded ? NowNs() : 0;
     lock.lock();
+    if (is_recorded) Note(number, copy.num_bytes, begin_ns, end_ns);
     EndCopy();
   }
 }
@@ -139,6 +188,7 @@ void HostCopier::EndJobs() {
     const bool has_left = job.round < rounds.size() && job.num_begun < rounds[job.round].size();
     if (has_left && !job.is_cancelled) return;
     job.num_begun = job.num_ended = 0;
+    if (job.round < rounds.size()) job.num_before += rounds[job.round].size();
     if (!job.is_cancelled && ++job.round < rounds.size()) continue;
     num_done_ = job.ticket;
     dropped_.erase(dropped_.begin(), dropped_.upper_bound(num_done_));

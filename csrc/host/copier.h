@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -29,13 +30,20 @@ class HostCopier : public Copier {
   void Drain() override;
   std::optional<Progress> FirstUnderWay() override;
 
+  void StartRecording(const RecordingLimits& limits) override;
+  std::int64_t Mark(Stream stream) override;
+  void EndRecording() override;
+  Recording TakeRecording() override;
+
  private:
   struct Job {
     Ticket ticket;
     std::shared_ptr<const CopyList> list;
     std::size_t round = 0;
-    std::size_t num_begun = 0;  // copies of the current round
-    std::size_t num_ended = 0;  // copies of the current round
+    std::size_t num_before = 0;  // copies of the rounds before
+    std::size_t num_copies = 0;  // copies of all rounds, if they are recorded
+    std::size_t num_begun = 0;   // copies of the current round
+    std::size_t num_ended = 0;   // copies of the current round
     bool is_cancelled = false;
   };
 
@@ -44,6 +52,11 @@ class HostCopier : public Copier {
   bool HasEnded(Ticket ticket) const { return num_done_ >= ticket || dropped_.contains(ticket); }
   void EndCopy();
   void EndJobs();
+  bool IsRecorded(Ticket ticket) const {
+    return log_ && first_recorded_ <= ticket && ticket <= last_recorded_;
+  }
+  // Notes a copy of the front job.
+  void Note(std::size_t copy, std::size_t num_bytes, std::int64_t begin_ns, std::int64_t end_ns);
 
   mutable std::mutex mutex_;
   std::condition_variable has_work_;
@@ -53,6 +66,11 @@ class HostCopier : public Copier {
   Ticket num_done_ = 0;       // all tickets up to this one are done
   std::set<Ticket> dropped_;  // later tickets that are done: cancelled before they began
   bool is_stopping_ = false;
+  std::optional<SpanLog> log_;  // while a recording isn't taken
+  Ticket first_recorded_ = 0;
+  Ticket last_recorded_ = 0;
+  std::size_t max_marks_ = 0;  // this and the marks are used by the recording thread only
+  std::vector<std::int64_t> marks_ns_;
   std::vector<std::jthread> threads_;
 };
 

@@ -143,6 +143,59 @@ TEST_P(HostCopierTest, GoesWhileCopiesAreLeft) {
                 Copier::kCpu);
 }
 
+std::shared_ptr<const CopyList> Noted(const Bytes& source, Bytes& destination,
+                                      std::size_t num_rounds) {
+  const std::size_t half = source.size() / 2;
+  const Copy first{destination.data(), source.data(), half};
+  const Copy second{destination.data() + half, source.data() + half, half};
+  auto list = std::make_shared<CopyList>(
+      std::vector<std::vector<Copy>>(num_rounds, std::vector<Copy>{first, second}));
+  list->layer = 5;
+  for (std::size_t i = 0; i < num_rounds; ++i) list->peers.insert(list->peers.end(), {1, 2});
+  return list;
+}
+
+TEST_P(HostCopierTest, RecordsTheListsSubmittedMeanwhile) {
+  HostCopier copier(GetParam(), {});
+  const Bytes source = Pattern(1 << 16, 1);
+  Bytes destination(source.size());
+  const auto list = Noted(source, destination, 3);
+  copier.Submit(list, Copier::kCpu);
+  copier.StartRecording({.max_marks = 2, .max_spans = 100});
+  const auto ticket = copier.Submit(list, Copier::kCpu);
+  EXPECT_EQ(copier.Mark(Copier::kCpu), 0);
+  copier.EndRecording();
+  copier.Submit(list, Copier::kCpu);
+  EXPECT_EQ(copier.Mark(Copier::kCpu), Copier::kNoMark);
+  const Recording recording = copier.TakeRecording();
+  ASSERT_EQ(recording.copies.size(), 6U);
+  for (const CopySpan& span : recording.copies) {
+    EXPECT_EQ(span.ticket, ticket);
+    EXPECT_EQ(span.layer, 5);
+    EXPECT_EQ(span.num_bytes, source.size() / 2);
+    EXPECT_LE(span.begin_ns, span.end_ns);
+  }
+  EXPECT_EQ(recording.marks_ns.size(), 1U);
+  EXPECT_EQ(copier.TakeRecording().copies.size(), 0U);
+}
+
+TEST_P(HostCopierTest, LongListsShareSpansAndNoByteIsLost) {
+  HostCopier copier(GetParam(), {});
+  const Bytes source = Pattern(64, 1);
+  Bytes destination(source.size());
+  copier.StartRecording({.max_marks = 0, .max_spans = 600});
+  for (int i = 0; i < 3; ++i) copier.Submit(Noted(source, destination, 2000), Copier::kCpu);
+  const Recording recording = copier.TakeRecording();
+  EXPECT_LE(recording.copies.size(), 600U);
+  std::size_t num_bytes = recording.num_dropped_bytes;
+  for (const CopySpan& span : recording.copies) {
+    EXPECT_LE(span.busy_ns, static_cast<std::int64_t>(GetParam()) * (span.end_ns - span.begin_ns));
+    num_bytes += span.num_bytes;
+  }
+  EXPECT_EQ(num_bytes, 3 * 2000 * source.size());
+  EXPECT_GT(recording.num_dropped_bytes, 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, HostCopierTest, testing::Values(1, 2, 4));
 
 TEST(HostCopier, RefusesNoThreadsUnknownTicketsAndCores) {

@@ -111,6 +111,7 @@ class Slots:
                 self._pages[self._layout.slot_of(layer_idx)],
                 direct,
                 layer=layer_idx,
+                peers=[s.peer for s in plan.slices],
             ),
             chosen=chosen,
             bytes_by_peer=tuple(plan.bytes_by_peer(num_ranks)),

@@ -35,6 +35,7 @@ Copier::Ticket CudaCopier::Submit(std::shared_ptr<const CopyList> list, Stream s
              "cuStreamWaitEvent before copies");
   const Ticket ticket = num_submitted_ + 1;
   progress_.Begin(ticket, *list, copy_stream_.get());
+  if (recorder_) recorder_->Begin(ticket, *list, copy_stream_.get());
   Run(*list);
   api_.Check(api_.cuEventRecord(done_[ticket % kNumEvents].get(), copy_stream_.get()),
              "cuEventRecord after copies");
@@ -61,6 +62,25 @@ void CudaCopier::Drain() {
   const CudaScope scope(device_->context());
   api_.Check(api_.cuStreamSynchronize(copy_stream_.get()),
              "cuStreamSynchronize of the copy stream");
+}
+
+void CudaCopier::StartRecording(const RecordingLimits& limits) {
+  recorder_.emplace(device_, copy_stream_.get(), limits);
+}
+
+std::int64_t CudaCopier::Mark(Stream stream) {
+  return recorder_ ? recorder_->Mark(reinterpret_cast<CUstream>(stream)) : kNoMark;
+}
+
+void CudaCopier::EndRecording() {
+  if (recorder_) recorder_->End();
+}
+
+Recording CudaCopier::TakeRecording() {
+  if (!recorder_) return {};
+  Recording taken = recorder_->Take();
+  recorder_.reset();
+  return taken;
 }
 
 void CudaCopier::RequireSubmitted(Ticket ticket) const {
@@ -94,6 +114,11 @@ void CudaCopier::RunRound(const CopyRound& round) {
   }
 }
 
+void CudaCopier::NoteEnqueued(const CopyRound& round, std::size_t first, std::size_t num_copies) {
+  progress_.Mark(num_copies, copy_stream_.get());
+  if (recorder_) recorder_->NoteEnqueued(round, first, num_copies, copy_stream_.get());
+}
+
 // The driver's signature lacks const, but it writes to none of the arrays.
 void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies) {
   std::size_t failed = 0;
@@ -103,7 +128,7 @@ void CudaCopier::CopyBatch(const CopyRound& round, std::size_t first, std::size_
                               const_cast<std::size_t*>(round.sizes()) + first, num_copies,
                               &attributes_, attribute_of_.data(), 1, &failed, copy_stream_.get()),
       "cuMemcpyBatchAsync of " + std::to_string(num_copies) + " copies");
-  progress_.Mark(num_copies, copy_stream_.get());
+  NoteEnqueued(round, first, num_copies);
 }
 
 void CudaCopier::CopyOneByOne(const CopyRound& round) {
@@ -113,7 +138,7 @@ void CudaCopier::CopyOneByOne(const CopyRound& round) {
     if (result != CUDA_SUCCESS) {  // making the text for each copy would cost time
       api_.Check(result, "cuMemcpyDtoDAsync of " + std::to_string(round.sizes()[i]) + " bytes");
     }
-    progress_.Mark(1, copy_stream_.get());
+    NoteEnqueued(round, i, 1);
   }
 }
 

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 #pragma once
 
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "cuda/device.h"
 #include "cuda/stream/handles.h"
 #include "cuda/stream/progress.h"
+#include "cuda/stream/recorder.h"
 
 namespace dwdp {
 
@@ -42,6 +44,11 @@ class CudaCopier : public Copier {
   void Drain() override;
   std::optional<Progress> FirstUnderWay() override { return progress_.First(); }
 
+  void StartRecording(const RecordingLimits& limits) override;
+  std::int64_t Mark(Stream stream) override;
+  void EndRecording() override;
+  Recording TakeRecording() override;
+
   bool uses_batches() const { return use_batches_; }
 
  private:
@@ -54,6 +61,8 @@ class CudaCopier : public Copier {
   void RequireUncaptured(CUstream stream) const;
   // Enqueues all copies of a list in the copy stream.
   void Run(const CopyList& list);
+  // To be called when so many copies of a round, from `first` on, have been enqueued.
+  void NoteEnqueued(const CopyRound& round, std::size_t first, std::size_t num_copies);
   void RequireSubmitted(Ticket ticket) const;
   void RunRound(const CopyRound& round);
   void CopyBatch(const CopyRound& round, std::size_t first, std::size_t num_copies);
@@ -71,6 +80,7 @@ class CudaCopier : public Copier {
   std::vector<CudaEvent> done_;
   Ticket num_submitted_ = 0;
   CudaProgress progress_;
+  std::optional<CudaRecorder> recorder_;  // while a recording isn't taken
 };
 
 }  // namespace dwdp

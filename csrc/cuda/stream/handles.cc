@@ -14,9 +14,10 @@ CudaStream::CudaStream(const CudaDevice& device, bool high_priority) : api_(devi
              "cuStreamCreateWithPriority");
 }
 
-CudaEvent::CudaEvent(const CudaDevice& device) : api_(device.api()) {
+CudaEvent::CudaEvent(const CudaDevice& device, bool has_timing) : api_(device.api()) {
   const CudaScope scope(device.context());
-  api_.Check(api_.cuEventCreate(&event_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+  const unsigned flags = has_timing ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING;
+  api_.Check(api_.cuEventCreate(&event_, flags), "cuEventCreate");
 }
 
 bool CudaEvent::HasPassed() const {

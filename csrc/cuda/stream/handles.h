@@ -24,10 +24,10 @@ class CudaStream {
   CUstream stream_ = nullptr;
 };
 
-// Owns an event without timing.
+// Owns an event. Only one with timing tells when it happened; others cost less.
 class CudaEvent {
  public:
-  explicit CudaEvent(const CudaDevice& device);
+  explicit CudaEvent(const CudaDevice& device, bool has_timing = false);
   CudaEvent(CudaEvent&& other) noexcept
       : api_(other.api_), event_(std::exchange(other.event_, nullptr)) {}
   CudaEvent& operator=(CudaEvent&&) = delete;
