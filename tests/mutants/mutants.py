@@ -35,7 +35,7 @@ MUTANTS = (
     Mutant(
         "wait for the copy before the kernel (prefetch), on real layers",
         SCHEDULER,
-        "        self._copier.wait(slot.ticket, self._stream)\n        slot.end_fill()",
+        "        self._copier.wait(slot.ticket, self.stream)\n        slot.end_fill()",
         "        slot.end_fill()",
         LAYERS,
     ),

@@ -20,6 +20,9 @@ class Waits(Protocol):
 
     def begin(self, step: int) -> None: ...
     def end(self, layer: int) -> None: ...
+    def last(self) -> tuple[float, float] | None:
+        """When the last wait began and ended, by time.perf_counter; None if a GPU waited."""
+        ...
 
 
 class HostWaits:
@@ -27,13 +30,17 @@ class HostWaits:
 
     def __init__(self, seconds: list[float]) -> None:
         self._seconds = seconds
-        self._start = 0.0
+        self._start = self._end = 0.0
 
     def begin(self, step: int) -> None:
         self._start = time.perf_counter()
 
     def end(self, layer: int) -> None:
-        self._seconds[layer] += time.perf_counter() - self._start
+        self._end = time.perf_counter()
+        self._seconds[layer] += self._end - self._start
+
+    def last(self) -> tuple[float, float] | None:
+        return self._start, self._end
 
 
 class GpuWaits:
@@ -60,6 +67,9 @@ class GpuWaits:
     def end(self, layer: int) -> None:
         if self._start is not None:
             self._under_way.append((layer, self._start, self._record()))
+
+    def last(self) -> tuple[float, float] | None:
+        return None
 
     def _record(self) -> torch.cuda.Event:
         event = self._idle.pop() if self._idle else torch.cuda.Event(enable_timing=True)

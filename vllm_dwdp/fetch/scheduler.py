@@ -37,7 +37,9 @@ class FetchScheduler:
         ordered with the work of that stream. Called at layer 0 of each step, at construction,
         and by `start`, `stop` and `fence_graph`.
     make_waits: gets a list with one entry per layer; makes the object that adds to it the seconds
-        that each layer waits.
+        that each layer waits. It is the attribute `waits`, in whose place a recorder puts itself.
+
+    stream: the handle of the stream with which copies are ordered in the current step.
     """
 
     def __init__(
@@ -53,9 +55,9 @@ class FetchScheduler:
     ) -> None:
         self.policy = policy
         self._current_stream = current_stream
-        self._stream = current_stream()
+        self.stream = current_stream()
         self.counters = counters
-        self._waits = make_waits(counters.exposed_seconds)
+        self.waits = make_waits(counters.exposed_seconds)
         self._layers = layers
         self._copier = copier
         self._step = 0
@@ -88,7 +90,7 @@ class FetchScheduler:
 
     def start(self) -> None:
         """Fetch the first layer of every slot before the first step asks for it."""
-        self._stream = self._current_stream()
+        self.stream = self._current_stream()
         for slot in self._slots:
             layers = range(slot.index, len(self._layers), len(self._slots))
             first = next((layer for layer in layers if self._layers[layer].num_slices), None)
@@ -97,7 +99,7 @@ class FetchScheduler:
 
     def stop(self) -> None:
         """End all copies, and empty all slots that no kernel reads."""
-        self._stream = self._current_stream()
+        self.stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 self._copier.cancel(slot.ticket)
@@ -115,7 +117,7 @@ class FetchScheduler:
         """
         if not self.policy.graphs_write_slots:
             return
-        self._stream = self._current_stream()
+        self.stream = self._current_stream()
         for slot in self._slots:
             if slot.state is SlotState.FILLING:
                 self._end_fill(slot)
@@ -129,7 +131,7 @@ class FetchScheduler:
     def _count(self, layer: int, num_tokens: int, mode: FetchMode) -> None:
         if layer == 0:
             self._step += 1
-            self._stream = self._current_stream()
+            self.stream = self._current_stream()
             self.counters.steps[mode] += 1
         self.counters.forwards[layer] += 1
         self.counters.tokens[layer] += num_tokens
@@ -169,14 +171,14 @@ class FetchScheduler:
         else:
             slot.discard()  # the bytes stay, and `experts` remembers which they are
         slot.begin_fill(layer, is_whole=False)
-        self._waits.begin(self._step)
+        self.waits.begin(self._step)
         try:
             bytes_by_peer, num_copies, num_hits = experts.fetch(*chosen)
         except BaseException:
             slot.end_fill()
             slot.discard()
             raise
-        self._waits.end(layer)
+        self.waits.end(layer)
         slot.end_fill()
         self.counters.selective_hits += num_hits
         if num_copies:
@@ -192,7 +194,7 @@ class FetchScheduler:
         self._uses.begin(layer)
         copies = self._layers[layer]
         try:
-            slot.ticket = self._copier.submit(copies.everything, self._stream)
+            slot.ticket = self._copier.submit(copies.everything, self.stream)
         except BaseException:
             self._give_up(slot)
             raise
@@ -205,12 +207,12 @@ class FetchScheduler:
         self._copier.drain()
 
     def _expose(self, slot: Slot, layer: int) -> None:
-        self._waits.begin(self._step)
+        self.waits.begin(self._step)
         self._end_fill(slot)
-        self._waits.end(layer)
+        self.waits.end(layer)
 
     def _end_fill(self, slot: Slot) -> None:
-        self._copier.wait(slot.ticket, self._stream)
+        self._copier.wait(slot.ticket, self.stream)
         slot.end_fill()
 
     def _empty(self, slot: Slot, layer: int) -> None:
@@ -221,8 +223,12 @@ class FetchScheduler:
             self.counters.cancelled += 1
         slot.discard()
 
+    def slot_of(self, layer: int) -> int:
+        """The number of the slot that a layer uses in the modes that copy."""
+        return layer % len(self._slots)
+
     def _slot(self, layer: int) -> Slot:
-        return self._slots[layer % len(self._slots)]
+        return self._slots[self.slot_of(layer)]
 
 
 def _following(layers: Sequence[Copies], num_slots: int) -> list[int]:

@@ -27,6 +27,7 @@ from vllm_dwdp.memory.slots import LayerCopies, Slots
 from vllm_dwdp.rank.experts import RankExperts
 from vllm_dwdp.rank.fetch_costs import FetchCosts, RunStep
 from vllm_dwdp.rank.model_layers import ModelLayers
+from vllm_dwdp.rank.tracing import Tracing
 
 logger = logging.getLogger("vllm.dwdp")
 
@@ -79,6 +80,8 @@ class Fetching:
         self.break_even_tokens: int | None = None
         """Tokens of the smallest step that hides a prefetch; None if no step prefetches."""
         self.bandwidths: Bandwidths | None = None
+        self.tracing: Tracing | None = None
+        """Records steps, from `settle` on."""
         self.counters = FetchCounters(layout.num_layers, layout.num_ranks)
 
     def decide(self, run_step: RunStep) -> None:
@@ -133,6 +136,13 @@ class Fetching:
             self._scheduler.start()
         self._layers.fence_graphs(self._scheduler)
         self._layers.install(self._scheduler)
+        self.tracing = Tracing(
+            self._scheduler,
+            self._copier,
+            num_layers=self._layout.num_layers,
+            install=self._layers.install,
+            counts=self._fetched,
+        )
         BusyLog(self.counters).start()
         if self._copies:
             self._watch_copies()
@@ -144,14 +154,18 @@ class Fetching:
 
     def counts(self) -> dict[str, Any]:
         """All counters of this rank, with those that a GPU's kernels keep, and link speeds."""
+        counts = self._fetched()
+        if (links := self._costs.links) is not None:
+            counts["link_gb_per_s"] = links.gb_per_s(self._layout.num_ranks)
+        return counts
+
+    def _fetched(self) -> dict[str, Any]:
         counts = self.counters.snapshot()
         if gathered := self._memory.gathered():
             num_copies, num_hits, *by_peer = gathered
             counts["bytes_fetched"][FetchMode.SELECTIVE.value] = by_peer
             counts["copies"] += num_copies
             counts["selective_hits"] += num_hits
-        if (links := self._costs.links) is not None:
-            counts["link_gb_per_s"] = links.gb_per_s(self._layout.num_ranks)
         return counts
 
     def _watch_copies(self) -> None:
