@@ -335,6 +335,8 @@ _BY_FILE = {
         "MPClient.core_engines",
         "MPClient.engine_ranks_managed",
         "AsyncMPClient.client_index",
+        "AsyncMPClient.collective_rpc_async",
+        "DPLBAsyncMPClient",
     ),
     "v1/engine/exceptions.py": ("EngineDeadError",),
     "v1/engine/input_processor.py": (

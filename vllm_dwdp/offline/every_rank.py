@@ -41,6 +41,22 @@ class EveryRank:
         """As vllm.LLM.stop_profile, on every rank."""
         self._pool.call("stop_profile")
 
+    def dwdp_trace_start(self, num_steps: int) -> None:
+        """Have every rank record so many steps, from its next one on. See docs/tracing.md.
+
+        A recording that wasn't taken is dropped. Raises ValueError for a number that a rank can't
+        record.
+        """
+        self._pool.call("collective_rpc", "dwdp_trace_start", None, (num_steps,))
+
+    def dwdp_trace(self) -> list[dict[str, Any]]:
+        """End the recordings, even if fewer steps have run, and return them by rank.
+
+        `vllm_dwdp.trace.trace_file.Trace.of` makes a trace of them. Raises RuntimeError if nothing
+        was recorded.
+        """
+        return self.collective_rpc("dwdp_trace")
+
     def reset_prefix_cache(
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.engine.setup.checks import check_config
 from vllm_dwdp.engine.setup.cpu_host import number_engines
+from vllm_dwdp.engine.setup.every_engine import answer_for_all
 from vllm_dwdp.engine.setup.front_end import follow_front_end
 from vllm_dwdp.engine.setup.independence import collapse_data_parallel, hide_moe
 from vllm_dwdp.engine.setup.job_checks import dwdp_size
@@ -32,6 +33,7 @@ def configure(vllm_config: Any) -> None:
 
     Raises ConfigError with what to change.
     """
+    answer_for_all()
     if Settings.load(vllm_config) is not None:
         return
     with last_words.of_refused_options():

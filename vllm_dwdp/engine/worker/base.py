@@ -119,6 +119,25 @@ class DwdpWorker(WorkerBase):
         """Figures of what this rank owns, maps and has fetched; sizes in bytes."""
         return {**self._sharing.stats, **self._sharing.live_stats()}
 
+    def dwdp_trace_start(self, num_steps: int | str) -> None:
+        """Record so many steps from the next one on; a recording that wasn't taken is dropped.
+
+        num_steps: may be text, as in vLLM's `/collective_rpc`. Raises ValueError for a number that
+        can't be recorded.
+        """
+        self._sharing.trace_start(int(num_steps))
+
+    def dwdp_trace_steps(self) -> list[int]:
+        """[the steps recorded so far]; a list, because `/collective_rpc` turns numbers to text."""
+        return [self._sharing.trace_steps()]
+
+    def dwdp_trace(self) -> dict[str, Any]:
+        """End the recording and return it: StepRecording.to_dict, with what names the rank.
+
+        Raises RuntimeError if nothing was recorded.
+        """
+        return self._sharing.trace()
+
 
 def _leaving_last_words(start: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a method so that the front-end prints its error as the last line of the command."""

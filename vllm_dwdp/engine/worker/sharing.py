@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -49,6 +50,7 @@ from vllm_dwdp.memory.limits import check_map_budget
 from vllm_dwdp.rank.experts import RankExperts
 from vllm_dwdp.rank.fetch_costs import RunStep
 from vllm_dwdp.rank.fetching import Fetching
+from vllm_dwdp.rank.tracing import Tracing
 
 logger = init_logger("vllm.dwdp")
 
@@ -193,6 +195,32 @@ class ExpertSharing:
         """Members of the group whose process lives; one on another host counts as alive."""
         own = ProcessIdentity.own()
         return sum(not member.has_ended(seen_by=own) for member in self._members)
+
+    def trace_start(self, num_steps: int) -> None:
+        """See Tracing.start."""
+        self._tracing.start(num_steps)
+
+    def trace_steps(self) -> int:
+        """See Tracing.num_steps."""
+        return self._tracing.num_steps
+
+    def trace(self) -> dict[str, Any]:
+        """End and return the recording, with what a reader must know of this rank."""
+        return {
+            "rank": self.job_rank,
+            "job_ranks": list(self._session.job_ranks),
+            "dwdp_rank": self.rank,
+            "host": socket.gethostname(),
+            "memory": self._driver.kind,
+            "model": self._vllm_config.model_config.model,
+            "layers": [layer.layer_name for layer in self.context.layers],
+            **self._tracing.take().to_dict(),
+        }
+
+    @property
+    def _tracing(self) -> Tracing:
+        assert self._fetching.tracing is not None, "an engine answers calls once it is settled"
+        return self._fetching.tracing
 
     def _check_fit(self, model: torch.nn.Module) -> None:
         """Check that the model fits, and wait for this rank's turn to load.
