@@ -53,9 +53,11 @@ class Tracing:
             )
         with self._lock:
             if self._recorder is not None:
-                self._recorder.take()
-            self._recorder = self._make_recorder(num_steps)
-            self._recorder.start()
+                self._recorder.end()
+            self._recorder = None
+            recorder = self._make_recorder(num_steps)
+            recorder.start()
+            self._recorder = recorder
 
     def take(self) -> StepRecording:
         """End the recording, even if fewer steps have run than were asked for, and return it.
