@@ -13,7 +13,10 @@ from support.host_layers import HostLayers
 
 from vllm_dwdp.trace.trace_file import read_trace
 
-UNKNOWN = "Call to collective_rpc method failed: Method '{}' is not implemented."
+UNKNOWN = (
+    "Call to collective_rpc method failed: Worker failed with error ''CPUWorker' object has no "
+    "attribute '{}'', please check the stack trace above for the root cause"
+)
 """How vLLM answers a call of a method that its worker lacks."""
 
 

@@ -16,13 +16,19 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 def page_of(trace: Trace) -> str:
     """The page as HTML."""
-    about = trace.about_ranks[0] if trace.about_ranks else {"model": "no model"}
     return Template(TEMPLATE.read_text()).substitute(
-        title=escape(f"DWDP trace of {about['model']}"),
+        title=escape(f"DWDP trace of {_model(trace)}"),
         notes="".join(f"<li>{escape(note)}</li>" for note in notes_on(trace)),
         tables="".join(map(_table, tables_of(trace))),
         data=_script_safe(_timeline(trace)),
     )
+
+
+def _model(trace: Trace) -> str:
+    """The model's name; of a folder of this host, its last part."""
+    models = [str(about["model"]) for about in trace.about_ranks]
+    name = models[0] if models else "no model"
+    return Path(name).name if name.startswith("/") else name
 
 
 def _table(table: Table) -> str:

@@ -20,6 +20,8 @@ from vllm_dwdp.trace.rank_spans import Recording
 POLL_S = 0.2
 ANSWER_S = 60
 NOT_FOUND = 404
+LACKS = ("no attribute '{}'", "Method '{}' is not implemented")
+"""How vLLM answers a call of a method that its workers lack, by where it looks the method up."""
 
 
 class TracedServer:
@@ -64,7 +66,7 @@ class TracedServer:
                 "VLLM_SERVER_DEV_MODE=1 in its environment."
             )
         text = error.read().decode(errors="replace")
-        if f"Method '{method}' is not implemented" in text:
+        if any(lacks.format(method) in text for lacks in LACKS):
             return (
                 f"the engine at {self.url} doesn't run dwdp; start it with "
                 "--distributed-executor-backend dwdp."

@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The tables that sum a trace up, for the terminal and for the page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vllm_dwdp.trace.totals import LayerTotals, RankTotals
@@ -52,27 +52,25 @@ def _differences(rank: RankTotals) -> list[str]:
 
 
 def _totals(ranks: Sequence[RankTotals]) -> Table:
-    columns = (
-        *("rank", "steps", "tokens", "modes", "steps, ms", "experts, ms", "between layers, ms"),
-        *("exposed wait, ms", "wait, % of steps", "copies, ms", "copies hidden, %"),
-    )
-    return Table("Totals", columns, [_total_row(rank) for rank in ranks])
-
-
-def _total_row(rank: RankTotals) -> tuple[str, ...]:
-    return (
-        str(rank.rank),
-        str(rank.num_steps),
-        str(rank.tokens),
-        ", ".join(f"{count} {mode}" for mode, count in rank.modes.items()) or "none",
-        _ms(rank.step_s),
-        _ms(rank.kernel_s),
-        _ms(rank.between_s),
-        _ms(rank.wait_s),
-        _percent(rank.wait_s / rank.step_s if rank.step_s else None),
-        _ms(rank.copy_s),
-        _percent(rank.hidden_share),
-    )
+    """A row for each figure and a column for each rank."""
+    figures: dict[str, Callable[[RankTotals], str]] = {
+        "steps": lambda rank: str(rank.num_steps),
+        "tokens": lambda rank: str(rank.tokens),
+        "modes": lambda rank: ", ".join(f"{n} {mode}" for mode, n in rank.modes.items()) or "-",
+        "steps, ms": lambda rank: _ms(rank.step_s),
+        "experts, ms": lambda rank: _ms(rank.kernel_s),
+        "between layers, ms": lambda rank: _ms(rank.between_s),
+        "exposed wait, ms": lambda rank: _ms(rank.wait_s),
+        "calls of the scheduler, ms": lambda rank: _ms(rank.calls_s),
+        "exposed wait, % of steps": lambda rank: _percent(
+            rank.wait_s / rank.step_s if rank.step_s else None
+        ),
+        "copies, ms": lambda rank: _ms(rank.copy_s),
+        "copies hidden, %": lambda rank: _percent(rank.hidden_share),
+    }
+    columns = ("", *(f"rank {rank.rank}" for rank in ranks))
+    rows = [(name, *map(figure, ranks)) for name, figure in figures.items()]
+    return Table("Totals", columns, rows)
 
 
 def _bytes(ranks: Sequence[RankTotals]) -> Table:
@@ -86,8 +84,8 @@ def _bytes(ranks: Sequence[RankTotals]) -> Table:
 
 def _layers(layers: Sequence[LayerTotals]) -> Table:
     columns = (
-        *("rank", "MoE layer", "exposed wait, ms", "in its worst step, ms", "experts, ms"),
-        *("copied, MiB", "late prefetches"),
+        *("rank", "layer", "wait, ms", "worst step, ms", "experts, ms", "copied, MiB"),
+        "late prefetches",
     )
     rows = [
         (

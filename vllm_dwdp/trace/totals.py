@@ -56,9 +56,20 @@ class RankTotals:
     bytes: Check
     waits: Check
 
+    @property
+    def calls_s(self) -> float:
+        """Seconds of the steps in calls of the scheduler, without waits: copies are started there.
+
+        Another thread may take the core of the calling one meanwhile.
+        """
+        return self.step_s - self.kernel_s - self.between_s - self.wait_s
+
     def to_dict(self) -> dict[str, Any]:
-        checks = {name: {"agrees": getattr(self, name).agrees} for name in ("bytes", "waits")}
-        return {k: v | checks[k] if k in checks else v for k, v in asdict(self).items()}
+        checks = {
+            name: vars(check) | {"agrees": check.agrees}
+            for name, check in (("bytes", self.bytes), ("waits", self.waits))
+        }
+        return asdict(self) | checks | {"calls_s": self.calls_s}
 
 
 @dataclass(frozen=True)
