@@ -125,11 +125,11 @@ class DwdpWorker(WorkerBase):
         num_steps: may be text, as in vLLM's `/collective_rpc`. Raises ValueError for a number that
         can't be recorded.
         """
-        self._sharing.trace_start(int(num_steps))
+        self._sharing.tracing.start(int(num_steps))
 
     def dwdp_trace_steps(self) -> list[int]:
         """[the steps recorded so far]; a list, because `/collective_rpc` turns numbers to text."""
-        return [self._sharing.trace_steps()]
+        return [self._sharing.tracing.num_steps]
 
     def dwdp_trace(self) -> dict[str, Any]:
         """End the recording and return it: StepRecording.to_dict, with what names the rank.

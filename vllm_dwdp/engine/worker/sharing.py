@@ -191,18 +191,11 @@ class ExpertSharing:
             **self._fetching.counts(),
         }
 
-    def _num_alive(self) -> int:
-        """Members of the group whose process lives; one on another host counts as alive."""
-        own = ProcessIdentity.own()
-        return sum(not member.has_ended(seen_by=own) for member in self._members)
-
-    def trace_start(self, num_steps: int) -> None:
-        """See Tracing.start."""
-        self._tracing.start(num_steps)
-
-    def trace_steps(self) -> int:
-        """See Tracing.num_steps."""
-        return self._tracing.num_steps
+    @property
+    def tracing(self) -> Tracing:
+        """The recordings of this rank. An engine answers calls only once it is settled."""
+        assert self._fetching.tracing is not None, "a rank is settled before it is asked to record"
+        return self._fetching.tracing
 
     def trace(self) -> dict[str, Any]:
         """End and return the recording, with what a reader must know of this rank."""
@@ -214,13 +207,13 @@ class ExpertSharing:
             "memory": self._driver.kind,
             "model": self._vllm_config.model_config.model,
             "layers": [layer.layer_name for layer in self.context.layers],
-            **self._tracing.take().to_dict(),
+            **self.tracing.take().to_dict(),
         }
 
-    @property
-    def _tracing(self) -> Tracing:
-        assert self._fetching.tracing is not None, "an engine answers calls once it is settled"
-        return self._fetching.tracing
+    def _num_alive(self) -> int:
+        """Members of the group whose process lives; one on another host counts as alive."""
+        own = ProcessIdentity.own()
+        return sum(not member.has_ended(seen_by=own) for member in self._members)
 
     def _check_fit(self, model: torch.nn.Module) -> None:
         """Check that the model fits, and wait for this rank's turn to load.
