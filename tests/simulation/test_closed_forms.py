@@ -56,7 +56,7 @@ def test_one_slot_hides_copies_under_attention_only():
 
 
 def test_compute_beside_copies_is_slower_by_the_given_factor():
-    layer = costs(num_layers=5, attention_s=ATTENTION_S, experts_s=EXPERTS_S, copy_slowdown=1.1)
+    layer = costs(num_layers=5, attention_s=ATTENTION_S, experts_s=EXPERTS_S, slowdown=1.1)
     assert run(1, layer).makespan_s == pytest.approx(STEPS * 5 * 3.0 * 1.1)
 
 

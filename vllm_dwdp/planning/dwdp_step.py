@@ -57,7 +57,7 @@ def dwdp_layer(
     layer = layer_seconds(model, rates, work)
     if rates.reads_in_place or not spread.missing:
         return DwdpLayer(layer.total, 0.0, layer.total)
-    prefetch = _prefetch(layer, rates, spread, how)
+    prefetch = prefetching_layer(layer, rates, spread, how)
     chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
     fetch = chosen * spread.fetch_bytes / rates.copy_rate
     selective = DwdpLayer(layer.total, fetch, layer.total + fetch)
@@ -66,7 +66,10 @@ def dwdp_layer(
     return prefetch
 
 
-def _prefetch(layer: LayerSeconds, rates: Rates, spread: Spread, how: Implementation) -> DwdpLayer:
+def prefetching_layer(
+    layer: LayerSeconds, rates: Rates, spread: Spread, how: Implementation
+) -> DwdpLayer:
+    """A MoE layer, which takes `layer` without copies, beside a copy of all missing experts."""
     alone = spread.fetch_bytes / rates.copy_rate
     merge = _merge_seconds(rates, spread) if how.merges_experts else 0.0
     rivals = _rivals(rates, spread, how)

@@ -7,12 +7,26 @@ other tools build on.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from vllm_dwdp.planning import constants
 from vllm_dwdp.planning.formats import FORMATS, WeightFormat
 from vllm_dwdp.planning.model import MoeModel
 from vllm_dwdp.planning.rates import Rates
-from vllm_dwdp.planning.workload import Workload
+
+
+class Load(Protocol):
+    """What one rank computes in a step: workload.Workload, or a step of a simulation."""
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the step."""
+
+    def pairs(self, window: int | None = None) -> float:
+        """Pairs of a token and one before it, at most `window` tokens back, that attention needs.
+
+        None: any number of tokens back.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class LayerSeconds:
 def layer_seconds(
     model: MoeModel,
     rates: Rates,
-    work: Workload,
+    work: Load,
     *,
     experts_read: float | None = None,
     shards: int = 1,
@@ -69,7 +83,7 @@ def layer_seconds(
     )
 
 
-def attention_seconds(model: MoeModel, rates: Rates, work: Workload) -> float:
+def attention_seconds(model: MoeModel, rates: Rates, work: Load) -> float:
     """Scores and weighted values, quadratic in the length of prompts; the mean of all layers."""
     attention = model.attention
     near = attention.window_layers * work.pairs(attention.window)

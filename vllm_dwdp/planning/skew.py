@@ -36,10 +36,14 @@ def excess_load(model: MoeModel, num_ranks: int) -> float:
     A rank has num_experts / num_ranks of the experts, drawn from all without putting back. It can't
     get more than every token's choice of as many experts as it has.
     """
-    drawn = 1 / num_ranks
-    spread = expert_load_spread(model) * math.sqrt(num_ranks / model.num_experts * (1 - drawn))
     most = min(1.0, model.num_experts / num_ranks / model.top_k) * num_ranks - 1
-    return min(largest_of(num_ranks) * spread, most)
+    return min(largest_of(num_ranks) * rank_load_spread(model, num_ranks), most)
+
+
+def rank_load_spread(model: MoeModel, num_ranks: int) -> float:
+    """Standard deviation of the load of one rank's experts, as a share of the mean load."""
+    drawn = 1 / num_ranks
+    return expert_load_spread(model) * math.sqrt(num_ranks / model.num_experts * (1 - drawn))
 
 
 def expert_load_spread(model: MoeModel) -> float:

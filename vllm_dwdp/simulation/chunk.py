@@ -26,9 +26,17 @@ class Piece(NamedTuple):
         return self.start + self.num_tokens == self.request.num_tokens
 
     @property
-    def num_pairs(self) -> int:
-        """Pairs of a token and a token that it attends to; causal, so on average half a piece."""
-        return self.num_tokens * self.start + self.num_tokens * (self.num_tokens + 1) // 2
+    def share(self) -> float:
+        """The piece's part of its prompt."""
+        return self.num_tokens / self.request.num_tokens
+
+    def num_pairs(self, window: int | None = None) -> int:
+        """Pairs of a token and a token that it attends to: itself and those before it.
+
+        window: of so many tokens, itself included; None: of all.
+        """
+        end = self.start + self.num_tokens
+        return _pairs_up_to(end, window) - _pairs_up_to(self.start, window)
 
 
 class Chunk:
@@ -42,6 +50,16 @@ class Chunk:
         return sum(piece.num_tokens for piece in self.pieces)
 
     @cached_property
-    def num_pairs(self) -> int:
+    def num_prompts(self) -> float:
+        """Prompts of the step; a part of one counts as a part."""
+        return sum(piece.share for piece in self.pieces)
+
+    def num_pairs(self, window: int | None = None) -> int:
         """Pairs of a token and a token that it attends to, in one layer and one head."""
-        return sum(piece.num_pairs for piece in self.pieces)
+        return sum(piece.num_pairs(window) for piece in self.pieces)
+
+
+def _pairs_up_to(end: int, window: int | None) -> int:
+    """Pairs of the first `end` tokens of a prompt."""
+    near = end if window is None else min(end, window)
+    return near * (near + 1) // 2 + (end - near) * near

@@ -27,10 +27,6 @@ class StepCosts(Protocol):
     def egress_bytes_per_s(self) -> float:
         """The most that a rank's memory gives, to all ranks that read it together."""
 
-    @property
-    def copy_slowdown(self) -> float:
-        """How many times as long the layers of DWDP compute because copies run beside them."""
-
     def step_s(self, chunk: Chunk) -> float:
         """Seconds of a step outside of its MoE layers: dense layers, scheduler, sampler."""
 
@@ -46,6 +42,9 @@ class StepCosts(Protocol):
         num_tokens: the tokens of the rank that has most of them.
         """
 
+    def copy_slowdown(self, chunk: Chunk) -> float:
+        """How many times as long the layers of DWDP compute because they copy experts."""
+
 
 @dataclass(frozen=True)
 class LayerCosts:
@@ -56,6 +55,7 @@ class LayerCosts:
         their weights.
     barrier_s: seconds of an all-to-all without tokens.
     fixed_step_s: seconds of a step outside of its MoE layers, whatever its tokens.
+    slowdown: how many times as long DWDP computes because copies run beside it.
     """
 
     num_layers: int
@@ -69,13 +69,13 @@ class LayerCosts:
     exchange_s_per_token: float = 0.0
     barrier_s: float = 0.0
     fixed_step_s: float = 0.0
-    copy_slowdown: float = 1.0
+    slowdown: float = 1.0
 
     def step_s(self, chunk: Chunk) -> float:
         return self.fixed_step_s
 
     def attention_s(self, chunk: Chunk) -> float:
-        of_pairs = chunk.num_pairs * self.attention_s_per_pair
+        of_pairs = chunk.num_pairs() * self.attention_s_per_pair
         return chunk.num_tokens * self.attention_s_per_token + of_pairs
 
     def experts_s(self, num_tokens: float) -> float:
@@ -83,3 +83,6 @@ class LayerCosts:
 
     def exchange_s(self, num_tokens: float) -> float:
         return self.barrier_s + num_tokens * self.exchange_s_per_token
+
+    def copy_slowdown(self, chunk: Chunk) -> float:
+        return self.slowdown

@@ -50,8 +50,9 @@ class DwdpRank:
 
     def _step(self, chunk: Chunk) -> Generator[simpy.Event, object, None]:
         env, costs, slots = self._env, self._costs, self.slots
-        attention_s = costs.attention_s(chunk) * costs.copy_slowdown
-        experts_s = costs.experts_s(chunk.num_tokens) * costs.copy_slowdown
+        slowdown = costs.copy_slowdown(chunk)
+        attention_s = costs.attention_s(chunk) * slowdown
+        experts_s = costs.experts_s(chunk.num_tokens) * slowdown
         factors = self._pace.next_step().tolist()
         yield env.timeout(costs.step_s(chunk) * factors[0])
         for layer_idx, factor in enumerate(factors):

@@ -61,7 +61,7 @@ class Costs:
             exchange_s_per_token=self.exchange_ms_per_1000_tokens / 1e6,
             barrier_s=self.barrier_ms / 1e3,
             fixed_step_s=self.step_ms / 1e3,
-            copy_slowdown=self.copy_slowdown,
+            slowdown=self.copy_slowdown,
         )
 
 
