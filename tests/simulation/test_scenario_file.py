@@ -59,6 +59,28 @@ def test_costs_are_converted_to_seconds_and_bytes(tmp_path):
     assert layer.experts_s(500) == pytest.approx(0.5e-3)
 
 
+NAMED = {"model": "deepseek-r1", "hardware": "gb200"}
+
+
+def test_a_model_and_hardware_take_the_place_of_numbers(tmp_path):
+    dwdp, dep = (one.scenario.step_costs() for one in read_scenarios(write(tmp_path, costs=NAMED)))
+    assert (dwdp.num_layers, dwdp.expert_ranks, dep.expert_ranks) == (58, 1, 4)
+    assert dwdp.peer_bytes == pytest.approx(64 * 3 * 7168 * 2048 * 0.5625)
+    assert dwdp.ingress_bytes_per_s == pytest.approx(0.89 * 900e9)
+
+
+def test_another_format_of_experts_has_other_bytes(tmp_path):
+    (other, _) = read_scenarios(write(tmp_path, costs={**NAMED, "expert_format": "bf16"}))
+    assert other.scenario.step_costs().peer_bytes == pytest.approx(64 * 3 * 7168 * 2048 * 2)
+
+
+@pytest.mark.parametrize("name", ["72_gpus", "slow_rank", "drifting_ranks"])
+def test_scenarios_of_many_gpus_name_their_model(name):
+    path = Path(__file__).resolve().parents[2] / f"configs/scenarios/{name}.yaml"
+    for variant in read_scenarios(path):
+        assert variant.scenario.step_costs().model.name == "deepseek-r1"
+
+
 def test_a_given_seed_takes_the_place_of_the_files_seed(tmp_path):
     path = write(tmp_path, seed=5, variants={"one": {"seed": 6}, "two": {"ranks": 2}})
     assert [v.scenario.seed for v in read_scenarios(path)] == [6, 5]
@@ -83,6 +105,16 @@ BAD = [
     ({"costs": None}, "costs"),
     (changed("costs", link_gb_per_s=float("inf")), "costs.link_gb_per_s: "),
     (changed("workload", trace="a.csv"), "give either num_requests, lengths and arrivals, or only"),
+    ({"costs": {"model": "deepseek-r1"}}, "costs.hardware: Field required, got {'model': 'd"),
+    ({"costs": 3}, "costs: Input should be"),
+    (
+        {"costs": {**NAMED, "link_gb_per_s": 900}},
+        "costs.link_gb_per_s is no key of a scenario; valid keys there are ['model', 'hardware',",
+    ),
+    ({"costs": {**NAMED, "model": "gpt-9"}}, "costs: expected a folder with config.json"),
+    ({"costs": {**NAMED, "hardware": "tpu"}}, "costs: expected hardware out of a100"),
+    ({"costs": {**NAMED, "expert_format": "fp3"}}, "costs: expected a format of weights"),
+    ({"costs": NAMED, "ranks": 73}, "costs: expected groups of at most 72 ranks"),
     ({"workload": {}}, "give either num_requests, lengths and arrivals, or only trace"),
     ({"workload": {"trace": "gone.jsonl"}}, "Can't read the trace "),
     ({"workload": {"trace": "a.txt"}}, "must end in .jsonl or .csv, got "),

@@ -2,13 +2,16 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A scenario: everything that decides what a simulation gives."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
-from vllm_dwdp.simulation.costs import LayerCosts
+from vllm_dwdp.simulation.costs import StepCosts
 from vllm_dwdp.simulation.errors import ScenarioError
+from vllm_dwdp.simulation.named_costs import NamedCosts
 from vllm_dwdp.simulation.section import SECTION
 from vllm_dwdp.simulation.sections import Copies, Costs
 from vllm_dwdp.simulation.speeds import Speeds
@@ -22,6 +25,18 @@ class Strategy(StrEnum):
     """Every rank computes all experts of its own tokens, and fetches those that it lacks."""
     DEP = "dep"
     """Attention data-parallel, experts expert-parallel: tokens travel, ranks step together."""
+
+
+def costs_type(section: Any) -> str:
+    """The name of the class that holds this section `costs`: with names, or with numbers."""
+    names = isinstance(section, Mapping) and {"model", "hardware"} & section.keys()
+    return "NamedCosts" if names or isinstance(section, NamedCosts) else "Costs"
+
+
+AnyCosts = Annotated[
+    Annotated[Costs, Tag("Costs")] | Annotated[NamedCosts, Tag("NamedCosts")],
+    Discriminator(costs_type),
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
@@ -39,7 +54,7 @@ class Scenario:
     """
 
     workload: Workload
-    costs: Costs | None = None
+    costs: AnyCosts | None = None
     ranks: int = Field(ge=1, le=100_000)
     max_num_batched_tokens: int = Field(ge=1)
     strategy: Strategy = Strategy.DWDP
@@ -60,11 +75,15 @@ class Scenario:
         if unknown := [rank for rank in self.speeds.slow if rank >= self.ranks]:
             raise ValueError(f"speeds.slow names {unknown}, but ranks end at {self.ranks - 1}")
 
-    def step_costs(self) -> LayerCosts:
-        """The section `costs`, for this size of groups. Raises ScenarioError if there is none."""
+    def step_costs(self) -> StepCosts:
+        """The section `costs`, for this size of groups.
+
+        Raises ScenarioError if there is none, or if it names what isn't known.
+        """
         if self.costs is None:
             raise ScenarioError("The scenario must have a section `costs`: add one.")
-        return self.costs.of_group(self.dwdp_ranks)
+        expert_ranks = self.dep_ranks if self.strategy is Strategy.DEP else 1
+        return self.costs.of_group(self.dwdp_ranks, expert_ranks)
 
     @property
     def dwdp_ranks(self) -> int:

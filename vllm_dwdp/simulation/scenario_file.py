@@ -23,6 +23,9 @@ VARIANTS = "variants"
 DEFAULT_VARIANTS: Section = {"dwdp": {"strategy": "dwdp"}, "dep": {"strategy": "dep"}}
 """What a file without variants compares."""
 
+COSTS = ("Costs", "NamedCosts")
+"""Classes that pydantic names in the place of an error under `costs`; users know only the key."""
+
 UNKNOWN_KEY = "unexpected_keyword_argument"
 """What pydantic calls the error of a key that a section doesn't have."""
 
@@ -93,7 +96,7 @@ def _sentence(error: ValidationError) -> str:
     """The first error as one sentence, with its key; errors of unknown keys come first."""
     first = min(error.errors(), key=lambda one: one["type"] != UNKNOWN_KEY)
     place, message = first["loc"], first["msg"]
-    key = ".".join(map(str, place)) or "the scenario"
+    key = ".".join(str(name) for name in place if name not in COSTS) or "the scenario"
     if first["type"] == UNKNOWN_KEY:
         return f"{key} is no key of a scenario; valid keys there are {_valid_keys(place[:-1])}."
     return f"{key}: {message.removeprefix('Value error, ')}, got {_short(first['input'])}."
@@ -113,9 +116,9 @@ def _valid_keys(place: Sequence[int | str]) -> list[str]:
 
 
 def _section_named(section: Any, name: str) -> Any:
-    """What a section's key holds; or, of sections that a key may hold, the one of this `kind`."""
+    """What a section's key holds; or, of sections that a key may hold, the one of this name."""
     if not dataclasses.is_dataclass(section):
-        return next(one for one in _sections_in(section) if _kind(one) == name)
+        return next(one for one in _sections_in(section) if _name(one) == name)
     value = typing.get_type_hints(section)[name]
     found = _sections_in(value)
     return found[0] if len(found) == 1 else value
@@ -125,6 +128,7 @@ def _sections_in(union: Any) -> list[Any]:
     return [one for one in typing.get_args(union) or [union] if dataclasses.is_dataclass(one)]
 
 
-def _kind(section: Any) -> str:
-    (kind,) = typing.get_args(typing.get_type_hints(section)["kind"])
-    return str(kind)
+def _name(section: Any) -> str:
+    """The `kind` that a section has, or the name of its class."""
+    kinds = typing.get_args(typing.get_type_hints(section).get("kind"))
+    return str(kinds[0] if kinds else section.__name__)

@@ -47,8 +47,11 @@ class Costs:
     step_ms: float = Field(default=0.0, ge=0)
     copy_slowdown: float = Field(default=1.0, ge=1)
 
-    def of_group(self, dwdp_size: int) -> LayerCosts:
-        """The same in seconds and bytes, for ranks that share experts in groups of `dwdp_size`."""
+    def of_group(self, dwdp_size: int, expert_ranks: int) -> LayerCosts:
+        """The same in seconds and bytes, for ranks that share experts in groups of `dwdp_size`.
+
+        expert_ranks: makes no difference to numbers that a scenario gives.
+        """
         return LayerCosts(
             num_layers=self.num_layers,
             peer_bytes=self.expert_gb_per_layer * 1e9 / dwdp_size,
