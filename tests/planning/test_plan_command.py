@@ -188,6 +188,18 @@ def test_contention_is_a_mode(figures, plan, tmp_path, monkeypatch):
         ((*R1, "--expert-format", "fp3"), "expected a format of weights"),
         ((*R1, "--figure", "/no/such/folder/x.png"), "expected to write a figure"),
         (("contention", "--dwdp-size", "1"), "expected a dwdp_size of at least 2"),
+        (("contention", "--simulate"), "expected a model for --simulate"),
+        ((*R1, "--seed", "1"), "expected --simulate with --seed, got --seed alone"),
+        ((*R1, "--num-prompts", "9"), "expected --simulate with --num-prompts"),
+        ((*R1, "--arrivals-per-s", "9"), "expected --simulate with --arrivals-per-s"),
+        ((*R1, "--simulate", "--seed", "-1"), "expected --seed of at least 0, got -1"),
+        ((*R1, "--simulate", "--num-prompts", "0"), "expected --num-prompts of at least 1, got 0"),
+        ((*R1, "--simulate", "--arrivals-per-s", "nan"), "expected --arrivals-per-s above 0"),
+        ((*R1, "--simulate", "--arrivals-per-s", "0"), "expected --arrivals-per-s above 0"),
+        (
+            (*R1, "--simulate", "--tokens-in-flight", "8"),
+            "got steps of 8 tokens, which would copy only those that they choose",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence_and_its_exit_code(args, sentence, plan):
@@ -205,6 +217,70 @@ def test_a_dense_model_is_refused(plan, tmp_path):
     code, _, err = plan(tmp_path, "--hardware", "h100")
     assert code == ExitCode.BAD_INPUT
     assert "describes no Mixture-of-Experts model" in err
+
+
+def test_json_has_a_simulation_beside_what_the_plan_expects(figures):
+    found = figures(*R1, "--simulate")
+    assert found.items() >= figures(*R1).items()
+    simulated, expected = found["simulated"], found["throughput"]
+    for name in ("dwdp", "expert_parallel"):
+        ours = simulated[name]
+        assert ours["expected_tokens_per_s_per_rank"] == expected[name]
+        assert ours["tokens_per_s_per_rank"] == pytest.approx(expected[name], rel=0.05)
+        assert 0 < ours["ttft_p50_s"] < ours["ttft_p90_s"] <= ours["ttft_p99_s"]
+    assert simulated["dwdp"]["exposed_share"] < 0.03
+    assert 0.08 < simulated["expert_parallel"]["exposed_share"] < 0.15
+    gain = simulated["dwdp_over_expert_parallel"]
+    assert gain == pytest.approx(found["expected_dep_over_dwdp"], abs=0.05)
+
+
+def test_slices_that_go_one_at_a_time_cost_more_than_the_plan_expects(figures):
+    """docs/scheduler.md: copies take longer than computation, and meet rivals at their sources."""
+    found = figures(*R1, "--tokens-in-flight", 8192, "--simulate")
+    assert found["expected_dep_over_dwdp"] > 1
+    assert found["simulated"]["dwdp_over_expert_parallel"] < 0.7
+
+
+def test_simulations_depend_on_nothing_but_their_options(figures):
+    few = (*R1, "--simulate", "--num-prompts", 40)
+    first, again, other = figures(*few), figures(*few), figures(*few, "--seed", 9)
+    assert first == again
+    assert first["simulated"]["num_prompts"] == other["simulated"]["num_prompts"] == 40
+    assert first["simulated"] != other["simulated"]
+    assert other["simulated"]["seed"] == 9
+
+
+def test_prompts_that_arrive_slowly_wait_less_than_those_that_are_all_there(figures):
+    few = (*R1, "--simulate", "--num-prompts", 100)
+    at_once, slowly = figures(*few), figures(*few, "--arrivals-per-s", 2)
+    for name in ("dwdp", "expert_parallel"):
+        first, second = at_once["simulated"][name], slowly["simulated"][name]
+        assert second["ttft_p50_s"] < 0.5 * first["ttft_p50_s"]
+
+
+def test_a_slow_rank_is_simulated_too(figures):
+    even, slow = figures(*R1, "--simulate"), figures(*R1, "--simulate", "--slowest", 0.5)
+    gains = [found["simulated"]["dwdp_over_expert_parallel"] for found in (even, slow)]
+    assert gains[1] > 1.3 * gains[0]
+
+
+def test_the_table_shows_both_predictions(plan):
+    code, out, _ = plan(*R1, "--simulate")
+    assert code == 0
+    for words in ("Simulated: 140 prompts, all at once, seed 0", "the plan expects", "TTFT p99"):
+        assert words in out
+    assert out.index("Simulated") < out.index("Verdict")
+    assert "Simulated" not in plan(*R1)[1]
+
+
+def test_simulating_needs_simpy(plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simpy", None)
+    for name in [one for one in sys.modules if one.startswith("vllm_dwdp.simulation")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, out, err = plan(*R1, "--simulate", "--json")
+    assert (code, out) == (ExitCode.FAILED, "")
+    assert "--simulate needs the package simpy" in err
+    assert "pip install 'vllm-dwdp[plan]'" in err
 
 
 def test_a_figure_needs_matplotlib(plan, monkeypatch, tmp_path):

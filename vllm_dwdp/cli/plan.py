@@ -11,6 +11,7 @@ import typer
 
 from vllm_dwdp.cli import plan_options as opt
 from vllm_dwdp.cli.errors import CommandError, ExitCode
+from vllm_dwdp.cli.plan_simulation import read_prompts, run, simulated_json, simulated_table
 from vllm_dwdp.cli.plan_tables import show_contention, show_plan
 from vllm_dwdp.planning import profiles
 from vllm_dwdp.planning.contention import contention
@@ -19,6 +20,7 @@ from vllm_dwdp.planning.hardware import Hardware, read_hardware
 from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.plan import make_plan
 from vllm_dwdp.planning.plan_json import contention_json, plan_json
+from vllm_dwdp.planning.prompts import Prompts
 from vllm_dwdp.planning.request import Request
 
 CONTENTION = "contention"
@@ -41,12 +43,16 @@ def plan(
     profile: opt.ProfileFile = None,
     figure: opt.FigureFile = None,
     as_json: opt.AsJson = False,
+    simulate: opt.Simulate = False,
+    seed: opt.Seed = None,
+    num_prompts: opt.NumPrompts = None,
+    arrivals_per_s: opt.ArrivalsPerS = None,
 ) -> None:
     """Say beforehand whether DWDP pays: memory, copies, break-even, throughput, a verdict."""
     with _sentences():
+        prompts = read_prompts(simulate, seed, num_prompts, arrivals_per_s)
         if model == CONTENTION:
-            _contention(dwdp_size, as_json)
-            return
+            return _contention(dwdp_size, as_json, prompts)
         request = Request(
             model=read_model(model, expert_format=expert_format),
             hardware=_hardware(hardware, calibrate, profile, dwdp_size),
@@ -59,7 +65,7 @@ def plan(
             num_experts_per_worker=num_experts_per_worker,
             slowest=slowest,
         )
-        _plan(request, model, figure, as_json)
+        _plan(request, model, figure, as_json, prompts)
 
 
 @contextlib.contextmanager
@@ -71,7 +77,9 @@ def _sentences() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-def _contention(dwdp_size: int, as_json: bool) -> None:
+def _contention(dwdp_size: int, as_json: bool, prompts: Prompts | None) -> None:
+    if prompts is not None:
+        raise PlanError("expected a model for --simulate, got the mode 'contention'.")
     found = contention(dwdp_size)
     if as_json:
         typer.echo(json.dumps(contention_json(found), indent=2))
@@ -79,12 +87,16 @@ def _contention(dwdp_size: int, as_json: bool) -> None:
         show_contention(found)
 
 
-def _plan(request: Request, place: str, figure: Path | None, as_json: bool) -> None:
+def _plan(
+    request: Request, place: str, figure: Path | None, as_json: bool, prompts: Prompts | None
+) -> None:
     made = make_plan(request, place)
+    found = run(request, prompts) if prompts is not None else None
     if as_json:
-        typer.echo(json.dumps(plan_json(made), indent=2))
+        simulated = {"simulated": simulated_json(made, found)} if found else {}
+        typer.echo(json.dumps({**plan_json(made), **simulated}, indent=2))
     else:
-        show_plan(made)
+        show_plan(made, *([simulated_table(made, found)] if found else []))
     if figure is not None:
         _draw(request, figure)
 

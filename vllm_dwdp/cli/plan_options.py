@@ -52,3 +52,21 @@ FigureFile = Annotated[
     Path | None, typer.Option(help="Draw window over fetch by tokens per step to this file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Simulate = Annotated[
+    bool,
+    typer.Option(
+        "--simulate", help="Also simulate DWDP and expert parallelism on prompts of these lengths."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="With --simulate: the seed. Default: 0.")]
+NumPrompts = Annotated[
+    int | None,
+    typer.Option(help="With --simulate: prompts. Default: enough for a few steps of each rank."),
+]
+ArrivalsPerS = Annotated[
+    float | None,
+    typer.Option(
+        help="With --simulate: prompts that arrive in a second, at random. Default: all are there "
+        "at the start."
+    ),
+]

@@ -20,12 +20,17 @@ _SPEED_HEADS = ("prompt", "ranks", "DWDP", "over EP", "over TP", "over replicas"
 _DECODE_HEADS = ("sequences on a rank", "DWDP", "expert parallelism")
 
 
-def show_plan(plan: Plan) -> None:
-    """Print the plan to standard output; the command to paste stands last, on a line of its own."""
+def show_plan(plan: Plan, *others: Table) -> None:
+    """Print the plan to standard output; the command to paste stands last, on a line of its own.
+
+    others: tables to print behind those of the plan.
+    """
     console = Console(highlight=False)
     console.print(_title(plan), markup=False, soft_wrap=True)
     for name, heads, rows in _tables(plan):
-        console.print(_table(name, heads, rows))
+        console.print(table(name, heads, rows))
+    for other in others:
+        console.print(other)
     console.print(f"Verdict: {plan.verdict.answer}.", style="bold", markup=False)
     for reason in plan.verdict.reasons:
         console.print(reason, markup=False, soft_wrap=True)
@@ -41,7 +46,7 @@ def show_contention(found: Contention) -> None:
     ]
     heads = ("rivals", "ranks that read one source", "probability")
     name = f"Contention among {found.dwdp_size} ranks that copy from random peers"
-    Console(highlight=False).print(_table(name, heads, rows))
+    Console(highlight=False).print(table(name, heads, rows))
 
 
 def _title(plan: Plan) -> str:
@@ -115,13 +120,14 @@ def _decode_rows(plan: Plan) -> list[Row]:
     return [(str(n), f"{ms:.1f}", f"{other[n]:.1f}") for n, ms in plan.decode.items()]
 
 
-def _table(name: str, heads: Row, rows: list[Row]) -> Table:
-    table = Table(title=name, title_justify="left")
+def table(name: str, heads: Row, rows: list[Row]) -> Table:
+    """A table whose first column is text, and whose others are figures."""
+    made = Table(title=name, title_justify="left")
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left")
+        made.add_column(head, justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _gb(num_bytes: int) -> str:
