@@ -9,6 +9,8 @@ import pytest
 from log_errors import cause
 from verdict import EQUAL, Job, judged, run_family
 
+pytestmark = pytest.mark.whole
+
 EXPECTED = [
     {"tokens": [5, 7], "logprobs": [{"5": -0.5, "7": -1.0}, {"7": -0.5, "5": -1.0}]},
     {"tokens": [9, 9, 4], "logprobs": [{"9": -0.25}, {"9": -0.5}, {"4": -2.0}]},

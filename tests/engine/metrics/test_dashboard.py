@@ -45,6 +45,7 @@ def test_example_settings_scrape_vllms_own_port():
     assert job["static_configs"] == [{"targets": ["127.0.0.1:8000"]}]
 
 
+@pytest.mark.whole
 def test_every_query_gives_data_when_prometheus_scrapes_a_server(server, tmp_path):
     if shutil.which("prometheus") is None:
         pytest.skip("apt-get install prometheus")

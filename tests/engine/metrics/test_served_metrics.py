@@ -4,8 +4,11 @@
 
 import json
 
+import pytest
 from forms import EAGER, post, server_per_rank
 from support.metrics import wait_for
+
+pytestmark = pytest.mark.whole
 
 PROMPT = "It is a truth universally acknowledged " * 12
 ALIVE = "dwdp:group_members_alive"

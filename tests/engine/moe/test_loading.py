@@ -25,7 +25,7 @@ from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 
 from vllm_dwdp.engine.moe import loader
 
-pytestmark = pytest.mark.usefixtures("one_process_group")
+pytestmark = [pytest.mark.usefixtures("one_process_group"), pytest.mark.whole]
 
 NUM_RANKS = 2
 LOADED_BY_VLLM = [

@@ -6,8 +6,11 @@ import json
 import re
 import urllib.request
 
+import pytest
 from support import leftovers
 from support.server import Server
+
+pytestmark = pytest.mark.whole
 
 NGRAM = {
     "method": "ngram",

@@ -11,6 +11,8 @@ from vllm_dwdp import LLM
 from vllm_dwdp.offline.batch import Batch, batches
 from vllm_dwdp.offline.refused_methods import REFUSED, RefusedMethods
 
+pytestmark = pytest.mark.whole
+
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "llm.md"
 
 

@@ -16,6 +16,8 @@ import time
 import psutil
 import pytest
 
+pytestmark = pytest.mark.whole
+
 END_S = 30
 GONE_S = 60
 HEAD = """

@@ -11,6 +11,8 @@ from vllm import SamplingParams
 
 from vllm_dwdp import LLM, PromptsFailed, RankDied
 
+pytestmark = pytest.mark.whole
+
 OPTIONS = {"data_parallel_size": 2, "enforce_eager": True, "max_model_len": 512}
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 DEADLY = SamplingParams(temperature=0, max_tokens=8, extra_args={"deadly": True})

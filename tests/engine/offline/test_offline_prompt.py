@@ -7,6 +7,8 @@ from vllm import SamplingParams
 
 from vllm_dwdp.offline.prompt import raw_prompts
 
+pytestmark = pytest.mark.whole
+
 GREEDY, SHORT = SamplingParams(temperature=0), SamplingParams(max_tokens=1)
 
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 TOKEN, POSITIONS = 7, 64
 SCRIPT = """
 import json

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.whole
+
 CHILD = Path(__file__).with_name("pooling_child.py")
 LABELS = 3
 

@@ -9,6 +9,8 @@ import pytest
 from support import leftovers
 from support.server import Server
 
+pytestmark = pytest.mark.whole
+
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 SHARED = "but the dwdp group shares them read-only"
 RPC_REFUSED = (

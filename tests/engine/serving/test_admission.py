@@ -22,6 +22,8 @@ from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.admission.gate import AdmissionGate, min_tokens_of_step
 from vllm_dwdp.engine.admission.scheduler import admitting
 
+pytestmark = pytest.mark.whole
+
 MIN_TOKENS, MAX_WAIT_S = 100, 8.0
 PROMPT = "and it came to pass " * 12
 """More than half of MIN_TOKENS, and less than all."""

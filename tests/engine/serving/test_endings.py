@@ -16,6 +16,8 @@ from support import leftovers
 from support.ports import free_port
 from support.server import Server
 
+pytestmark = pytest.mark.whole
+
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp", "--enforce-eager")
 TWO_RANKS = ("--data-parallel-size", "2", *OPTIONS)
 TIMEOUT_S = 60

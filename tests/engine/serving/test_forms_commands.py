@@ -19,6 +19,8 @@ from forms import (
 from support.ports import free_port
 from support.server import Server
 
+pytestmark = pytest.mark.whole
+
 VLLM = str(Path(sys.executable).with_name("vllm"))
 HALVES = ["[0, 8)", "[8, 16)"]
 

@@ -12,6 +12,8 @@ from forms import EAGER, TWO_RANKS, assert_all_end, at_port, post, supervisor
 from support.ports import free_port
 from support.server import Server
 
+pytestmark = pytest.mark.whole
+
 NUM_STREAMS = 4
 NUM_TOKENS = 400
 

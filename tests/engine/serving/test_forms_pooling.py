@@ -5,8 +5,11 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from forms import EAGER, TWO_RANKS, assert_all_end, finished_by_engine, post
 from support.server import Server
+
+pytestmark = pytest.mark.whole
 
 EMBED = ("--runner", "pooling", "--convert", "embed", "--max-num-seqs", "1")
 PROMPTS = [f"{start} and it came to pass {n}" for n in range(16) for start in ("Emma", "The LORD")]

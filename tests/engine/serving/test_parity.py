@@ -5,6 +5,8 @@
 import json
 import re
 
+import pytest
+
 KV_CACHE_BYTES = 1 << 30
 """The engines' KV cache, which conftest.py sets by VLLM_CPU_KVCACHE_SPACE."""
 
@@ -24,6 +26,7 @@ def test_one_eager_rank_equals_stock_vllm(generate, stock_eager):
     assert_equal(generate("--eager", "--ranks", "1"), stock_eager)
 
 
+@pytest.mark.whole
 def test_three_ranks_with_redundant_experts_on_selective_equal_stock_vllm(generate, stock_eager):
     config = {"num_experts_per_worker": 7, "fetch": "selective"}
     ranks = generate("--eager", "--ranks", "3", "--config", json.dumps(config))
@@ -33,6 +36,7 @@ def test_three_ranks_with_redundant_experts_on_selective_equal_stock_vllm(genera
         assert sum(stats["bytes_fetched"]["selective"]) > 0
 
 
+@pytest.mark.whole
 def test_ranks_with_copies_of_the_experts_that_an_earlier_run_chose_equal_stock_vllm(
     generate, stock_eager, tmp_path
 ):
@@ -57,16 +61,18 @@ def test_ranks_with_copies_of_the_experts_that_an_earlier_run_chose_equal_stock_
     assert 0 < fetched[1] < 0.8 * fetched[0]
 
 
+@pytest.mark.whole
 def test_compiled_ranks_that_mix_modes_by_the_step_equal_stock_vllm(generate, stock):
     """The given figures make large prefills prefetch, and decodes read in place."""
     config = {"link_gb_per_s": 0.05, "compute_us_per_token": 1000}
     ranks = generate("--ranks", "2", "--config", json.dumps(config))
     assert_equal(ranks, stock)
-    for stats in ranks["stats"]:
-        assert min(stats["steps"][mode] for mode in ("direct", "prefetch")) > 2
-        assert stats["fetch"] in ranks["log"]
+    for mode in ("direct", "prefetch"):  # a slow rank may take few of the long prompts
+        assert sum(stats["steps"][mode] for stats in ranks["stats"]) > 4
+    assert all(stats["fetch"] in ranks["log"] for stats in ranks["stats"])
 
 
+@pytest.mark.whole
 def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
     generate, stock_eager, demo_model
 ):
@@ -86,6 +92,7 @@ def test_a_rank_alone_with_experts_in_host_memory_equals_stock_vllm(
     assert "by rank of the group: the host " in alone["log"]
 
 
+@pytest.mark.whole
 def test_ranks_on_the_cuda_path_with_experts_in_host_memory_equal_stock_vllm(generate, stock_eager):
     """Blocks, views, slots and copies go through the CUDA driver's calls, here the fake one's."""
     config = '{"fetch": "prefetch", "host_experts": 3}'
@@ -98,6 +105,7 @@ def test_ranks_on_the_cuda_path_with_experts_in_host_memory_equal_stock_vllm(gen
         assert stats["misses"] == 0
 
 
+@pytest.mark.whole
 def test_four_ranks_on_prefetch_with_chunked_prefill_equal_stock_vllm(generate, dense_first_model):
     """The model has a dense layer and five MoE layers, which use three slots."""
     same = ["--eager", "--options", '{"max_num_batched_tokens": 64, "max_num_seqs": 32}']

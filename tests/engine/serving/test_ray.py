@@ -14,7 +14,7 @@ from forms import assert_all_end, assert_answers_like_stock
 from support.ray_cluster import SECOND_HOST, first_node, two_nodes
 from support.server import Server
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.whole]
 RAY = ("--data-parallel-backend", "ray", "--distributed-executor-backend", "dwdp")
 GROUPS_OF_TWO = ("--additional-config", '{"dwdp": {"dwdp_size": 2}}')
 EAGER = ("--max-model-len", "512", "--enforce-eager", "--api-server-count", "1")

@@ -9,6 +9,8 @@ from support.metrics import samples, wait_for
 from support.ports import free_port
 from support.server import Server
 
+pytestmark = pytest.mark.whole
+
 OPTIONS = ("--max-model-len", "512", "--distributed-executor-backend", "dwdp")
 SECRET = "a secret of these tests"
 

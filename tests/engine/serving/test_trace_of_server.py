@@ -15,6 +15,8 @@ from vllm_dwdp.trace.server import LACKS
 from vllm_dwdp.trace.span import Kind
 from vllm_dwdp.trace.trace_file import read_trace
 
+pytestmark = pytest.mark.whole
+
 STEPS = 12
 DWDP = {"dwdp": {"fetch": "prefetch"}}
 OPTIONS = (

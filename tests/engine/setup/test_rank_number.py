@@ -24,6 +24,8 @@ from vllm_dwdp import LLM
 from vllm_dwdp.engine.setup.independence import restore_rank
 from vllm_dwdp.engine.setup.settings import Settings
 
+pytestmark = pytest.mark.whole
+
 PROMPT = "It is a truth universally acknowledged"
 RANDOM = SamplingParams(temperature=1, max_tokens=24, ignore_eos=True)
 SEEDED = SamplingParams(temperature=1, max_tokens=24, ignore_eos=True, seed=7)

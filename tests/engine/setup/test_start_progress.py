@@ -15,6 +15,8 @@ from vllm.v1.engine import core_client
 
 from vllm_dwdp.engine import compat
 
+pytestmark = pytest.mark.whole
+
 MODEL = str(Path(__file__).resolve().parents[3] / "examples" / "demo_model")
 LONGEST_S = 100 * (6 + 1)
 """timeout_s for each of the demo model's six layers, and once more."""

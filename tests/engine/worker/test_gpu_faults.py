@@ -8,6 +8,8 @@ import re
 import pytest
 from cuda_stand_in import CUDA_STAND_IN
 
+pytestmark = pytest.mark.whole
+
 GPU = CUDA_STAND_IN | {"FAKE_CUDA_GRANULARITY": str(1 << 16)}
 """With this page size the demo model has a fringe and boundary pages."""
 BLOCK = (

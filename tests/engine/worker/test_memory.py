@@ -22,6 +22,8 @@ from support.memory_samples import Sample, Sampler
 from vllm_dwdp.device.numa import read_numa_nodes
 from vllm_dwdp.memory.residency import group_resident_bytes
 
+pytestmark = pytest.mark.whole
+
 HOLD = Path(__file__).parents[1] / "hold_experts.py"
 MODEL = RandomMoe()
 """Most weights are experts, since vLLM needs memory of its own to repack dense weights."""

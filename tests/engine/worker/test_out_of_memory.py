@@ -11,7 +11,7 @@ from layer_group import Model, make_checkpoint
 from rank_threads import BOUND, MeetingGroup
 from support.fake_cuda import OUT_OF_MEMORY, FakeCuda, num_memory_files
 
-pytestmark = pytest.mark.usefixtures("one_process_group")
+pytestmark = [pytest.mark.usefixtures("one_process_group"), pytest.mark.whole]
 
 SHAPE = NUM_EXPERTS, DTYPE, HAS_BIAS, NUM_LAYERS = 5, torch.bfloat16, False, 1
 SIZE = 2

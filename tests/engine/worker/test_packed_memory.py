@@ -16,6 +16,8 @@ import pytest
 from moe_checkpoints import write_packed
 from support.memory_samples import Sampler
 
+pytestmark = pytest.mark.whole
+
 ENGINE = Path(__file__).parents[1]
 SIZES = {
     "hidden_size": 1024,
