@@ -20,9 +20,12 @@ export SKBUILD_CMAKE_DEFINE=$warnings_are_errors
 setup_env "$root" with_tests
 export PATH=$root/.venv/bin:$PATH HF_HUB_OFFLINE=1
 
-if [ ! -f /usr/include/gtest/gtest.h ] || [ -z "$(command -v prometheus)" ]; then
-  apt-get update -q >/dev/null
-  apt-get install -y -q --no-install-recommends libgtest-dev prometheus >/dev/null
+if [ ! -f /usr/include/gtest/gtest.h ]; then
+  apt-get update -q >/dev/null && apt-get install -y -q libgtest-dev >/dev/null
+fi
+if [ -z "$(command -v prometheus)" ]; then
+  apt-get install -y -q --no-install-recommends prometheus >/dev/null 2>&1 \
+    || echo "expected Debian's prometheus, for one test of metrics; it is skipped." >&2
 fi
 cmake -S csrc -B build/csrc-tests -DDWDP_BUILD_TESTS=ON -D$warnings_are_errors -DPython_EXECUTABLE="$root/.venv/bin/python" \
   >/dev/null
