@@ -10,7 +10,7 @@ lint:  ## ruff, mypy, clang-format
 unit:  ## tests that need no model, and those of the docs; half a minute once .venv is made
 	bash tests/unit.sh
 
-test:  ## C++ under sanitizers, lint, and tests for a quarter of an hour
+test:  ## C++ under sanitizers, lint, and all tests but most of those that start engines
 	bash tests/run.sh
 
 test-all:  ## the same with all tests that start engines, but the slow ones
