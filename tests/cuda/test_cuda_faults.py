@@ -10,6 +10,8 @@ from support.gpu_ranks import make_ranks
 
 from vllm_dwdp._core import DriverError, HandleType
 
+pytestmark = pytest.mark.whole
+
 SYMBOLS = (
     "cuInit",
     "cuDeviceGet",

@@ -22,6 +22,8 @@ from vllm.sampling_params import BeamSearchParams
 
 from vllm_dwdp import LLM, RankDied
 
+pytestmark = pytest.mark.whole
+
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 PROMPTS = [start + " and" * n for n in range(8) for start in ("Emma was", "In the beginning")]
 

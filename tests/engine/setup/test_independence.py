@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from forms import server_per_rank
 
+pytestmark = pytest.mark.whole
+
 PROMPT = "It is a truth"
 
 
