@@ -44,6 +44,20 @@ def server_per_rank(model, logs, *options, environment=MappingProxyType({})):
             server.stop()
 
 
+@contextlib.contextmanager
+def server_in_dev_mode(model, folder, *options):
+    """A server that is ready and has vLLM's calls for developers. It and its processes must end."""
+    environment = {"VLLM_SERVER_DEV_MODE": "1"}
+    server = Server(model, *options, log=folder / "log", environment=environment)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        code = server.stop()
+    assert code is not None, "a process had to be killed"
+    assert leftovers.of_these_tests() == set()
+
+
 def supervisor(port, num_ranks=2):
     """Options for ranks with servers at `port` and the next ones, and their supervisor after."""
     options = ("--data-parallel-multi-port-external-lb",)

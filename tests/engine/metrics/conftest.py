@@ -5,8 +5,7 @@
 import json
 
 import pytest
-from forms import TWO_RANKS
-from support.server import Server
+from forms import TWO_RANKS, server_in_dev_mode
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one front-end", "two front-ends"])
@@ -15,11 +14,5 @@ def server(request, demo_model, tmp_path_factory):
     config = {"dwdp": {"fetch": "prefetch", "layer_metrics": request.param == 1}}
     options = (*TWO_RANKS, "--additional-config", json.dumps(config))
     options += ("--api-server-count", str(request.param), "--no-enable-prefix-caching")
-    environment = {"VLLM_SERVER_DEV_MODE": "1"}
-    log = tmp_path_factory.mktemp("server") / "log"
-    made = Server(demo_model, *options, log=log, environment=environment)
-    try:
-        made.wait_until_ready()
+    with server_in_dev_mode(demo_model, tmp_path_factory.mktemp("server"), *options) as made:
         yield made
-    finally:
-        made.stop()

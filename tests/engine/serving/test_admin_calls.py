@@ -6,8 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import leftovers
-from support.server import Server
+from forms import server_in_dev_mode
 
 pytestmark = pytest.mark.whole
 
@@ -70,16 +69,9 @@ OTHERS = (
 
 @pytest.fixture(scope="module")
 def server(demo_model, tmp_path_factory):
-    server = Server(
-        demo_model,
-        *("--data-parallel-size", "2", *OPTIONS),
-        log=tmp_path_factory.mktemp("server") / "log",
-        environment={"VLLM_SERVER_DEV_MODE": "1"},
-    )
-    server.wait_until_ready()
-    yield server
-    assert server.stop() is not None, "a process had to be killed"
-    assert leftovers.of_these_tests() == set()
+    options = ("--data-parallel-size", "2", *OPTIONS)
+    with server_in_dev_mode(demo_model, tmp_path_factory.mktemp("server"), *options) as made:
+        yield made
 
 
 def assert_all_ranks_answer(server):

@@ -8,8 +8,7 @@ import sys
 import threading
 
 import pytest
-from support import leftovers
-from support.server import Server
+from forms import TWO_RANKS, server_in_dev_mode
 
 from vllm_dwdp.trace.server import LACKS
 from vllm_dwdp.trace.span import Kind
@@ -19,24 +18,13 @@ pytestmark = pytest.mark.whole
 
 STEPS = 12
 DWDP = {"dwdp": {"fetch": "prefetch"}}
-OPTIONS = (
-    *("--data-parallel-size", "2", "--distributed-executor-backend", "dwdp", "--enforce-eager"),
-    *("--max-model-len", "512", "--additional-config", json.dumps(DWDP)),
-)
+OPTIONS = (*TWO_RANKS, "--additional-config", json.dumps(DWDP))
 
 
 @pytest.fixture(scope="module")
 def server(demo_model, tmp_path_factory):
-    server = Server(
-        demo_model,
-        *OPTIONS,
-        log=tmp_path_factory.mktemp("server") / "log",
-        environment={"VLLM_SERVER_DEV_MODE": "1"},
-    )
-    server.wait_until_ready()
-    yield server
-    assert server.stop() is not None, "a process had to be killed"
-    assert leftovers.of_these_tests() == set()
+    with server_in_dev_mode(demo_model, tmp_path_factory.mktemp("server"), *OPTIONS) as made:
+        yield made
 
 
 @pytest.fixture
