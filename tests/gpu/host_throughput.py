@@ -32,6 +32,7 @@ import packed_vllm  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
 from report import Status, outcome_of  # noqa: E402
 from throughput_child import write_whole  # noqa: E402
+from traces import figures_of_trace  # noqa: E402
 from vllm_e2e import Child  # noqa: E402
 
 CHILD = Path(__file__).with_name("throughput_child.py")
@@ -144,9 +145,11 @@ class Way:
         """The figures of all rounds. beside: other ways, to divide this one's rounds by."""
         dwdp = {}
         if "additional_config" in self._job["options"]:
-            dwdp = self._turn("dwdp", time.monotonic() + 10.0)
+            dwdp = self._turn("dwdp", time.monotonic() + 15.0)
         if self.error is not None:
             raise self.error
+        if recording := dwdp.pop("trace", None):
+            dwdp["trace"] = figures_of_trace([recording], self._log.with_suffix(".trace.json"))
         ratios = {
             f"ratio to {way.name}": ratio(self.tokens_per_s, way.tokens_per_s) for way in beside
         }
@@ -220,7 +223,7 @@ def is_reference(other, name):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--results", type=Path, default=Path(os.devnull))
-    parser.add_argument("--logs", type=Path, help="a folder to keep the engines' logs in")
+    parser.add_argument("--logs", type=Path, help="a folder for logs and traces")
     parser.add_argument("--seconds", type=float, default=170.0, help="for all of it")
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds

@@ -126,7 +126,7 @@ class Rehearsal(EndToEnd):
 
 
 def rehearse(start, model):
-    log = Rehearsal(model, model.parent, is_rehearsal=False).ending(start)
+    log = Rehearsal(model, model.parent, model.parent, is_rehearsal=False).ending(start)
     lines = [line for line in log.splitlines() if any(text in line for text in FIRST_DRIVER_CALL)]
     if not lines:
         sys.exit(f"{start.name}: expected the first driver call, got\n{log[-6000:]}")

@@ -17,6 +17,8 @@ STEPS_OF_A_ROUND = 24
 """Full steps that the prompts of a round would fill. The first step is smaller, since it begins
 with the first prompt, and the last step runs the rest."""
 
+RECORDED_STEPS = 12
+
 
 class Engine:
     def __init__(self, job):
@@ -41,8 +43,19 @@ class Engine:
         return {"tokens_per_s": tokens / (time.perf_counter() - start)}
 
     def dwdp(self):
-        """What dwdp says of the rounds until now."""
+        """What dwdp says of the rounds until now, and a trace of some steps of one more round."""
         (stats,) = self._llm.collective_rpc("dwdp_stats")
+        return self._count(stats) | {"trace": self._trace()}
+
+    def _trace(self):
+        """The recording of some steps of a round, as dwdp's workers return it."""
+        self._llm.collective_rpc("dwdp_trace_start", args=(RECORDED_STEPS,))
+        self.round()
+        (recording,) = self._llm.collective_rpc("dwdp_trace")
+        return recording
+
+    @staticmethod
+    def _count(stats):
         return {
             "fetch": stats["fetch"],
             "link_gb_per_s": stats.get("link_gb_per_s"),

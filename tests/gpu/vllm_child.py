@@ -2,8 +2,10 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """One vLLM engine of vllm_e2e.py, which generates greedy tokens in each fetch mode.
 
-The argument is a job in JSON: {"options": of vllm.LLM, "prompts", "modes", "is_dwdp", "out"}. The
-mode null is the one with which the engine started. Tokens and dwdp's statistics go to file "out".
+The argument is a job in JSON: {"options": of vllm.LLM, "prompts", "modes", "is_dwdp",
+"recorded_steps", "out"}. The mode null is the one with which the engine started. With recorded
+steps each mode runs once more while so many steps are recorded. Tokens, dwdp's statistics and
+recordings go to file "out".
 """
 
 import json
@@ -26,14 +28,22 @@ def main():
     for mode in job["modes"]:
         if mode is not None:
             llm.collective_rpc("switch_mode", args=(mode,))
-        start = time.perf_counter()
-        outputs = [llm.generate([p], params, use_tqdm=False)[0] for p in job["prompts"]]
-        tokens = [list(output.outputs[0].token_ids) for output in outputs]
-        run = {"mode": mode, "tokens": tokens, "seconds": round(time.perf_counter() - start, 2)}
-        if job["is_dwdp"]:
-            (run["stats"],) = llm.collective_rpc("dwdp_stats")
-        runs.append(run)
+        runs.append({"mode": mode, **run(llm, job, params)})
+        if job["recorded_steps"]:
+            llm.collective_rpc("dwdp_trace_start", args=(job["recorded_steps"],))
+            runs.append({"mode": mode, **run(llm, job, params)})
+            (runs[-1]["recording"],) = llm.collective_rpc("dwdp_trace")
     Path(job["out"]).write_text(json.dumps({"seconds": seconds, "runs": runs}))
+
+
+def run(llm, job, params):
+    start = time.perf_counter()
+    outputs = [llm.generate([p], params, use_tqdm=False)[0] for p in job["prompts"]]
+    tokens = [list(output.outputs[0].token_ids) for output in outputs]
+    found = {"tokens": tokens, "seconds": round(time.perf_counter() - start, 2)}
+    if job["is_dwdp"]:
+        (found["stats"],) = llm.collective_rpc("dwdp_stats")
+    return found
 
 
 if __name__ == "__main__":

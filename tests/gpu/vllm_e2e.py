@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Checks that ranks on GPUs give the same tokens as stock vLLM, eager and with CUDA graphs.
 
-    python tests/gpu/vllm_e2e.py [--quick] [--block-fp8] [--results RESULTS.md] [MODEL ...]
+    python tests/gpu/vllm_e2e.py [OPTIONS] [--results RESULTS.md] [MODEL ...]
 
 It runs every fetch mode on each MODEL, by default on a model with random weights. If there are two
 GPUs, each rank takes one; otherwise both take GPU 0. vLLM is the installed one, or the one that
@@ -10,6 +10,8 @@ pack_vllm.py packed.
 
 * --quick: only four starts of a small model, in at most four minutes.
 * --block-fp8: quantise the experts of the random model; --quick then leaves graphs out.
+* --fetch MODE: without --quick, leave out starts with other modes; may be given several times.
+* --traces FOLDER: keep the recorded steps of the starts that record some.
 * --rehearse: with --quick, run what a CPU can, with vLLM's CPU backend.
 """
 
@@ -34,6 +36,7 @@ from parts import NOT_RUN  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
 from report import Outcome, Status, outcome_of  # noqa: E402
 from support.ports import free_port  # noqa: E402
+from traces import figures_of_trace  # noqa: E402
 
 BEGIN = time.monotonic()
 CHILD = Path(__file__).with_name("vllm_child.py")
@@ -60,6 +63,9 @@ KV_CACHE_BYTES = 1 << 30
 EXTRA_BYTES = 32 << 20
 """Spare memory for copies of the experts that tokens of an earlier start chose most."""
 
+RECORDED_STEPS = 200
+"""More steps than the prompts take."""
+
 MEMORY_SHARE = 0.4
 """Part of a GPU's memory for each rank; by default each of two ranks would ask for nearly all."""
 
@@ -72,7 +78,7 @@ class Start:
     is the mode with which the engine starts. host_experts: the number of experts that a single
     rank keeps in host memory; None for two ranks on GPU memory. extra_bytes: dwdp's option
     extra_expert_bytes. The first start with it counts which experts are chosen, later ones keep
-    copies of those.
+    copies of those. recorded_steps: with it each mode runs once more, and so many steps are traced.
     """
 
     name: str
@@ -81,12 +87,14 @@ class Start:
     modes: tuple[str | None, ...] = (None,)
     host_experts: int | None = None
     extra_bytes: int = 0
+    recorded_steps: int = 0
 
     @property
     def num_ranks(self):
         return 1 if self.fetch is None or self.host_experts else 2
 
 
+FETCHES = ("direct", "prefetch", "selective", "auto")
 SWITCHED = ("selective", "prefetch", "direct", MIXED)
 QUICK = (
     Start("stock vLLM, eager"),
@@ -95,6 +103,7 @@ QUICK = (
         fetch="selective",
         modes=SWITCHED,
         extra_bytes=EXTRA_BYTES,
+        recorded_steps=RECORDED_STEPS,
     ),
     Start(
         "two ranks, CUDA graphs, selective, extra experts",
@@ -107,6 +116,7 @@ QUICK = (
         fetch="selective",
         modes=SWITCHED,
         host_experts=12,
+        recorded_steps=RECORDED_STEPS,
     ),
 )
 
@@ -116,19 +126,22 @@ def all_starts():
     for eager in (True, False):
         name = "eager" if eager else "CUDA graphs"
         yield Start(f"stock vLLM, {name}", eager)
-        for fetch in ("direct", "prefetch", "selective", "auto"):
-            yield Start(f"two ranks, {name}, {fetch}", eager, fetch)
+        for fetch in FETCHES:
+            steps = RECORDED_STEPS if eager else 0  # graphs run no Python that could record
+            yield Start(f"two ranks, {name}, {fetch}", eager, fetch, recorded_steps=steps)
 
 
 class EndToEnd:
     """Starts engines on one model, and compares their tokens with the last start of stock vLLM.
 
-    cache: a folder that vLLM's caches and the counts of chosen experts are kept in.
+    cache: a folder that vLLM's caches and the counts of chosen experts are kept in. traces: one
+    for the traces of recorded steps.
     """
 
-    def __init__(self, model, cache, *, is_rehearsal):
+    def __init__(self, model, cache, traces, *, is_rehearsal):
         self._model = Path(model)
         self._cache = Path(cache)
+        self._traces = Path(traces)
         self._is_rehearsal = is_rehearsal
         self._stock_tokens = None
 
@@ -175,8 +188,22 @@ class EndToEnd:
             "equal to stock vLLM's": "this is it" if start.fetch is None else self._has_stock,
             "seconds to start": [rank["seconds"]["start"] for rank in ranks],
             "MiB of extra experts": round(max(extra_bytes, default=0) / 2**20, 1),
-            "seconds by mode": {run["mode"] or start.fetch or "-": run["seconds"] for run in runs},
+            "seconds by mode": {
+                name_of(run, start): run["seconds"] for run in runs if "recording" not in run
+            },
+            **self._trace_figures(start, ranks),
         }
+
+    def _trace_figures(self, start, ranks):
+        """Write the trace of each recorded run; returns the totals by mode."""
+        found = {}
+        for runs in zip(*(rank["runs"] for rank in ranks), strict=True):
+            if "recording" in runs[0]:
+                mode = name_of(runs[0], start)
+                file = self._traces / f"{start.num_ranks}-ranks-{mode}.trace.json"
+                recordings = [run["recording"] for run in runs]
+                found[f"trace, {mode}"] = figures_of_trace(recordings, file)
+        return found
 
     @property
     def _has_counts(self):
@@ -218,7 +245,13 @@ class EndToEnd:
         if start.fetch is not None:
             options |= dwdp_options(start, self._model)
         is_dwdp = start.fetch is not None
-        return {"options": options, "prompts": PROMPTS, "modes": start.modes, "is_dwdp": is_dwdp}
+        return {
+            "options": options,
+            "prompts": PROMPTS,
+            "modes": start.modes,
+            "is_dwdp": is_dwdp,
+            "recorded_steps": start.recorded_steps,
+        }
 
     def _environment(self, start, rank, port):
         found = packed_vllm.environment() | {"VLLM_CACHE_ROOT": str(self._cache)}
@@ -237,6 +270,10 @@ class EndToEnd:
     def _local_rank(self, rank):
         """The rank's number on its host. Ranks take GPUs in turns; on CPUs all numbers differ."""
         return rank if self._is_rehearsal else rank % max(1, num_gpus())
+
+
+def name_of(run, start):
+    return run["mode"] or start.fetch or "-"
 
 
 class Child:
@@ -321,7 +358,10 @@ def given_costs(model):
 
 
 def check_copies(start, runs):
-    """Check that each mode that copies has copied in its run, and that 'direct' copied nothing."""
+    """Check that each mode that copies has copied in its first run, and that 'direct' never has.
+
+    When a mode runs once more, slots may hold all experts that it needs.
+    """
     before = {"prefetch": 0, "selective": 0}
     for run in runs:
         now = {mode: sum(by_peer) for mode, by_peer in run["stats"]["bytes_fetched"].items()}
@@ -330,7 +370,8 @@ def check_copies(start, runs):
         mode = run["mode"] or start.fetch
         copying = {MIXED: "prefetch", "auto": "prefetch"}.get(mode, mode)
         if copying in copied:
-            assert copied[copying] > 0, f"{mode} copied nothing: {copied}"
+            is_first = "recording" not in run
+            assert copied[copying] > 0 or not is_first, f"{mode} copied nothing: {copied}"
         else:
             assert not any(copied.values()), f"{mode} copied {copied}"
 
@@ -353,7 +394,8 @@ def reason_to_skip(args):
 
 def starts_of(args):
     if not args.quick:
-        return all_starts()
+        modes = {None, *(args.fetch or FETCHES)}
+        return [start for start in all_starts() if start.fetch in modes]
     return [start for start in QUICK if start.eager or not args.block_fp8]
 
 
@@ -367,7 +409,7 @@ def random_model(args):
 
 def run_all(args, model, cache, results):
     """Run the starts; writes and yields their outcomes."""
-    end_to_end = EndToEnd(model, cache, is_rehearsal=args.rehearse)
+    end_to_end = EndToEnd(model, cache, args.traces or cache, is_rehearsal=args.rehearse)
     deadline = BEGIN + (QUICK_S if args.quick else float("inf"))
     limit_s = QUICK_START_S if args.quick and not args.rehearse else START_S
     for start in starts_of(args):
@@ -403,6 +445,8 @@ def parse():
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--quick", action="store_true", help="four starts, four minutes")
     parser.add_argument("--block-fp8", action="store_true", help="experts in FP8, on GPUs only")
+    parser.add_argument("--fetch", action="append", choices=FETCHES, help="see above")
+    parser.add_argument("--traces", type=Path, help="a folder to keep recorded steps in")
     parser.add_argument("--results", type=Path, default=Path(os.devnull))
     parser.add_argument("--rehearse", action="store_true", help="on the CPU")
     return parser.parse_args()

@@ -6,6 +6,7 @@ The memory of both ranks is on one GPU, where the driver copies with a kernel, s
 nothing about NVLink.
 """
 
+import contextlib
 import functools
 import statistics
 import subprocess
@@ -21,8 +22,10 @@ from rank_pair import RankPair
 from vllm_dwdp._core import CopyList, CudaCopier
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.fetch.policy import Policy
+from vllm_dwdp.fetch.recorder import StepRecorder
 
-NUM_EXPERTS, NUM_LAYERS, NUM_STEPS = 64, 6, 10
+NUM_EXPERTS, NUM_LAYERS = 64, 6
+TIMED_STEPS, WARM_UP_STEPS = 60, 10
 PAGES_OF_A_ROW = {"w13_weight": 5.5, "w2_weight": 2.75}
 PAGES_COPIED = 256
 SLICE_PAGES = 32
@@ -115,6 +118,8 @@ def host_cost(device):
     pair.make_scheduler()
     measure_host_cost(pair, FetchMode.DIRECT, (None, 10))
     measure_host_cost(pair, FetchMode.PREFETCH, (None, 80))
+    with recording(pair) as recorder:
+        measure_host_cost(pair, FetchMode.PREFETCH, (None, 120), calls=recorder, name=", recorded")
 
 
 @part("host cost of a layer, selective", Need.TORCH, Need.TRITON)
@@ -126,20 +131,41 @@ def host_cost_selective(device):
     measure_host_cost(pair, FetchMode.SELECTIVE, (None, 60), chosen)
 
 
-def measure_host_cost(pair, mode, expected, chosen=None):
-    """Time `wait` and `release` outside of graphs; the device ends each step before the next."""
+@contextlib.contextmanager
+def recording(pair):
+    """Record all steps in the block, and check that they are all there, in the order of time."""
+    recorder = StepRecorder(
+        pair.scheduler, pair.copier, install=lambda _: None, counts=dict, wanted_steps=TIMED_STEPS
+    )
+    recorder.start()
+    yield recorder
+    found = recorder.take()
+    assert len(found.runs) == TIMED_STEPS * NUM_LAYERS, f"recorded {len(found.runs)} runs of layers"
+    times = [ns for run in found.runs for ns in (run.begin_ns, run.kernel_end_ns, run.end_ns)]
+    assert times == sorted(times), "recorded times are not in order"
+    assert found.copies, "recorded no copy"
+    assert all(copy.begin_ns <= copy.end_ns for copy in found.copies), "a copy ends too early"
+
+
+def measure_host_cost(pair, mode, expected, chosen=None, *, calls=None, name=""):
+    """Time `wait` and `release` outside of graphs; the device ends each step before the next.
+
+    calls: what they are called of, instead of the scheduler.
+    """
+    calls = calls or pair.scheduler
     pair.scheduler.policy = Policy.always(mode)
     times = []
     with pair.device.on(pair.stream):
-        for step in range(60):
+        for step in range(TIMED_STEPS):
             for layer in range(NUM_LAYERS):
                 start = time.perf_counter()
-                pair.scheduler.release(layer, pair.scheduler.wait(layer, 1, chosen))
-                times += [time.perf_counter() - start] if step > 10 else []
+                calls.release(layer, calls.wait(layer, 1, chosen))
+                times += [time.perf_counter() - start] if step > WARM_UP_STEPS else []
             pair.device.synchronize(pair.stream)
     pair.scheduler.stop()
     median_us = round(statistics.median(times) * 1e6, 2)
-    say(f"host cost of a layer, {mode}", median_us=median_us, expected={"median_us": expected})
+    title = f"host cost of a layer, {mode}{name}"
+    say(title, median_us=median_us, expected={"median_us": expected})
 
 
 @part("a small host-to-device copy beside a prefetch", Need.TORCH)
