@@ -5,26 +5,25 @@
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+import vllm_dwdp.bench.server
 from support.hosts import on_host
 from support.ports import free_port
+from vllm_dwdp.bench.errors import BenchError
 
 READY_S = 400
-STOP_S = 60
 
 
-class Server:
+class Server(vllm_dwdp.bench.server.Server):
     """A server that starts at construction; call `wait_until_ready` before the first request.
 
     host: the name of another host to run on; see hosts.py.
@@ -38,35 +37,20 @@ class Server:
         environment: Mapping[str, str] = {},
         host: str | None = None,
     ) -> None:
-        self.log = log
         self._host = host
-        self.port = free_port()
+        port = free_port()
         command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model)]
         command += ["--served-model-name", "demo", "--host", "127.0.0.1"]
-        command += ["--port", str(self.port), *options]
+        command += ["--port", str(port), *options]
         if host is not None:
             command = on_host(host, command)
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=out, stderr=out
-            )
+        super().__init__(command, port=port, log=log, environment={**os.environ, **environment})
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        while (ended := self.process.poll()) is None and time.monotonic() < deadline:
-            if self._is_healthy():
-                return
-            time.sleep(0.5)
-        how = f"not healthy within {READY_S} s" if ended is None else f"ended with {ended}"
-        raise AssertionError(f"server {how}:\n{self.text()[-2000:]}\n{self._errors()}")
-
-    def text(self) -> str:
-        """The server's log so far."""
-        return self.log.read_text(errors="replace")
+    def wait_until_ready(self, seconds: float = READY_S) -> None:
+        try:
+            super().wait_until_ready(seconds)
+        except BenchError as error:
+            raise AssertionError(f"{error}\n{self.text()[-2000:]}\n{self._errors()}") from error
 
     def wait_for_log(self, pattern: str, timeout_s: float = 120) -> re.Match[str]:
         """Wait until the log matches; fails if the server ends before or the time is up."""
@@ -85,11 +69,6 @@ class Server:
         )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return str(json.load(answer)["choices"][0]["text"])
-
-    def family(self) -> list[psutil.Process]:
-        """The server's process and all its descendants."""
-        server = psutil.Process(self.process.pid)
-        return [server, *server.children(recursive=True)]
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
         """Call an endpoint; returns the status and the text of the answer."""
@@ -116,27 +95,9 @@ class Server:
         for process in self.family():
             process.resume()
 
-    def stop(self, strike: int = signal.SIGINT) -> int | None:
-        """Send a signal and wait; returns the exit code, None if a process had to be killed."""
-        if self.process.poll() is not None:
-            return self.process.returncode
-        family = self.family()
-        vllm = family[0 if self._host is None else 1]  # there the first one is unshare, which waits
-        vllm.send_signal(strike)
-        gone, left = psutil.wait_procs(family, timeout=STOP_S)
-        for process in left:
-            process.kill()
-        self.process.wait()
-        codes = {process.pid: process.returncode for process in gone}
-        return None if left else codes[self.process.pid]
+    def _front_end(self, family: Sequence[psutil.Process]) -> psutil.Process:
+        return family[0 if self._host is None else 1]  # there the first one is unshare, which waits
 
     def _errors(self) -> str:
         """The log lines that name an error; vLLM logs the cause long before its last lines."""
         return "\n".join(line for line in self.text().splitlines() if "Error" in line)[-2000:]
-
-    def _is_healthy(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.url}/health", timeout=1)
-        except OSError:
-            return False
-        return True

@@ -27,7 +27,7 @@ ROOMS = (
         "engine.self_check",
         "offline",
     ),
-    *("planning", "simulation", "doctor", "trace", "cli"),
+    *("planning", "simulation", "doctor", "trace", "bench", "cli"),
 )
 """The rooms (folders and modules) from the lowest to the highest.
 
@@ -99,6 +99,8 @@ def of_vllm(folder: Path) -> list[str]:
 
 
 def _may_know(one: Import) -> bool:
+    if one.module == "bench.client":  # `vllm bench serve` itself
+        return one.name.startswith("vllm.benchmarks.serve.")
     if one.module.startswith("offline."):
         return one.name in PUBLIC_VLLM or one.name.rpartition(".")[0] in PUBLIC_VLLM
     return one.module.startswith("engine.") or one.module == "plugin"

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from vllm_dwdp.cli import trace
+from vllm_dwdp.cli import bench, trace
 from vllm_dwdp.cli.doctor import doctor
 from vllm_dwdp.cli.errors import CommandError
 from vllm_dwdp.cli.plan import plan
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, check, measure and watch vLLM with Distributed Weight Data Parallelism.",
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(trace.app, name="trace")
 
 

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
+"""Measures how fast a rank copies out of its peers' memory, by the size of slices and by peers.
+
+This process is the rank. It makes the memory of its peers itself, hands it over as peers do, and
+copies out of it into a slot as a rank does. No other rank copies meanwhile.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vllm_dwdp._core import (
+    Copier,
+    CopyList,
+    CudaCopier,
+    CudaDriver,
+    HandleType,
+    HostCopier,
+    HostDriver,
+    MemoryDriver,
+    SlotPage,
+    View,
+)
+from vllm_dwdp.bench.errors import BenchError
+from vllm_dwdp.device.numa import NO_NUMA_NODE, own_numa_node, read_numa_nodes
+
+SLICE_BYTES = tuple(1 << power for power in (16, 18, 20, 22, 24))
+SECONDS, FEWEST = 0.3, 3
+"""Each figure is the median of so many copies as end in this time, and of at least FEWEST."""
+
+
+@dataclass(frozen=True)
+class CopySpeed:
+    """Copies out of the memory of some peers in turn, in slices.
+
+    bytes_per_s: while a slot is filled. latency_s: of one slice alone, from its submission until
+    the host knows that it has ended.
+    """
+
+    num_peers: int
+    slice_bytes: int
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Memory of this machine for a rank and its peers.
+
+    reader, copier: of the rank. owners: the drivers of the peers' memory. places: by peer, where
+    its memory lies, for the report. peer_bytes: memory of each peer. slot_bytes: of the slot.
+    """
+
+    reader: MemoryDriver
+    copier: Copier
+    owners: list[MemoryDriver]
+    places: list[str]
+    peer_bytes: int
+    slot_bytes: int
+
+    @classmethod
+    def of_host(cls, num_peers: int, copy_threads: int) -> "Machine":
+        """Peers lie on other NUMA nodes than this process, as far as there are any."""
+        nodes = _nodes_of_peers(num_peers)
+        return cls(
+            reader=HostDriver(name="dwdp-bench"),
+            copier=HostCopier(num_threads=copy_threads, cores=sorted(os.sched_getaffinity(0))),
+            owners=[HostDriver(name="dwdp-bench-peer", numa_node=node) for node in nodes],
+            places=["this host" if n == NO_NUMA_NODE else f"NUMA node {n}" for n in nodes],
+            peer_bytes=256 << 20,
+            slot_bytes=64 << 20,
+        )
+
+    @classmethod
+    def of_gpus(cls, num_peers: int, num_gpus: int, library: str = "libcuda.so.1") -> "Machine":
+        """GPU 0 reads the others in turn, or itself if it is the only one."""
+        gpus = [(1 + peer) % num_gpus for peer in range(num_peers)]
+        driver = CudaDriver(0, library)
+        return cls(
+            reader=driver,
+            copier=CudaCopier(driver, use_batches=True),
+            owners=[CudaDriver(gpu, library) for gpu in gpus],
+            places=[f"GPU {gpu}" for gpu in gpus],
+            peer_bytes=1 << 30,
+            slot_bytes=512 << 20,
+        )
+
+    def peers(self) -> View:
+        """A view of the memory of all peers, side by side; each is filled with its number + 1."""
+        size = self.peer_bytes
+        view = self.reader.reserve_view(len(self.owners) * size)
+        for index, owner in enumerate(self.owners):
+            content = torch.full((size,), index + 1, dtype=torch.uint8)
+            own = owner.create_block(size, index * size)
+            own.fill(0, content.data_ptr(), size)
+            own.seal()
+            handle = own.export_handle(HandleType.FILE_DESCRIPTOR)
+            view.map_block(index * size, self.reader.import_block(handle, size, index * size))
+        view.finish()
+        return view
+
+
+def bench_memory(
+    machine: Machine, num_peers: Sequence[int], slice_bytes: Sequence[int]
+) -> list[CopySpeed]:
+    """Measure all pairs. num_peers: at most those of the machine."""
+    view, slot = machine.peers(), machine.reader.create_slot_page(machine.slot_bytes)
+    for size in slice_bytes:
+        if not 0 < size <= slot.num_bytes:
+            raise BenchError(f"expected slices of 1 to {slot.num_bytes} bytes, got {size}.")
+    return [
+        CopySpeed(
+            peers,
+            size,
+            slot.num_bytes / _seconds(machine.copier, _copies(machine, view, slot, peers, size)),
+            _seconds(machine.copier, _one_copy(view, slot, size)),
+        )
+        for peers in num_peers
+        for size in slice_bytes
+    ]
+
+
+def _copies(machine: Machine, view: View, slot: SlotPage, peers: int, size: int) -> CopyList:
+    """Fill the slot in slices, from one peer after the other."""
+    of_peer = machine.peer_bytes
+    copies = []
+    for number, at in enumerate(range(0, slot.num_bytes, size)):
+        peer, slice_of_peer = number % peers, number // peers
+        source = view.address + peer * of_peer + slice_of_peer * size % (of_peer - size + 1)
+        copies.append((slot.address + at, source, min(size, slot.num_bytes - at)))
+    return CopyList([copies], [slot], [view])
+
+
+def _one_copy(view: View, slot: SlotPage, size: int) -> CopyList:
+    return CopyList([[(slot.address, view.address, size)]], [slot], [view])
+
+
+def _seconds(copier: Copier, copies: CopyList) -> float:
+    """The median time of the copies, after a first run."""
+    found: list[float] = []
+    _run(copier, copies)
+    end = time.perf_counter() + SECONDS
+    while len(found) < FEWEST or time.perf_counter() < end:
+        found.append(_run(copier, copies))
+    return statistics.median(found)
+
+
+def _run(copier: Copier, copies: CopyList) -> float:
+    start = time.perf_counter()
+    copier.submit(copies)
+    copier.drain()
+    return time.perf_counter() - start
+
+
+def _nodes_of_peers(num_peers: int) -> list[int]:
+    """The memory nodes of peers, in turn: those of other nodes than this rank's come first."""
+    nodes = sorted(read_numa_nodes())
+    if len(nodes) < 2:
+        return [NO_NUMA_NODE] * num_peers
+    own = own_numa_node()
+    others = [node for node in nodes if node != own] + [own]
+    return [others[peer % len(others)] for peer in range(num_peers)]
