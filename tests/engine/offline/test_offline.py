@@ -21,6 +21,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import BeamSearchParams
 
 from vllm_dwdp import LLM, RankDied
+from vllm_dwdp.trace.trace_file import Trace
 
 pytestmark = pytest.mark.whole
 
@@ -56,6 +57,17 @@ def test_outputs_come_in_the_order_of_prompts_from_all_ranks(llm, capsys):
     after = [sum(stats["forwards"]) for stats in llm.dwdp_stats()]
     assert all(a > b for a, b in zip(after, before, strict=True))
     assert "16/16" in capsys.readouterr().err
+
+
+def test_a_trace_has_the_steps_of_every_rank(llm):
+    with pytest.raises(RuntimeError, match="got none; start one first"):
+        llm.dwdp_trace()
+    llm.dwdp_trace_start(5)
+    llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    trace = Trace.of(llm.dwdp_trace())
+    assert [(rank.rank, rank.num_steps) for rank in trace.ranks] == [(0, 5), (1, 5)]
+    assert all(rank.bytes.agrees and rank.waits.agrees for rank in trace.ranks)
+    assert all(rank.kernel_s > 0 for rank in trace.ranks)
 
 
 def test_chat_takes_one_conversation_or_several(llm):
