@@ -30,10 +30,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import itertools
 
-from support.ports import free_port
 from support.rank_session import make_manifest, make_session
 
 from vllm_dwdp._core import ChosenExperts, HostCopier
+from vllm_dwdp.bench.ports import free_port
 from vllm_dwdp.device import HostMemory
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 from vllm_dwdp.group.session import GroupSession

@@ -29,7 +29,7 @@ def main() -> int:
     model = RandomMoe(**args.model)
     print(json.dumps({"model": asdict(model), "expert_bytes": model.expert_bytes}), flush=True)
     if "--arm" not in options:
-        options += [part for arm in ARMS for part in ("--arm", arm)]
+        options = [part for arm in ARMS for part in ("--arm", arm)] + options
     with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:
         path = model.write(Path(folder) / "model")
         bench = [sys.executable, "-m", "vllm_dwdp.cli", "bench", "serve", str(path), "--disturb"]

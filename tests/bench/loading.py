@@ -11,8 +11,8 @@ every rank runs on all cores. The last line is JSON, with medians over the round
 """
 
 import argparse
+import contextlib
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -24,21 +24,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from random_moe import RandomMoe
 from support.server import Server
 
+from vllm_dwdp.memory.residency import anonymous_and_shared_bytes
+
 MODEL = RandomMoe(num_layers=4, num_experts=32, hidden_size=2048, expert_size=1024)
 """1.6 GB of experts, a layer of which is a quarter."""
 
 KV_CACHE_BYTES = 64 << 20
 SAMPLE_EVERY_S = 0.05
-COUNTED = re.compile(r"^(?:Pss_Anon|Pss_Shmem):\s+(\d+) kB", re.MULTILINE)
 
 
-def counted_bytes(pid: int) -> int:
-    """Bytes of a process's anonymous and shared pages, the latter divided by those who share."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return 1024 * sum(map(int, COUNTED.findall(text)))
+def bytes_of(server: Server) -> int:
+    """Bytes of all processes of a server without the pages of files."""
+    found = 0
+    for process in server.family():
+        with contextlib.suppress(OSError):
+            found += anonymous_and_shared_bytes(process.pid)
+    return found
 
 
 class Peak(threading.Thread):
@@ -52,8 +53,7 @@ class Peak(threading.Thread):
 
     def run(self) -> None:
         while not self._is_over.wait(SAMPLE_EVERY_S):
-            found = sum(counted_bytes(process.pid) for process in self._server.family())
-            self.num_bytes = max(self.num_bytes, found)
+            self.num_bytes = max(self.num_bytes, bytes_of(self._server))
 
     def stop(self) -> int:
         self._is_over.set()
@@ -77,7 +77,7 @@ def start(model: Path, ranks: int, concurrency: int, log: Path) -> dict[str, flo
         server.wait_until_ready()
         seconds = time.monotonic() - began
         most = peak.stop()
-        last = sum(counted_bytes(process.pid) for process in server.family())
+        last = bytes_of(server)
     finally:
         server.stop()
     return {"peak_mib": most / 2**20, "ready_mib": last / 2**20, "seconds": seconds}

@@ -27,11 +27,11 @@ ALLOWED = 0.2
 def predicted(model: Path, measured: dict[str, Any], profile: Path, slowest: float) -> Any:
     """Throughput by deployment, as `plan --json` has it, for the load that was measured."""
     load = measured["load_of_a_client"]
-    longest = load["input_tokens"] * (1 + load["spread"])
+    longest = load["input_tokens"] * (1 + load["variation"])
     command = [sys.executable, "-m", "vllm_dwdp.cli", "plan", str(model), "--json"]
     command += ["--hardware", str(profile), "--dwdp-size", str(measured["ranks"])]
     command += ["--isl", str(round(longest)), "--slowest", str(slowest)]
-    command += ["--length-ratio", str((1 - load["spread"]) / (1 + load["spread"]))]
+    command += ["--length-ratio", str((1 - load["variation"]) / (1 + load["variation"]))]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(said)["throughput"]
 

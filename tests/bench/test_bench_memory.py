@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -35,7 +36,32 @@ def test_every_number_of_peers_and_size_of_slices_is_measured(machine):
     assert [(one.num_peers, one.slice_bytes) for one in found] == [
         (peers, size) for peers in (1, NUM_PEERS) for size in (1 << 16, 1 << 20)
     ]
-    assert all(one.bytes_per_s > 0 and one.latency_s > 0 for one in found)
+    assert all(1e6 < one.bytes_per_s < 1e12 and 1e-7 < one.latency_s < 1 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "places"),
+    [(1, ["GPU 0"] * 3), (2, ["GPU 1"] * 3), (3, ["GPU 1", "GPU 2", "GPU 1"])],
+)
+def test_peers_lie_on_other_gpus_if_there_are_any(num_gpus, places, monkeypatch):
+    monkeypatch.setattr(bench_memory, "CudaDriver", lambda gpu, library: FakeCuda().driver(gpu))
+    FakeCuda().reset()
+    assert Machine.of_gpus(NUM_PEERS, num_gpus).places == places
+
+
+def test_peers_lie_on_other_memory_nodes_if_there_are_any(monkeypatch):
+    monkeypatch.setattr(
+        bench_memory, "read_numa_nodes", lambda: {0: 0b0011, 1: 0b1100, 2: 0b110000}
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 4})
+    found = [(node.number, node.cores) for node in bench_memory._nodes()]
+    assert found == [(1, {2, 3}), (2, {4})]
+
+
+def test_too_many_peers_for_the_memory_are_refused():
+    machine = dataclasses.replace(Machine.of_host(2, copy_threads=1), peer_bytes=1 << 50)
+    with pytest.raises(BenchError, match=r"expected \d+ MiB of free memory for 2 peers, got"):
+        bench_memory.bench_memory(machine, [1], [1 << 20])
 
 
 def test_slices_come_from_one_peer_after_the_other():

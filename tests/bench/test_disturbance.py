@@ -17,7 +17,8 @@ from vllm_dwdp.bench.errors import BenchError
 def test_half_of_a_core_is_taken():
     core = max(os.sched_getaffinity(0))
     disturber = Disturber.of_core(core)
-    assert disturber.name == f"half of core {core}"
+    assert disturber.name == f"half of core {core}" and disturber.takes_a_core
+    assert not Disturber.of_gpu("cuda:0").takes_a_core
     with disturber.running() as running:
         time.sleep(1.5)
         share = running.share_of_core()
@@ -46,10 +47,17 @@ def test_a_device_computes_for_half_of_the_time():
 
 def test_a_device_that_is_not_there_is_an_error(capfd):
     with (
-        pytest.raises(
-            BenchError, match=r"expected a process that takes .* on cuda:0, but it ended"
-        ),
-        Disturber.of_gpu("cuda:0").running(),
+        pytest.raises(BenchError, match="takes half of the time of cuda:99, but it has ended"),
+        Disturber.of_gpu("cuda:99").running(),
     ):
         pass
     assert "CUDA" in capfd.readouterr().err
+
+
+def test_a_disturber_that_ends_too_early_spoils_the_round():
+    with (
+        pytest.raises(BenchError, match="expected a process that takes half of core 0, but it has"),
+        Disturber.of_core(0).running() as running,
+    ):
+        running._process.kill()
+        running._process.wait()

@@ -17,7 +17,8 @@ from support.fake_cuda import (
     POSIX_DESCRIPTORS,
 )
 from support.hosts import on_host
-from support.ports import free_port
+
+from vllm_dwdp.bench.ports import free_port
 
 SCRIPT = Path(__file__).parent / "gpu_process.py"
 

@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from forms import DWDP, EAGER, assert_all_end, at_port, post, supervisor
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 PREFILL_FIRST = MappingProxyType({"do_remote_decode": True, "do_remote_prefill": False})
 """What a router sends as `kv_transfer_params` to have a rank keep a prompt's KV cache."""

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 from support import leftovers
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 EAGER = ("--max-model-len", "512", "--enforce-eager")
 DWDP = (*EAGER, "--distributed-executor-backend", "dwdp")

@@ -5,9 +5,9 @@
 import threading
 
 from layer_group import Group, forget_models
-from support.ports import free_port
 from support.rank_session import make_manifest, make_session
 
+from vllm_dwdp.bench.ports import free_port
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 

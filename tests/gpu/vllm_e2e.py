@@ -35,8 +35,9 @@ from mode_switch import EXTENSION, MIXED  # noqa: E402
 from parts import NOT_RUN  # noqa: E402
 from random_moe import RandomMoe  # noqa: E402
 from report import Outcome, Status, outcome_of  # noqa: E402
-from support.ports import free_port  # noqa: E402
 from traces import figures_of_trace  # noqa: E402
+
+from vllm_dwdp.bench.ports import free_port  # noqa: E402
 
 BEGIN = time.monotonic()
 CHILD = Path(__file__).with_name("vllm_child.py")

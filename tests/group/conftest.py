@@ -4,7 +4,8 @@
 
 import pytest
 from rank import RankProcess
-from support.ports import free_port
+
+from vllm_dwdp.bench.ports import free_port
 
 
 @pytest.fixture

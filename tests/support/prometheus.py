@@ -9,7 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 
-from support.ports import free_port
+from vllm_dwdp.bench.ports import free_port
 
 READY_S = 60
 

@@ -18,7 +18,7 @@ import psutil
 
 from support.hosts import on_host
 from support.links import linked
-from support.ports import free_port
+from vllm_dwdp.bench.ports import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 START = (RAY, "start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")

@@ -17,8 +17,8 @@ import psutil
 
 import vllm_dwdp.bench.server
 from support.hosts import on_host
-from support.ports import free_port
 from vllm_dwdp.bench.errors import BenchError
+from vllm_dwdp.bench.ports import free_port
 
 READY_S = 400
 

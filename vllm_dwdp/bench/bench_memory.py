@@ -11,7 +11,9 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import psutil
 import torch
 
 from vllm_dwdp._core import (
@@ -27,7 +29,7 @@ from vllm_dwdp._core import (
     View,
 )
 from vllm_dwdp.bench.errors import BenchError
-from vllm_dwdp.device.numa import NO_NUMA_NODE, own_numa_node, read_numa_nodes
+from vllm_dwdp.device.numa import NO_NUMA_NODE, read_numa_nodes
 
 SLICE_BYTES = tuple(1 << power for power in (16, 18, 20, 22, 24))
 SECONDS, FEWEST = 0.3, 3
@@ -38,8 +40,8 @@ SECONDS, FEWEST = 0.3, 3
 class CopySpeed:
     """Copies out of the memory of some peers in turn, in slices.
 
-    bytes_per_s: while a slot is filled. latency_s: of one slice alone, from its submission until
-    the host knows that it has ended.
+    bytes_per_s: while a slot is filled. latency_s: of one slice alone, whatever the number of
+    peers, from its submission until the host knows that it has ended.
     """
 
     num_peers: int
@@ -65,25 +67,33 @@ class Machine:
 
     @classmethod
     def of_host(cls, num_peers: int, copy_threads: int) -> "Machine":
-        """Peers lie on other NUMA nodes than this process, as far as there are any."""
-        nodes = _nodes_of_peers(num_peers)
+        """A rank on the first NUMA node, and peers on the others, if there are any."""
+        own, *others = _nodes()
+        peers = [others[peer % len(others)] if others else own for peer in range(num_peers)]
         return cls(
-            reader=HostDriver(name="dwdp-bench"),
-            copier=HostCopier(num_threads=copy_threads, cores=sorted(os.sched_getaffinity(0))),
-            owners=[HostDriver(name="dwdp-bench-peer", numa_node=node) for node in nodes],
-            places=["this host" if n == NO_NUMA_NODE else f"NUMA node {n}" for n in nodes],
-            peer_bytes=256 << 20,
+            reader=HostDriver(name="dwdp-bench", numa_node=own.number),
+            copier=HostCopier(num_threads=copy_threads, cores=sorted(own.cores)),
+            owners=[HostDriver(name="dwdp-bench-peer", numa_node=node.number) for node in peers],
+            places=[node.name for node in peers],
+            peer_bytes=128 << 20,
             slot_bytes=64 << 20,
         )
 
     @classmethod
-    def of_gpus(cls, num_peers: int, num_gpus: int, library: str = "libcuda.so.1") -> "Machine":
+    def of_gpus(
+        cls,
+        num_peers: int,
+        num_gpus: int,
+        *,
+        use_batches: bool = False,
+        library: str = "libcuda.so.1",
+    ) -> "Machine":
         """GPU 0 reads the others in turn, or itself if it is the only one."""
-        gpus = [(1 + peer) % num_gpus for peer in range(num_peers)]
+        gpus = [1 + peer % (num_gpus - 1) if num_gpus > 1 else 0 for peer in range(num_peers)]
         driver = CudaDriver(0, library)
         return cls(
             reader=driver,
-            copier=CudaCopier(driver, use_batches=True),
+            copier=CudaCopier(driver, use_batches=use_batches),
             owners=[CudaDriver(gpu, library) for gpu in gpus],
             places=[f"GPU {gpu}" for gpu in gpus],
             peer_bytes=1 << 30,
@@ -108,36 +118,51 @@ class Machine:
 def bench_memory(
     machine: Machine, num_peers: Sequence[int], slice_bytes: Sequence[int]
 ) -> list[CopySpeed]:
-    """Measure all pairs. num_peers: at most those of the machine."""
-    view, slot = machine.peers(), machine.reader.create_slot_page(machine.slot_bytes)
-    for size in slice_bytes:
-        if not 0 < size <= slot.num_bytes:
-            raise BenchError(f"expected slices of 1 to {slot.num_bytes} bytes, got {size}.")
+    """Measure all pairs. num_peers: at most those of the machine.
+
+    Raises BenchError for slices that don't fit into the slot, and if memory doesn't suffice.
+    """
+    _check(machine, slice_bytes)
+    view = machine.peers()
+    slot = machine.reader.create_slot_page(machine.slot_bytes)
+    latency_s = {
+        size: _seconds(machine.copier, CopyList([[(slot.address, view.address, size)]]))
+        for size in slice_bytes
+    }
     return [
         CopySpeed(
             peers,
             size,
             slot.num_bytes / _seconds(machine.copier, _copies(machine, view, slot, peers, size)),
-            _seconds(machine.copier, _one_copy(view, slot, size)),
+            latency_s[size],
         )
         for peers in num_peers
         for size in slice_bytes
     ]
 
 
+def _check(machine: Machine, slice_bytes: Sequence[int]) -> None:
+    for size in slice_bytes:
+        if not 0 < size <= machine.slot_bytes:
+            raise BenchError(f"expected slices of 1 to {machine.slot_bytes} bytes, got {size}.")
+    needed = len(machine.owners) * machine.peer_bytes + machine.slot_bytes
+    free = psutil.virtual_memory().available
+    if machine.reader.kind == "host" and needed > free:
+        raise BenchError(
+            f"expected {needed >> 20} MiB of free memory for {len(machine.owners)} peers, got "
+            f"{free >> 20} MiB; measure with fewer ranks."
+        )
+
+
 def _copies(machine: Machine, view: View, slot: SlotPage, peers: int, size: int) -> CopyList:
     """Fill the slot in slices, from one peer after the other."""
-    of_peer = machine.peer_bytes
+    assert machine.slot_bytes <= machine.peer_bytes, "a peer holds more than a slot takes"
     copies = []
     for number, at in enumerate(range(0, slot.num_bytes, size)):
         peer, slice_of_peer = number % peers, number // peers
-        source = view.address + peer * of_peer + slice_of_peer * size % (of_peer - size + 1)
+        source = view.address + peer * machine.peer_bytes + slice_of_peer * size
         copies.append((slot.address + at, source, min(size, slot.num_bytes - at)))
     return CopyList([copies], [slot], [view])
-
-
-def _one_copy(view: View, slot: SlotPage, size: int) -> CopyList:
-    return CopyList([[(slot.address, view.address, size)]], [slot], [view])
 
 
 def _seconds(copier: Copier, copies: CopyList) -> float:
@@ -157,11 +182,24 @@ def _run(copier: Copier, copies: CopyList) -> float:
     return time.perf_counter() - start
 
 
-def _nodes_of_peers(num_peers: int) -> list[int]:
-    """The memory nodes of peers, in turn: those of other nodes than this rank's come first."""
-    nodes = sorted(read_numa_nodes())
-    if len(nodes) < 2:
-        return [NO_NUMA_NODE] * num_peers
-    own = own_numa_node()
-    others = [node for node in nodes if node != own] + [own]
-    return [others[peer % len(others)] for peer in range(num_peers)]
+class _Node(NamedTuple):
+    """A NUMA node, and those of its cores that this process may use."""
+
+    number: int
+    cores: set[int]
+
+    @property
+    def name(self) -> str:
+        return "this host" if self.number == NO_NUMA_NODE else f"NUMA node {self.number}"
+
+
+def _nodes() -> list[_Node]:
+    """The nodes with cores that this process may use; the whole host if there aren't several."""
+    allowed = os.sched_getaffinity(0)
+    masks = read_numa_nodes()
+    nodes = [
+        _Node(number, cores)
+        for number, mask in sorted(masks.items())
+        if (cores := {core for core in allowed if mask >> core & 1})
+    ]
+    return nodes if len(nodes) > 1 else [_Node(NO_NUMA_NODE, allowed)]

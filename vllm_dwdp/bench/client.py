@@ -12,9 +12,11 @@ import json
 import multiprocessing
 import os
 import shlex
+import signal
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,20 +30,20 @@ from vllm_dwdp.bench.serve_command import SERVED_NAME
 class ClientOptions:
     """What all clients have in common.
 
-    tokenizer: the model's path or name. extra: more options for `vllm bench serve`.
+    model: names the tokenizer, unless `extra` does. extra: more options for `vllm bench serve`.
     """
 
-    tokenizer: str
+    model: str
     load: Load
     extra: tuple[str, ...] = ()
 
     def arguments(self, url: str, seed: int) -> list[str]:
         """The options of one client; `seed` decides on its prompts."""
         load = self.load
-        spread = json.dumps({"input": load.spread, "output": 0.0})
-        found = ["--base-url", url, "--model", SERVED_NAME, "--tokenizer", self.tokenizer]
+        variation = json.dumps({"input": load.variation, "output": 0.0})
+        found = ["--base-url", url, "--model", SERVED_NAME, "--tokenizer", self.model]
         found += ["--dataset-name", "random", "--random-input-len", str(load.input_tokens)]
-        found += ["--random-output-len", str(load.output_tokens), "--random-range-ratio", spread]
+        found += ["--random-output-len", str(load.output_tokens), "--random-range-ratio", variation]
         found += ["--num-prompts", str(load.num_prompts), "--seed", str(seed)]
         found += ["--max-concurrency", str(load.max_concurrency), "--temperature", "0"]
         return [*found, "--ignore-eos", *self.extra]
@@ -71,8 +73,9 @@ class Clients:
     """
 
     def __init__(self, log: Path) -> None:
+        self._log = log
         self._pool = ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_print_to, initargs=(str(log),)
+            1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(str(log),)
         )
 
     def __enter__(self) -> "Clients":
@@ -86,26 +89,34 @@ class Clients:
     ) -> Served:
         """Run a round. Raises BenchError unless every request was answered."""
         given = [options.arguments(urls[i % len(urls)], first_seed + i) for i in range(num_clients)]
-        return self._pool.submit(_serve, given, options.load.num_prompts).result()
+        try:
+            results = self._pool.submit(_run, given).result()
+        except BrokenProcessPool as error:
+            raise BenchError(
+                f"the process of the clients has ended; see {self._log}, which --logs keeps."
+            ) from error
+        return summed_up(results, expected=num_clients * options.load.num_prompts)
 
 
-def _print_to(log: str) -> None:
+def _begin(log: str) -> None:
+    """Prepare the process: print to the log, leave Ctrl-C to the parent, use no proxy."""
     with open(log, "ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["no_proxy"] = "*"
 
 
-def _serve(given: Sequence[Sequence[str]], num_prompts: int) -> Served:
-    results = asyncio.run(_run_all(given))
-    completed, expected = sum(r["completed"] for r in results), len(given) * num_prompts
-    if completed != expected:
-        errors = [error for result in results for error in result["errors"] if error]
-        why = errors[0].splitlines()[-1] if errors else "no error was told"
+def _run(given: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """What `vllm bench serve` finds for each client. Raises BenchError."""
+    try:
+        return asyncio.run(_run_all(given))
+    except (Exception, SystemExit) as error:
+        lines = str(error).strip().splitlines()
         raise BenchError(
-            f"expected answers to {expected} requests, got {completed}: {why}; see the server's "
-            "log, which --logs keeps."
-        )
-    return _summary(results)
+            f"'vllm bench serve' ended with {type(error).__name__}: "
+            f"{lines[-1] if lines else 'no more is known'}"
+        ) from None
 
 
 async def _run_all(given: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
@@ -123,7 +134,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args([*arguments, "--disable-tqdm", "--save-detailed"])
 
 
-def _summary(results: Sequence[dict[str, Any]]) -> Served:
+def summed_up(results: Sequence[dict[str, Any]], *, expected: int) -> Served:
+    """The sum of what clients found. Raises BenchError unless all expected answers are there."""
+    completed = sum(result["completed"] for result in results)
+    if completed != expected:
+        errors = [error for result in results for error in result["errors"] if error]
+        why = errors[0].splitlines()[-1] if errors else "they name no error"
+        raise BenchError(f"expected answers to {expected} requests, got {completed}: {why}.")
     starts = [min(result["start_times"]) for result in results]
     ends = [start + result["duration"] for start, result in zip(starts, results, strict=True)]
     tokens = sum(r["total_input_tokens"] + r["total_output_tokens"] for r in results)

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 from vllm_dwdp.bench.arm import Arm
 
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+NVIDIA_SMI = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)
 class MemoryUse:
     """Bytes.
 
-    host: resident memory of all processes, from their maps in /proc; shared pages count once.
-    shared_experts: of those, experts that ranks share. gpus: used on all GPUs of the machine by
-    whatever runs there; None without nvidia-smi.
+    host: of all processes, without pages of files; shared pages count once. shared_experts: of
+    those, experts that ranks share. gpus: on all GPUs; None if nvidia-smi doesn't say.
     """
 
     host: int
@@ -25,12 +24,18 @@ class MemoryUse:
 
 
 def memory_of(arm: Arm) -> MemoryUse:
-    return MemoryUse(arm.host_bytes(), arm.shared_expert_bytes(), _gpu_bytes())
+    pids = {process.pid for process in arm.processes()}
+    return MemoryUse(arm.host_bytes(), arm.shared_expert_bytes(), gpu_bytes(pids))
 
 
-def _gpu_bytes() -> int | None:
+def gpu_bytes(pids: set[int]) -> int | None:
+    """Bytes that processes use on GPUs; None if nvidia-smi is missing, or shows none of them."""
     try:
         said = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return sum(int(line) for line in said.split()) << 20
+    rows = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
+    used = [mib for pid, mib in rows if pid.strip().isdigit() and int(pid) in pids]
+    if not used or not all(mib.strip().isdigit() for mib in used):
+        return None
+    return sum(map(int, used)) << 20

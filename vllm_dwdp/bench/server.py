@@ -2,11 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """A `vllm serve` process and all processes that it started."""
 
+import contextlib
+import http.client
 import re
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,21 +18,32 @@ from vllm_dwdp.bench.errors import BenchError
 
 STOP_S = 60
 _ERROR = re.compile(r"[\w.]*(Error|Exception)(: .+|$)")
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks servers of this host without a proxy, whatever the environment says."""
 
 
 class Server:
     """A server that starts at construction; call `wait_until_ready` before the first request.
 
-    log: a file for all that it prints. environment: all of its variables.
+    log: a file to which all that it prints is added. environment: all of its variables.
+    own_session: keep the terminal's Ctrl-C from it, so that only `stop` ends it.
     """
 
     def __init__(
-        self, command: Sequence[str], *, port: int, log: Path, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        *,
+        port: int,
+        log: Path,
+        environment: Mapping[str, str],
+        own_session: bool = False,
     ) -> None:
         self.port = port
         self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, start_new_session=own_session
+            )
 
     @property
     def url(self) -> str:
@@ -54,7 +66,7 @@ class Server:
     def complaint(self) -> str:
         """The first error in the log, which is the cause of later ones; else the last line."""
         lines = [line for line in self.text().splitlines() if " WARNING " not in line]
-        for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        for line, following in zip(lines, [*lines[1:], ""], strict=False):
             if (found := _ERROR.search(line)) and "root cause" not in line:
                 detail = following if following.startswith(" ") else ""
                 return " ".join(f"{found[0]} {detail}".split())
@@ -73,7 +85,8 @@ class Server:
         self._front_end(family).send_signal(strike)
         gone, left = psutil.wait_procs(family, timeout=STOP_S)
         for process in left:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
         codes = {process.pid: process.returncode for process in gone}
         return None if left else codes[self.process.pid]
@@ -84,7 +97,7 @@ class Server:
 
     def _is_healthy(self) -> bool:
         try:
-            urllib.request.urlopen(f"{self.url}/health", timeout=1)
-        except OSError:
+            _OPENER.open(f"{self.url}/health", timeout=1).close()
+        except (OSError, http.client.HTTPException):
             return False
         return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vllm_dwdp.bench.recipe import DWDP
+from vllm_dwdp.bench.arms import DWDP
 from vllm_dwdp.bench.rounds import Measurement, Measurements
 
 
@@ -30,8 +30,9 @@ class ArmSummary:
 
     tokens_per_s: of prompts and answers. ttft_s: medians of the time to the first token, by round.
     itl_s: the same of the time between tokens, None if answers have one. dwdp_over: tokens/s of
-    DWDP divided by this arm's: the ratio of medians, and the lowest and the highest ratio of a
-    round; None if DWDP wasn't measured. taken: the share of a core that the other process took.
+    DWDP divided by this arm's, in the rounds that both have: the ratio of medians, and the lowest
+    and the highest ratio of a round; None if there is no such round. core_share: the median share
+    of a core that the other process took; None as in Measurement.
     """
 
     arm: str
@@ -41,47 +42,46 @@ class ArmSummary:
     ttft_s: Spread
     itl_s: Spread | None
     dwdp_over: Spread | None
-    taken: float
+    core_share: float | None
     cpu_seconds: dict[str, float]
 
 
 def summaries(found: Measurements, variant: str) -> list[ArmSummary]:
-    """Of all arms that were measured in this variant."""
+    """A summary of each arm that was measured in this variant."""
     by_arm = found.of(variant)
-    dwdp = by_arm.get(DWDP)
-    return [_summary(found, ones, dwdp) for ones in by_arm.values()]
+    dwdp = by_arm.get(DWDP, [])
+    return [_summary(found, measured, dwdp) for measured in by_arm.values()]
 
 
 def _summary(
-    found: Measurements, ones: Sequence[Measurement], dwdp: Sequence[Measurement] | None
+    found: Measurements, measured: Sequence[Measurement], dwdp: Sequence[Measurement]
 ) -> ArmSummary:
-    arm, variant = ones[0].arm, ones[0].variant
-    gaps = [one.served.itl_s for one in ones if one.served.itl_s is not None]
+    arm, variant = measured[0].arm, measured[0].variant
+    rates = [one.served.tokens_per_s for one in measured]
+    gaps = [one.served.itl_s for one in measured if one.served.itl_s is not None]
+    shares = [one.core_share for one in measured if one.core_share is not None]
     return ArmSummary(
         arm=arm,
         variant=variant,
-        rounds=_rates(ones),
-        tokens_per_s=Spread.of(_rates(ones)),
-        ttft_s=Spread.of([one.served.ttft_s for one in ones]),
+        rounds=rates,
+        tokens_per_s=Spread.of(rates),
+        ttft_s=Spread.of([one.served.ttft_s for one in measured]),
         itl_s=Spread.of(gaps) if gaps else None,
-        dwdp_over=_ratio(dwdp, ones) if dwdp else None,
-        taken=statistics.median(one.taken for one in ones),
+        dwdp_over=_ratio(dwdp, measured),
+        core_share=statistics.median(shares) if shares else None,
         cpu_seconds={title: round(s, 2) for title, s in found.cpu_seconds[arm, variant].items()},
     )
 
 
-def _ratio(ones: Sequence[Measurement], others: Sequence[Measurement]) -> Spread:
-    """Rounds that only one of the two has are left out of the lowest and the highest ratio."""
-    of_other = {other.round: other.served.tokens_per_s for other in others}
-    ratios = [
-        one.served.tokens_per_s / of_other[one.round] for one in ones if one.round in of_other
-    ]
-    median = statistics.median(_rates(ones)) / statistics.median(_rates(others))
-    return Spread(median, min(ratios), max(ratios))
-
-
-def _rates(ones: Sequence[Measurement]) -> list[float]:
-    return [one.served.tokens_per_s for one in ones]
+def _ratio(dwdp: Sequence[Measurement], others: Sequence[Measurement]) -> Spread | None:
+    """The ratio of DWDP to another arm, over the rounds that both have."""
+    of_dwdp = {one.round: one.served.tokens_per_s for one in dwdp}
+    of_other = {one.round: one.served.tokens_per_s for one in others}
+    if not (common := of_dwdp.keys() & of_other.keys()):
+        return None
+    ratios = [of_dwdp[number] / of_other[number] for number in common]
+    medians = [statistics.median(rates[n] for n in common) for rates in (of_dwdp, of_other)]
+    return Spread(medians[0] / medians[1], min(ratios), max(ratios))
 
 
 def to_json(found: Measurements, variants: Sequence[str]) -> dict[str, Any]:

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 def memory(
     dwdp_size: Annotated[
-        int, typer.Option(min=2, help="Ranks of a group; one of them reads the others' memory.")
+        int,
+        typer.Option(
+            min=2, max=256, help="Ranks of a group; one of them reads the others' memory."
+        ),
     ] = 4,
     slice_bytes: Annotated[
         list[int] | None,
         typer.Option(
-            min=1,
+            min=4096,
             help="Bytes of a slice. May be given several times.",
             show_default="64 KiB to 16 MiB",
         ),
@@ -31,6 +34,10 @@ def memory(
     copy_threads: Annotated[
         int, typer.Option(min=1, help="Threads that copy, on hosts; dwdp's option of that name.")
     ] = 1,
+    batched_copies: Annotated[
+        bool,
+        typer.Option("--batched-copies", help="On GPUs; dwdp's option of that name."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure copies out of peers' memory: bandwidth and latency, by slice size and peers.
@@ -43,7 +50,7 @@ def memory(
 
     counts = sorted({1, dwdp_size // 2, dwdp_size - 1})
     try:
-        machine = _machine(dwdp_size - 1, copy_threads)
+        machine = _machine(dwdp_size - 1, copy_threads, batched_copies)
         found = bench_memory(machine, counts, slice_bytes or SLICE_BYTES)
     except BenchError as error:
         raise CommandError(str(error)) from error
@@ -60,13 +67,14 @@ def memory(
     console.print(f"Peers' memory: {', '.join(machine.places)}.", markup=False)
 
 
-def _machine(num_peers: int, copy_threads: int) -> "Machine":
+def _machine(num_peers: int, copy_threads: int, batched_copies: bool) -> "Machine":
     import torch
 
     from vllm_dwdp.bench.bench_memory import Machine
 
     if torch.cuda.is_available():
-        return Machine.of_gpus(num_peers, torch.cuda.device_count())
+        num_gpus = torch.cuda.device_count()
+        return Machine.of_gpus(num_peers, num_gpus, use_batches=batched_copies)
     return Machine.of_host(num_peers, copy_threads)
 
 

@@ -2,20 +2,24 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """`vllm-dwdp bench serve`: DWDP beside other ways to use the same cores or GPUs."""
 
+import contextlib
 import json
-import os
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
 
-from vllm_dwdp.bench.bench_serve import Request, Result, bench_serve
-from vllm_dwdp.bench.disturbance.disturber import Disturber
+from vllm_dwdp.bench.arms import DWDP, arms_on
+from vllm_dwdp.bench.bench_serve import Comparison, Result, bench_serve
 from vllm_dwdp.bench.errors import BenchError
 from vllm_dwdp.bench.load import Load
-from vllm_dwdp.bench.recipe import DWDP, CoreParts, GpuParts, Parts, arms_on
+from vllm_dwdp.bench.parts import Parts, parts_of_this_machine
 from vllm_dwdp.cli import bench_options as opt
 from vllm_dwdp.cli.bench_tables import Progress, show_result
 from vllm_dwdp.cli.errors import CommandError, ExitCode
+from vllm_dwdp.cli.figures import check_figure
 
 
 def serve(
@@ -40,12 +44,16 @@ def serve(
     """Measure DWDP beside other ways to use the same cores or GPUs, in interleaved rounds.
 
     It starts 'vllm serve' for each arm, and 'vllm bench serve' with a client for each rank. Let
-    nothing else run on the machine. See docs/bench.md.
+    nothing else run on the machine. Ctrl-C ends the rounds, and shows what was measured until then.
+    See docs/bench.md.
     """
-    _check_before(results, figure)
-    try:
-        parts = _parts(dwdp_size)
-        request = Request(
+    _check_files(results, figure)
+    with _log_folder(logs) as folder, _ended_like_by_ctrl_c():
+        try:
+            parts = parts_of_this_machine(dwdp_size)
+        except BenchError as error:
+            raise CommandError(str(error), ExitCode.FAILED) from error
+        comparison = Comparison(
             model=model,
             parts=parts,
             arms=_known(arms, parts),
@@ -53,38 +61,56 @@ def serve(
             num_rounds=rounds,
             seed=seed,
             options=tuple(options or ()),
-            together=parts.kind == "cpu" if together is None else together,
-            disturber=_disturber(parts) if disturb else None,
-            logs=logs,
+            together=parts.holds_all_arms if together is None else together,
+            disturber=parts.disturber() if disturb else None,
+            logs=folder,
         )
-        result = bench_serve(request, Progress())
-    except BenchError as error:
-        raise CommandError(str(error), ExitCode.FAILED) from error
-    _tell(result, results, figure, as_json)
-
-
-def _check_before(results: Path | None, figure: Path | None) -> None:
-    """What would else be found missing after an hour of measuring."""
-    for file in filter(None, (results, figure)):
-        if not os.access(file.absolute().parent, os.W_OK):
-            raise CommandError(f"expected a folder to write {file} to, but it can't be written.")
-    if figure is not None:
         try:
-            import vllm_dwdp.cli.bench_figure  # noqa: F401
-        except ImportError as error:
-            raise CommandError(
-                f"--figure needs matplotlib, which isn't installed ({error}): pip install "
-                "'vllm-dwdp[plan]'.",
-                ExitCode.FAILED,
-            ) from error
+            result = bench_serve(comparison, Progress())
+        except BenchError as error:
+            raise CommandError(str(error)) from error
+    _show(result, as_json)
+    _write(result, results, figure)
+    _end(result)
 
 
-def _parts(dwdp_size: int) -> Parts:
-    import torch
+def _check_files(results: Path | None, figure: Path | None) -> None:
+    """Refuse files that can't be written, before anything is measured."""
+    if figure is not None:
+        check_figure(figure)
+    for file in filter(None, (results, figure)):
+        try:
+            file.open("ab").close()
+        except OSError as error:
+            raise CommandError(f"expected a file that can be written: {error}.") from error
 
-    if torch.cuda.is_available():
-        return GpuParts(dwdp_size, torch.cuda.device_count())
-    return CoreParts(dwdp_size)
+
+@contextlib.contextmanager
+def _log_folder(logs: Path | None) -> Iterator[Path]:
+    """The user's folder, or one that is deleted at the end."""
+    if logs is None:
+        with tempfile.TemporaryDirectory(prefix="dwdp-bench-") as folder:
+            yield Path(folder)
+        return
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"expected a folder for logs that can be written: {error}.") from error
+    yield logs
+
+
+@contextlib.contextmanager
+def _ended_like_by_ctrl_c() -> Iterator[None]:
+    """Within the block other signals that end a process end it like Ctrl-C, which stops servers."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _known(arms: list[str] | None, parts: Parts) -> list[str]:
@@ -97,24 +123,29 @@ def _known(arms: list[str] | None, parts: Parts) -> list[str]:
     return list(dict.fromkeys(arms or possible))
 
 
-def _disturber(parts: Parts) -> Disturber:
-    if parts.kind == "gpu":
-        return Disturber.of_gpu("cuda:0")
-    return Disturber.of_core(min(os.sched_getaffinity(0)))
-
-
-def _tell(result: Result, results: Path | None, figure: Path | None, as_json: bool) -> None:
-    if results is not None:
-        results.write_text(json.dumps(result.to_json(), indent=2) + "\n")
-    if figure is not None:
-        from vllm_dwdp.cli.bench_figure import draw
-
-        draw(result, figure)
+def _show(result: Result, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
         show_result(result)
-    needed = [DWDP] if DWDP in result.commands else list(result.commands)
-    if all(arm in result.absent for arm in needed):
-        why = result.absent[needed[0]]
-        raise CommandError(f"the arm '{needed[0]}' can't be measured: {why}", ExitCode.FAILED)
+
+
+def _write(result: Result, results: Path | None, figure: Path | None) -> None:
+    try:
+        if results is not None:
+            results.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"expected to write results: {error}.", ExitCode.FAILED) from error
+    if figure is not None:
+        from vllm_dwdp.cli.bench_figure import draw
+
+        draw(result, figure)
+
+
+def _end(result: Result) -> None:
+    """End with an error if DWDP failed, or if it wasn't asked for and all others failed."""
+    arms = result.comparison.arms
+    needed = [DWDP] if DWDP in arms else arms
+    if all(arm in result.failures for arm in needed):
+        why = result.failures[needed[0]]
+        raise CommandError(f"the arm '{needed[0]}' failed: {why}", ExitCode.FAILED)

@@ -5,8 +5,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from vllm_dwdp.bench.arms import DWDP, WHAT_ARMS_ARE
 from vllm_dwdp.bench.bench_serve import Result
-from vllm_dwdp.bench.recipe import DWDP, WHAT_ARMS_ARE
 from vllm_dwdp.bench.rounds import Measurement
 from vllm_dwdp.bench.summary import ArmSummary, Spread, summaries
 
@@ -21,30 +21,34 @@ class Progress:
 
     def begin(self, commands: dict[str, list[str]], client_command: str) -> None:
         for name, lines in commands.items():
-            self._say(f"{name}, {WHAT_ARMS_ARE[name]}:", *(f"  {line}" for line in lines))
-        self._say("a client, each with a seed of its own:", f"  {client_command}")
+            self._print(f"{name}, {WHAT_ARMS_ARE[name]}:", *(f"  {line}" for line in lines))
+        self._print("the first client; others have other seeds:", f"  {client_command}")
+
+    def ready(self, arm: str) -> None:
+        self._print(f"{arm} has started")
 
     def measured(self, one: Measurement) -> None:
-        share = f", {one.taken:.0%} of a core taken" if one.taken else ""
+        share = f", {one.core_share:.0%} of a core taken" if one.core_share is not None else ""
         rate = f"{one.served.tokens_per_s:10.1f} tokens/s"
-        self._say(f"round {one.round + 1}: {one.arm:9}{rate} {one.variant}{share}")
+        self._print(f"round {one.round + 1}: {one.arm:9}{rate} {one.variant}{share}")
 
-    def _say(self, *lines: str) -> None:
+    def _print(self, *lines: str) -> None:
         for line in lines:
             self._console.print(line, markup=False)
 
 
 def show_result(result: Result) -> None:
-    """Print a table for each variant, and the arms that can't be measured."""
+    """Print a table for each variant, and the arms that failed."""
     console = Console(highlight=False)
     for variant in result.variants:
         console.print(_table(result, variant))
-    for name, why in result.absent.items():
-        console.print(f"{name} can't be measured: {why}", markup=False, soft_wrap=True)
+    for name, why in result.failures.items():
+        console.print(f"{name} failed: {why}", markup=False, soft_wrap=True)
 
 
 def _table(result: Result, variant: str) -> Table:
-    table = Table(title=f"{result.request.model}, {len(result.request.parts)} ranks, {variant}")
+    comparison = result.comparison
+    table = Table(title=f"{comparison.model}, {len(comparison.parts)} ranks, {variant}")
     for head in HEADS:
         table.add_column(head, justify="left" if head == HEADS[0] else "right")
     for one in summaries(result.measurements, variant):
@@ -71,8 +75,8 @@ def _ratio(spread: Spread | None) -> str:
 
 
 def _gib(result: Result, arm: str) -> str:
-    """Host memory; on GPUs, theirs."""
+    """Memory of GPUs; of the host where there are none."""
     use = result.measurements.memory[arm]
-    is_gpu = result.request.parts.kind == "gpu"
-    num_bytes = use.gpus if is_gpu and use.gpus is not None else use.host
-    return f"{num_bytes / 2**30:.2f}"
+    if result.comparison.parts.kind == "cpu":
+        return f"{use.host / 2**30:.2f}"
+    return "" if use.gpus is None else f"{use.gpus / 2**30:.2f}"

@@ -10,7 +10,8 @@ from pathlib import Path
 import typer
 
 from vllm_dwdp.cli import plan_options as opt
-from vllm_dwdp.cli.errors import CommandError, ExitCode
+from vllm_dwdp.cli.errors import CommandError
+from vllm_dwdp.cli.figures import check_figure
 from vllm_dwdp.cli.plan_simulation import read_prompts, run, simulated_json, simulated_table
 from vllm_dwdp.cli.plan_tables import show_contention, show_plan
 from vllm_dwdp.planning import profiles
@@ -102,14 +103,9 @@ def _plan(
 
 
 def _draw(request: Request, figure: Path) -> None:
-    try:
-        from vllm_dwdp.cli.plan_figure import draw
-    except ImportError as error:
-        raise CommandError(
-            f"--figure needs matplotlib, which isn't installed ({error}): pip install "
-            "'vllm-dwdp[plan]'.",
-            ExitCode.FAILED,
-        ) from error
+    check_figure(figure)
+    from vllm_dwdp.cli.plan_figure import draw
+
     draw(request, figure)
 
 

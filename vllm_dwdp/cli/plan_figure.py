@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vllm_dwdp.cli.figures import save
 from vllm_dwdp.planning.break_even import break_even_tokens
 from vllm_dwdp.planning.errors import PlanError
 from vllm_dwdp.planning.rates import Rates
@@ -15,15 +16,11 @@ from vllm_dwdp.planning.sweep import over_tokens
 
 
 def draw(request: Request, path: Path) -> None:
-    """Raises PlanError where nothing is fetched, or if the file can't be written."""
+    """Raises PlanError where nothing is fetched, and CommandError if the file can't be written."""
     break_even = _break_even(request)
     if not break_even:
         raise PlanError("expected experts to fetch for --figure, but nothing is copied here.")
-    figure = _figure(request, break_even)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise PlanError(f"expected to write a figure to {path}: {error}.") from error
+    save(_figure(request, break_even), path)
 
 
 def _figure(request: Request, break_even: int) -> Figure:

@@ -13,6 +13,7 @@ from pathlib import Path
 _HEADER = re.compile(
     r"^[0-9a-f]+-[0-9a-f]+ \S+ (?P<offset>[0-9a-f]+) \S+ (?P<inode>\d+)\s*(?P<path>.*)$"
 )
+_ANONYMOUS_OR_SHARED = re.compile(r"^(?:Pss_Anon|Pss_Shmem):\s+(\d+) kB", re.MULTILINE)
 _OWNER = re.compile(r"/memfd:dwdp-rank(?P<rank>\d+)")
 
 
@@ -48,6 +49,16 @@ def process_proportional_bytes(pid: int | str = "self") -> int:
     match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
     assert match is not None, "smaps_rollup has no Pss line"
     return int(match[1]) * 1024
+
+
+def anonymous_and_shared_bytes(pid: int | str = "self") -> int:
+    """Resident bytes of a process without the pages of files, which the kernel may drop.
+
+    Each page of shared memory is divided by the number of processes that map it. Raises OSError if
+    the process has ended or belongs to someone else.
+    """
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * sum(map(int, _ANONYMOUS_OR_SHARED.findall(rollup)))
 
 
 def _parse(lines: Iterable[str]) -> Iterator[ExpertMap]:

@@ -12,8 +12,9 @@ import shutil
 
 import pytest
 from forms import at_port, supervisor
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 4

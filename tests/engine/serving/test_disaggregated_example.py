@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support import leftovers
-from support.ports import free_port
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 SERVE = Path(__file__).resolve().parents[3] / "examples" / "disaggregated" / "serve.py"

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from disaggregated import alone, ask, decode, deployment, prefill, router, through
 from forms import post
-from support.ports import free_port
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 PROMPT = f"Emma {'and it came to pass ' * 40}"

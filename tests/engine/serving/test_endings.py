@@ -13,8 +13,9 @@ import psutil
 import pytest
 from forms import at_port, supervisor
 from support import leftovers
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.whole
 

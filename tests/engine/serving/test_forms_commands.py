@@ -16,8 +16,9 @@ from forms import (
     owned_experts,
     supervisor,
 )
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.whole
 

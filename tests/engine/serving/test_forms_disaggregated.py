@@ -22,8 +22,9 @@ from disaggregated import (
     tokens_from_elsewhere,
 )
 from forms import finished_by_engine
-from support.ports import free_port
 from vllm.distributed.kv_events import KVEventBatch
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 FORMS = {

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from forms import EAGER, TWO_RANKS, assert_all_end, at_port, post, supervisor
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.whole
 

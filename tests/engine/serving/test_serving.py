@@ -6,8 +6,9 @@ import pytest
 from cuda_stand_in import CUDA_STAND_IN
 from forms import assert_all_end, assert_answers_like_stock
 from support.metrics import samples, wait_for
-from support.ports import free_port
 from support.server import Server
+
+from vllm_dwdp.bench.ports import free_port
 
 pytestmark = pytest.mark.whole
 

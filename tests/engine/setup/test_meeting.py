@@ -7,9 +7,9 @@ import pickle
 from pathlib import Path
 
 import pytest
-from support.ports import free_port
 from vllm.engine.arg_utils import EngineArgs
 
+from vllm_dwdp.bench.ports import free_port
 from vllm_dwdp.engine.setup.settings import Settings
 from vllm_dwdp.engine.worker.meeting import rendezvous
 from vllm_dwdp.group.errors import RendezvousRefused

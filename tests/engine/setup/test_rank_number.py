@@ -15,12 +15,12 @@ import vllm
 import zmq
 from contract.data_parallel_uses import Use, unexplained
 from forms import EAGER, server_per_rank
-from support.ports import free_port
 from vllm import SamplingParams
 from vllm.distributed.kv_events import KVEventBatch
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_dwdp import LLM
+from vllm_dwdp.bench.ports import free_port
 from vllm_dwdp.engine.setup.independence import restore_rank
 from vllm_dwdp.engine.setup.settings import Settings
 

@@ -12,9 +12,9 @@ import torch
 from figures import say
 from parts import PATIENCE, Need, part, run_parts
 from support.gpu_ranks import make_ranks
-from support.ports import free_port
 
 from vllm_dwdp._core import HandleType
+from vllm_dwdp.bench.ports import free_port
 from vllm_dwdp.config import FetchMode
 from vllm_dwdp.group.handover.peer_probe import PeerProbe
 

@@ -21,7 +21,7 @@ READY = b"ready\n"
 
 @dataclass(frozen=True)
 class Disturber:
-    """What is disturbed, and by which program with which arguments."""
+    """What is taken, and by which program with which arguments."""
 
     name: str
     program: Path
@@ -33,23 +33,32 @@ class Disturber:
 
     @classmethod
     def of_gpu(cls, device: str) -> "Disturber":
-        return cls(f"kernels for half of the time on {device}", HERE / "gpu.py", [device])
+        return cls(f"half of the time of {device}", HERE / "gpu.py", [device])
+
+    @property
+    def takes_a_core(self) -> bool:
+        return self.program.name == "core.py"
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Running"]:
-        """Disturb until the `with` block ends. Raises BenchError if the program doesn't start."""
+        """Disturb until the `with` block ends.
+
+        Raises BenchError if the program doesn't start, or ends before the block does.
+        """
         command = [sys.executable, str(self.program), *self.arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None, "the process was started with a pipe"
                 if process.stdout.readline() != READY:
-                    raise BenchError(
-                        f"expected a process that takes {self.name}, but it ended with "
-                        f"{process.wait()}; its error is above."
-                    )
+                    raise BenchError(self._ended())
                 yield Running(process.pid)
+                if process.poll() is not None:
+                    raise BenchError(self._ended())
             finally:
                 process.kill()
+
+    def _ended(self) -> str:
+        return f"expected a process that takes {self.name}, but it has ended; its error is above."
 
 
 class Running:

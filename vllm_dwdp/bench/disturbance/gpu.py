@@ -25,7 +25,7 @@ def take_half(device: str, size: int = MATRIX) -> None:
 
 
 def _run(matrix: torch.Tensor, count: int) -> float:
-    """Seconds of so many products."""
+    """Returns the seconds that `count` products take."""
     start = time.perf_counter()
     for _ in range(count):
         product = matrix @ matrix

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Free ports for tests, outside of the range from which the kernel gives ports to connections."""
+"""Free ports, outside of the range from which the kernel gives ports to connections."""
 
 import random
 import socket
