@@ -58,6 +58,8 @@ def start_polling(front_end: Any) -> None:
 
 async def poll(client_of: "weakref.ref[Any]", model_name: str) -> None:
     """Ask all engines until the front-end or an engine ends."""
+    from vllm_dwdp.engine.request_path import EngineDeadError  # vLLM loads plugins before it
+
     exporters: dict[int, EngineExporter] = {}
     while (client := client_of()) is not None:
         try:
@@ -65,8 +67,10 @@ async def poll(client_of: "weakref.ref[Any]", model_name: str) -> None:
             for engine, identity in engines:
                 exporter = exporters.setdefault(engine, EngineExporter(model_name, engine))
                 exporter.set(await client._call_utility_async(METHOD, engine=identity))
-        except Exception as error:  # the engine has ended or is ending, which vLLM reports
-            logger.debug("dwdp's metrics end: %s", error)
+        except EngineDeadError:  # vLLM reports it
+            return
+        except Exception as error:
+            logger.warning("dwdp's metrics end here, since an engine's answer failed: %r", error)
             return
         del client
         await asyncio.sleep(POLL_S)
