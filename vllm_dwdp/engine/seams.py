@@ -20,6 +20,7 @@ class Seam(NamedTuple):
 
 
 _BY_FILE = {
+    "benchmarks/serve.py": ("add_cli_args", "main_async"),
     "config/cache.py": (
         "CacheConfig.gpu_memory_utilization",
         "CacheConfig.kv_cache_memory_bytes",
