@@ -44,16 +44,16 @@ class EveryRank:
     def dwdp_trace_start(self, num_steps: int) -> None:
         """Have every rank record so many steps, from its next one on. See docs/tracing.md.
 
-        A recording that wasn't taken is dropped. Raises ValueError for a number that a rank can't
-        record.
+        A recording that wasn't taken is dropped. Raises Exception, as vLLM does for all errors of
+        a worker, for a number that a rank can't record.
         """
         self._pool.call("collective_rpc", "dwdp_trace_start", None, (num_steps,))
 
     def dwdp_trace(self) -> list[dict[str, Any]]:
         """End the recordings, even if fewer steps have run, and return them by rank.
 
-        `vllm_dwdp.trace.trace_file.Trace.of` makes a trace of them. Raises RuntimeError if nothing
-        was recorded.
+        `vllm_dwdp.trace.trace_file.Trace.of` makes a trace of them. Raises Exception, as vLLM does
+        for every error of a worker, if nothing was recorded.
         """
         return self.collective_rpc("dwdp_trace")
 
