@@ -63,6 +63,13 @@ class SleepingArms:
             time.sleep(0.01)
 
 
+def wait_until(is_so):
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline, "it has not become so within 20 s"
+        time.sleep(0.01)
+
+
 def is_stopped(arm):
     found = {p.status() for p in arm.processes() if p.status() != psutil.STATUS_ZOMBIE}
     return found == {psutil.STATUS_STOPPED} if found else None
@@ -140,7 +147,7 @@ def test_what_a_dead_server_leaves_behind_is_ended(make_arms):
         arm.pause()
         server.kill()
         arm.servers[0].process.wait()
-        assert child.status() == psutil.STATUS_STOPPED
+        wait_until(lambda: child.status() == psutil.STATUS_STOPPED)
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 

@@ -72,7 +72,7 @@ def test_a_changed_vllm_fails_with_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
     (found,) = look(installation.vllm_names)
     assert found.status is FAIL
-    assert "are missing: config/cache.py: CacheConfig.gpu_memory_utilization;" in found.text
+    assert "config/cache.py: CacheConfig.gpu_memory_utilization;" in found.text
     assert found.text.endswith("more")
 
 

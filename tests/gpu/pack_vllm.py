@@ -29,7 +29,7 @@ from packed_vllm import ARCHIVE, LIBRARIES
 CARRIED_BYTES = 64 << 20
 """What may be carried to such a machine: the files of this repository, and the archive."""
 
-MAX_BYTES = CARRIED_BYTES - (16 << 20) - (368 << 10)
+MAX_BYTES = CARRIED_BYTES - (16 << 20) - (448 << 10)
 """Of the archive. If the repository outgrows what it leaves, leave out more files of vLLM."""
 
 NEEDED = (
@@ -48,8 +48,11 @@ PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_31_x86_64", "manylinux_2_28_x
 PLATFORMS += ("manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64")
 PLATFORMS += ("manylinux2014_x86_64",)
 PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
-LEFT_OUT = re.compile(r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$")
-"""Files that stay out: vLLM's compiled libraries, and sources that are compiled at run time."""
+LEFT_OUT = re.compile(
+    r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$|^vllm/benchmarks/"
+)
+"""Files that stay out: vLLM's compiled libraries, sources that are compiled at run time, and what
+only vLLM's command line imports."""
 
 KEPT = {f"vllm/{name}.abi3.so" for name in LIBRARIES}
 
