@@ -25,7 +25,7 @@ ALLOWED = 0.2
 
 
 def predicted(model: Path, measured: dict[str, Any], profile: Path, slowest: float) -> Any:
-    """Throughput by deployment, as `plan --json` has it, for the load that was measured."""
+    """What `plan --json` says of throughput, for the load that was measured."""
     load = measured["load_of_a_client"]
     longest = load["input_tokens"] * (1 + load["variation"])
     command = [sys.executable, "-m", "vllm_dwdp.cli", "plan", str(model), "--json"]

@@ -91,10 +91,6 @@ class Server(vllm_dwdp.bench.server.Server):
         for process in self.family():
             process.suspend()
 
-    def resume(self) -> None:
-        for process in self.family():
-            process.resume()
-
     def _front_end(self, family: Sequence[psutil.Process]) -> psutil.Process:
         return family[0 if self._host is None else 1]  # there the first one is unshare, which waits
 

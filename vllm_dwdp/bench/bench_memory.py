@@ -33,7 +33,7 @@ from vllm_dwdp.device.numa import NO_NUMA_NODE, read_numa_nodes
 
 SLICE_BYTES = tuple(1 << power for power in (16, 18, 20, 22, 24))
 SECONDS, FEWEST = 0.3, 3
-"""Each figure is the median of so many copies as end in this time, and of at least FEWEST."""
+"""Each figure is the median of the runs that end within so many seconds, and of at least FEWEST."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ class Machine:
     places: list[str]
     peer_bytes: int
     slot_bytes: int
+
+    @classmethod
+    def of_this(cls, num_peers: int, *, copy_threads: int, use_batches: bool) -> "Machine":
+        """GPUs if there are any. copy_threads: for hosts. use_batches: for GPUs."""
+        if torch.cuda.is_available():
+            return cls.of_gpus(num_peers, torch.cuda.device_count(), use_batches=use_batches)
+        return cls.of_host(num_peers, copy_threads)
 
     @classmethod
     def of_host(cls, num_peers: int, copy_threads: int) -> "Machine":

@@ -13,7 +13,7 @@ from rich.table import Table
 from vllm_dwdp.cli.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
-    from vllm_dwdp.bench.bench_memory import CopySpeed, Machine
+    from vllm_dwdp.bench.bench_memory import CopySpeed
 
 
 def memory(
@@ -45,12 +45,14 @@ def memory(
     No model runs. Bandwidth is that of filling a slot, latency that of one slice alone.
     """
     from vllm_dwdp._core import DriverError
-    from vllm_dwdp.bench.bench_memory import SLICE_BYTES, bench_memory
+    from vllm_dwdp.bench.bench_memory import SLICE_BYTES, Machine, bench_memory
     from vllm_dwdp.bench.errors import BenchError
 
     counts = sorted({1, dwdp_size // 2, dwdp_size - 1})
     try:
-        machine = _machine(dwdp_size - 1, copy_threads, batched_copies)
+        machine = Machine.of_this(
+            dwdp_size - 1, copy_threads=copy_threads, use_batches=batched_copies
+        )
         found = bench_memory(machine, counts, slice_bytes or SLICE_BYTES)
     except BenchError as error:
         raise CommandError(str(error)) from error
@@ -65,17 +67,6 @@ def memory(
     console = Console(highlight=False)
     console.print(_table(machine.reader.kind, found))
     console.print(f"Peers' memory: {', '.join(machine.places)}.", markup=False)
-
-
-def _machine(num_peers: int, copy_threads: int, batched_copies: bool) -> "Machine":
-    import torch
-
-    from vllm_dwdp.bench.bench_memory import Machine
-
-    if torch.cuda.is_available():
-        num_gpus = torch.cuda.device_count()
-        return Machine.of_gpus(num_peers, num_gpus, use_batches=batched_copies)
-    return Machine.of_host(num_peers, copy_threads)
 
 
 def _table(kind: str, found: "list[CopySpeed]") -> Table:

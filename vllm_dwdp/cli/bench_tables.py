@@ -22,7 +22,10 @@ class Progress:
     def begin(self, commands: dict[str, list[str]], client_command: str) -> None:
         for name, lines in commands.items():
             self._print(f"{name}, {WHAT_ARMS_ARE[name]}:", *(f"  {line}" for line in lines))
-        self._print("the first client; others have other seeds:", f"  {client_command}")
+        self._print(
+            "the first client of the first round; others have other seeds, or another server:",
+            f"  {client_command}",
+        )
 
     def ready(self, arm: str) -> None:
         self._print(f"{arm} has started")
