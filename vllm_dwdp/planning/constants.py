@@ -7,8 +7,8 @@ a GB200. Table 1 has 32768 tokens per step at most and prompts of 0.8 to 1 times
 that a step holds four whole prompts of 7373 tokens on average: 29491 tokens. Its column is
 milliseconds of one forward pass. Shares are shares of the peak figures in configs/hardware.
 
-No constant belongs to one published row. All but HOST_S_PER_PROMPT follow from Table 1, from a
-count of operations, or from a public figure. HOST_S_PER_PROMPT was chosen to suit Table 3.
+No constant belongs to one published row: they follow from Table 1, from a count of operations, or
+from a public figure.
 """
 
 from types import MappingProxyType
@@ -97,16 +97,6 @@ within one NVLink domain is commonly 10 to 20 microseconds."""
 SYNCHRONOUS_COLLECTIVES: Final = 2
 """All-to-alls, or all-reduces, in a layer: one before the experts and one after them (expert
 parallelism), one after attention and one after the MLP (tensor parallelism)."""
-
-# Hosts.
-
-HOST_S_PER_PROMPT: Final = 1e-3
-"""Seconds of host work for a prompt before its step: reading, scheduling, preparing inputs.
-
-Chosen to suit the time to first token of Table 3 at 1024 tokens (1.27), the only row on which it
-has a notable effect: one server for all ranks (expert parallelism) prepares N times as many
-prompts for a step. A plausible figure for a server in Python, measured nowhere.
-"""
 
 # Memory.
 

@@ -46,8 +46,7 @@ def dwdp_step(
     """Seconds of one forward pass of one rank."""
     dense = layer_seconds(model, rates, work, is_moe=False).total
     moe = dwdp_layer(model, rates, work, spread, how).total
-    host = 0.0 if how.hides_host_work else work.num_prompts * constants.HOST_S_PER_PROMPT
-    return model.num_moe_layers * moe + model.num_dense_layers * dense + host
+    return model.num_moe_layers * moe + model.num_dense_layers * dense
 
 
 def dwdp_layer(

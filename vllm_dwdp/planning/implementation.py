@@ -11,14 +11,12 @@ class Implementation:
     """slices_copies: copies are cut into slices and alternate between peers, in another order on
         each rank, so that ranks don't meet at one source.
     merges_experts: before each layer a rank copies its own experts beside the fetched ones.
-    hides_host_work: the host prepares a step while the one before it runs.
     chunks_prompts: prompts are cut to fill each step.
     may_skip: steps too small to hide a copy of all experts fetch only those that they chose.
     """
 
     slices_copies: bool
     merges_experts: bool
-    hides_host_work: bool
     chunks_prompts: bool
     may_skip: bool
 
@@ -26,7 +24,6 @@ class Implementation:
 VLLM_DWDP = Implementation(
     slices_copies=True,
     merges_experts=False,
-    hides_host_work=True,
     chunks_prompts=True,
     may_skip=True,
 )
@@ -35,7 +32,6 @@ VLLM_DWDP = Implementation(
 PUBLISHED = Implementation(
     slices_copies=False,
     merges_experts=True,
-    hides_host_work=False,
     chunks_prompts=False,
     may_skip=False,
 )

@@ -61,7 +61,7 @@ def _rooflines(plan: Plan) -> dict[str, Any]:
         "expected_dep_over_dwdp": plan.speed.dep_over_dwdp,
         "context_only_speedup": {
             "tps_per_gpu": published.dep_over_dwdp,
-            "ttft": published.ttft_over_dep,
+            "ttft": published.dep_over_dwdp,
         },
         "break_even_tokens": plan.break_even,
         "recommended_tokens": plan.recommended,

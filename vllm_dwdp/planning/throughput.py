@@ -4,7 +4,6 @@
 
 from dataclasses import dataclass
 
-from vllm_dwdp.planning import constants
 from vllm_dwdp.planning.dwdp_step import dwdp_step
 from vllm_dwdp.planning.implementation import Implementation
 from vllm_dwdp.planning.model import MoeModel
@@ -20,21 +19,23 @@ from vllm_dwdp.planning.workload import Workload
 
 @dataclass(frozen=True)
 class Throughput:
-    """Prompt tokens per second and rank, by deployment, and the gain in time to first token.
+    """Prompt tokens per second and rank, by deployment.
 
-    replicas: as if all experts fitted into a rank's memory. ttft_over_dep: time to the first token
-    with expert parallelism over that with DWDP, of a prompt that goes into the next step.
+    replicas: as if all experts fitted into a rank's memory.
     """
 
     dwdp: float
     expert_parallel: float
     tensor_parallel: float
     replicas: float
-    ttft_over_dep: float
 
     @property
     def dep_over_dwdp(self) -> float:
-        """Time per token with expert parallelism over that with DWDP; above 1, DWDP is faster."""
+        """Time per token with expert parallelism over that with DWDP; above 1, DWDP is faster.
+
+        Also the gain in time to first token of a prompt that goes into the next step, since both
+        take as long as a step.
+        """
         return self.dwdp / self.expert_parallel
 
 
@@ -56,8 +57,6 @@ def throughput(
     ranks = spread.num_ranks
     dwdp = dwdp_step(model, rates, work, spread, how)
     expert_parallel = expert_parallel_step(model, rates, work, ranks) / slowest
-    host = work.num_prompts * constants.HOST_S_PER_PROMPT
-    first = dwdp + host if how.hides_host_work else dwdp
     return Throughput(
         dwdp=work.tokens / dwdp * (ranks - 1 + slowest) / ranks,
         expert_parallel=work.tokens / expert_parallel,
@@ -66,5 +65,4 @@ def throughput(
         * slowest
         / ranks,
         replicas=work.tokens / replica_step(model, rates, work) * slowest,
-        ttft_over_dep=(expert_parallel + ranks * host) / first,
     )

@@ -25,11 +25,6 @@ class Piece(NamedTuple):
     def is_last(self) -> bool:
         return self.start + self.num_tokens == self.request.num_tokens
 
-    @property
-    def share(self) -> float:
-        """The piece's part of its prompt."""
-        return self.num_tokens / self.request.num_tokens
-
     def num_pairs(self, window: int | None = None) -> int:
         """Pairs of a token and a token that it attends to: itself and those before it.
 
@@ -48,11 +43,6 @@ class Chunk:
     @cached_property
     def num_tokens(self) -> int:
         return sum(piece.num_tokens for piece in self.pieces)
-
-    @cached_property
-    def num_prompts(self) -> float:
-        """Prompts of the step; a part of one counts as a part."""
-        return sum(piece.share for piece in self.pieces)
 
     def num_pairs(self, window: int | None = None) -> int:
         """Pairs of a token and a token that it attends to, in one layer and one head."""

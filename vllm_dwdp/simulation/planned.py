@@ -35,9 +35,8 @@ class PlannedCosts:
 
     expert_ranks: ranks over which the experts of a layer are spread while they compute. 1 for DWDP,
         whose ranks compute with all experts; the size of a group for expert parallelism.
-    how: of DWDP: whether a rank merges its own experts with copied ones, whether the host works
-        between steps, and whether rivals make copies longer, beside which kernels are slower. None
-        of it concerns expert parallelism.
+    how: of DWDP: whether a rank merges its own experts with copied ones, and whether rivals make
+        copies longer, beside which kernels are slower. None of it concerns expert parallelism.
     """
 
     model: MoeModel
@@ -67,8 +66,7 @@ class PlannedCosts:
 
     def step_s(self, chunk: Chunk) -> float:
         dense = layer_seconds(self.model, self.rates, ChunkLoad(chunk), is_moe=False).total
-        host = 0.0 if self.how.hides_host_work else constants.HOST_S_PER_PROMPT
-        return self.model.num_dense_layers * dense + chunk.num_prompts * host
+        return self.model.num_dense_layers * dense
 
     def attention_s(self, chunk: Chunk) -> float:
         return self._layer(chunk).before_experts
