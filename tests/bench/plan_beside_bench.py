@@ -27,10 +27,13 @@ ALLOWED = 0.2
 def predicted(model: Path, measured: dict[str, Any], profile: Path, slowest: float) -> Any:
     """What `plan --json` says of throughput, for the load that was measured."""
     load = measured["load_of_a_client"]
+    ranks = measured["ranks"]
     longest = load["input_tokens"] * (1 + load["variation"])
     command = [sys.executable, "-m", "vllm_dwdp.cli", "plan", str(model), "--json"]
-    command += ["--hardware", str(profile), "--dwdp-size", str(measured["ranks"])]
+    command += ["--hardware", str(profile), "--dwdp-size", str(ranks)]
     command += ["--isl", str(round(longest)), "--slowest", str(slowest)]
+    command += ["--job-prompts", str(ranks * load["num_prompts"])]
+    command += ["--max-in-flight", str(load["max_concurrency"])]
     command += ["--length-ratio", str((1 - load["variation"]) / (1 + load["variation"]))]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(said)["throughput"]

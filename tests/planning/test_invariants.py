@@ -14,6 +14,7 @@ from vllm_dwdp.planning.break_even import break_even_tokens, window
 from vllm_dwdp.planning.contention import contention, mean_rivals
 from vllm_dwdp.planning.dwdp_step import dwdp_layer, dwdp_step
 from vllm_dwdp.planning.hardware import read_hardware
+from vllm_dwdp.planning.job import Job
 from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.other_steps import replica_step, tensor_parallel_step
 from vllm_dwdp.planning.rates import Rates
@@ -150,12 +151,34 @@ def test_tensor_parallelism_divides_work_but_not_its_all_reduces():
 def test_a_slow_rank_costs_dwdp_its_own_share_only():
     work = Workload(32768, 8192)
     speeds = [
-        throughput(R1, R1_RATES, work, R1_SPREAD, implementation.VLLM_DWDP, slowest=slowest)
+        throughput(R1, R1_RATES, work, R1_SPREAD, implementation.VLLM_DWDP, job=Job(slowest))
         for slowest in (1.0, 0.5)
     ]
     assert speeds[1].dwdp == pytest.approx(speeds[0].dwdp * 3.5 / 4)
     for other in ("expert_parallel", "tensor_parallel", "replicas"):
         assert getattr(speeds[1], other) == pytest.approx(getattr(speeds[0], other) / 2)
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "max_in_flight", "seconds"),
+    [
+        (80, 16, 48 / 1.5 + 16 / 0.5),  # as the default load of bench serve
+        (80, 64, 40 / 0.5),  # each rank gets its half at once
+        (1, 16, 0.5 / 0.5),
+        (10**9, 16, 10**9 / 1.5),  # long enough for the end not to matter
+    ],
+)
+def test_a_slow_rank_works_off_the_prompts_that_it_holds_at_the_end(
+    num_prompts, max_in_flight, seconds
+):
+    """Two ranks, of which one takes a second for each prompt and the other one two seconds."""
+    found = Job(0.5, num_prompts, max_in_flight).mean_speed(2)
+    assert found == pytest.approx(num_prompts / 2 / seconds)
+
+
+@pytest.mark.parametrize("num_prompts", [None, 3, 1000])
+def test_a_job_of_equal_ranks_ends_everywhere_at_once(num_prompts):
+    assert Job(1.0, num_prompts).mean_speed(4) == pytest.approx(1)
 
 
 def test_nothing_is_copied_where_peers_memory_is_as_fast():

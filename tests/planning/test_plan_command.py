@@ -138,6 +138,8 @@ def test_a_slow_rank_speaks_for_dwdp(figures):
     host = ("qwen3-30b-a3b", "--hardware", "cpu-two-socket", "--dwdp-size", 2)
     slow = figures(*host, "--slowest", 0.5)["throughput"]
     assert slow["dwdp_over_replicas"] == pytest.approx(1.26, rel=0.2)
+    short = figures(*host, "--slowest", 0.5, "--job-prompts", 80, "--max-in-flight", 16)
+    assert short["throughput"]["dwdp"] == pytest.approx(slow["dwdp"] * 0.625 / 0.75)
     even = figures(*host)["throughput"]
     assert slow["dwdp_over_tensor_parallel"] > 1.4 * even["dwdp_over_tensor_parallel"]
 
@@ -186,6 +188,8 @@ def test_contention_is_a_mode(figures, plan, tmp_path, monkeypatch):
         ((*R1, "--length-ratio", "0"), "expected --length-ratio above 0"),
         ((*R1, "--length-ratio", "nan"), "expected --length-ratio above 0"),
         ((*R1, "--slowest", "2"), "expected --slowest"),
+        ((*R1, "--job-prompts", "0"), "expected --job-prompts of at least 1, got 0"),
+        ((*R1, "--max-in-flight", "0"), "expected --max-in-flight of at least 1, got 0"),
         ((*R1, "--expert-format", "fp3"), "expected a format of weights"),
         ((*R1, "--figure", "/no/such/folder/x.png"), "expected to write a figure"),
         (("contention", "--dwdp-size", "1"), "expected a dwdp_size of at least 2"),

@@ -18,6 +18,7 @@ from vllm_dwdp.planning import profiles
 from vllm_dwdp.planning.contention import contention
 from vllm_dwdp.planning.errors import PlanError
 from vllm_dwdp.planning.hardware import Hardware, read_hardware
+from vllm_dwdp.planning.job import Job
 from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.plan import make_plan
 from vllm_dwdp.planning.plan_json import contention_json, plan_json
@@ -40,6 +41,8 @@ def plan(
     tokens_in_flight: opt.TokensInFlight = None,
     expert_format: opt.ExpertFormat = None,
     slowest: opt.Slowest = 1.0,
+    job_prompts: opt.JobPrompts = None,
+    max_in_flight: opt.MaxInFlight = 64,
     calibrate: opt.Calibrate = False,
     profile: opt.ProfileFile = None,
     figure: opt.FigureFile = None,
@@ -64,7 +67,7 @@ def plan(
             max_num_batched_tokens=max_num_batched_tokens,
             tokens_in_flight=tokens_in_flight,
             num_experts_per_worker=num_experts_per_worker,
-            slowest=slowest,
+            job=Job(slowest, job_prompts, max_in_flight),
         )
         _plan(request, model, figure, as_json, prompts)
 

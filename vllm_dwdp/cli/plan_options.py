@@ -42,6 +42,13 @@ ExpertFormat = Annotated[
 Slowest = Annotated[
     float, typer.Option(help="Speed of the slowest rank; 0.5: half of the others'.")
 ]
+JobPrompts = Annotated[
+    int | None,
+    typer.Option(help="Prompts of a job that ends: a slow rank ends last. Default: it goes on."),
+]
+MaxInFlight = Annotated[
+    int, typer.Option(help="With --job-prompts: prompts that a rank holds at a time.")
+]
 Calibrate = Annotated[
     bool, typer.Option("--calibrate", help="Measure this machine, and plan for it.")
 ]

@@ -67,7 +67,7 @@ def make_plan(request: Request, place: str) -> Plan:
     facts = _Facts(
         memory=_memory(request, spread),
         replica_memory=_memory(request, spread_experts(model, 1)),
-        speed=throughput(model, rates, work, spread, VLLM_DWDP, slowest=request.slowest),
+        speed=throughput(model, rates, work, spread, VLLM_DWDP, job=request.job),
         recommended=_recommended(request, rates, spread),
         decode=decode_ms(model, rates, spread, context=work.mean_length),
         expert_parallel_decode=expert_parallel_decode_ms(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vllm_dwdp.planning.errors import PlanError
 from vllm_dwdp.planning.hardware import Hardware
+from vllm_dwdp.planning.job import ENDLESS, Job
 from vllm_dwdp.planning.model import MoeModel
 from vllm_dwdp.planning.workload import Workload
 
@@ -22,7 +23,7 @@ class Request:
     batch_size: prompts in a step; default: as many as fit.
     max_num_batched_tokens: tokens of a step at most; default: those of the batch, or 32768.
     tokens_in_flight: tokens that really wait on a rank, if fewer; default: enough to fill steps.
-    num_experts_per_worker: as in DwdpConfig. slowest: speed of the slowest rank, 1 like the others.
+    num_experts_per_worker: as in DwdpConfig. job: how long it goes on, and a slow rank.
     """
 
     model: MoeModel
@@ -34,17 +35,17 @@ class Request:
     max_num_batched_tokens: int | None = None
     tokens_in_flight: int | None = None
     num_experts_per_worker: int | None = None
-    slowest: float = 1.0
+    job: Job = ENDLESS
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"expected {_option(name)} of at least 1, got {value}.")
-        for name in ("length_ratio", "slowest"):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                raise PlanError(f"expected {_option(name)} above 0 and at most 1, got {value}.")
+        if not 0 < self.length_ratio <= 1:
+            raise PlanError(
+                f"expected --length-ratio above 0 and at most 1, got {self.length_ratio}."
+            )
         if self.dwdp_size > self.hardware.domain:
             raise PlanError(
                 f"expected at most {self.hardware.domain} ranks, which is how many reach each "

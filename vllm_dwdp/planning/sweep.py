@@ -56,8 +56,7 @@ def _row(request: Request) -> SweepRow:
     spread = spread_experts(request.model, request.dwdp_size, request.num_experts_per_worker)
     rates = Rates.achieved(request.hardware, request.dwdp_size)
     work = request.work()
-    slowest = request.slowest
-    speed = throughput(request.model, rates, work, spread, VLLM_DWDP, slowest=slowest)
+    speed = throughput(request.model, rates, work, spread, VLLM_DWDP, job=request.job)
     return SweepRow(request.dwdp_size, request.isl, speed)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vllm_dwdp.planning.dwdp_step import dwdp_step
 from vllm_dwdp.planning.implementation import Implementation
+from vllm_dwdp.planning.job import ENDLESS, Job
 from vllm_dwdp.planning.model import MoeModel
 from vllm_dwdp.planning.other_steps import (
     expert_parallel_step,
@@ -46,19 +47,18 @@ def throughput(
     spread: Spread,
     how: Implementation,
     *,
-    slowest: float = 1.0,
+    job: Job = ENDLESS,
 ) -> Throughput:
-    """slowest: speed of the slowest rank; 0.5: half as fast as the others.
+    """Tokens per second from the job's first prompt to its last.
 
-    Ranks of DWDP take requests as they get free. Expert and tensor parallelism wait for the slowest
-    rank in every layer. Replicas have their share of the requests assigned beforehand, so the last
-    one ends late.
+    Expert and tensor parallelism wait for the slowest rank in every layer. Replicas have their
+    share of the prompts assigned beforehand, so the last one ends late.
     """
-    ranks = spread.num_ranks
+    ranks, slowest = spread.num_ranks, job.slowest
     dwdp = dwdp_step(model, rates, work, spread, how)
     expert_parallel = expert_parallel_step(model, rates, work, ranks) / slowest
     return Throughput(
-        dwdp=work.tokens / dwdp * (ranks - 1 + slowest) / ranks,
+        dwdp=work.tokens / dwdp * job.mean_speed(ranks),
         expert_parallel=work.tokens / expert_parallel,
         tensor_parallel=work.tokens
         / tensor_parallel_step(model, rates, work, ranks)

@@ -124,7 +124,7 @@ def _scenario(
         max_num_batched_tokens=max(1, round(request.work().tokens)),
         strategy=strategy,
         copies=planned_copies(request.hardware, costs),
-        speeds=Speeds(slow={0: request.slowest}),
+        speeds=Speeds(slow={0: request.job.slowest}),
         routing_skew=rank_load_spread(request.model, request.dwdp_size),
         start_within_s=start_within_s,
     )
