@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vllm.v1.engine import EngineCoreRequest
 
 from vllm_dwdp.offline.prompt import RawPrompt
+from vllm_dwdp.offline.rank_child import RankChild
 from vllm_dwdp.offline.rank_handle import RankHandle
 from vllm_dwdp.offline.rank_inbox import RankInbox
 from vllm_dwdp.offline.rank_loop import RankLoop
@@ -86,7 +87,7 @@ class StandInRank:
         process.start()
         theirs.close()
         self._news = queue.SimpleQueue()
-        self.handle = RankHandle(0, process, ours, self._news)
+        self.handle = RankHandle(0, RankChild(process, ours), self._news)
 
     def answers(self, kind, *items):
         """Send the items; returns (is it an error, result or error) by the number of the item."""
@@ -101,7 +102,7 @@ class StandInRank:
     def end(self):
         self.handle.send(None)
         self.handle.join(time.monotonic() + ANSWER_S)  # the handle's reader thread joins it as well
-        assert self.handle.process.exitcode == 0
+        assert self.handle.exit_code == 0
 
 
 def _serve(pipe, answer):

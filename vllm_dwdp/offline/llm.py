@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Offline inference over all ranks: vllm.LLM with `data_parallel_size=N`.
 
-* Each rank is a process that builds a vllm.LLM, with its place in vLLM's `VLLM_DP_*` variables.
+* Each rank is a process, here or on a Ray node, that builds a vllm.LLM, with its place in the job in
+  vLLM's `VLLM_DP_*` variables.
 * A prompt goes to whichever rank is free.
 * The ranks render and check all prompts of a call before the first one runs.
 * When a rank dies, this is logged, and its prompts in flight are tried once more on other ranks.
@@ -23,11 +24,18 @@ from vllm_dwdp.offline.batch import batches
 from vllm_dwdp.offline.batch_methods import BatchMethods
 from vllm_dwdp.offline.errors import PromptsFailed, RankDied
 from vllm_dwdp.offline.every_rank import EveryRank
-from vllm_dwdp.offline.options import check_at_least_one, rank_options
+from vllm_dwdp.offline.local_ranks import LocalRanks
+from vllm_dwdp.offline.options import (
+    check_at_least_one,
+    group_size_of,
+    is_by_ray,
+    rank_options,
+)
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt import bound_options, raw_prompts
 from vllm_dwdp.offline.prompt_runner import PromptRunner
-from vllm_dwdp.offline.rank_pool import RankPool
+from vllm_dwdp.offline.rank_pool import RankPool, Ranks
+from vllm_dwdp.offline.ray_ranks import RayRanks
 from vllm_dwdp.offline.refused_methods import RefusedMethods
 
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         self._enqueued: list[tuple[str, Any]] = []
         self._num_enqueued = 0
         self._turn = threading.Lock()
-        self._pool = RankPool(data_parallel_size, pickled)
+        self._pool = RankPool(_ranks(data_parallel_size, pickled, options))
         self._runner = PromptRunner(self._pool, max_in_flight)
         self._finalizer = weakref.finalize(self, self._pool.end)
         # At exit multiprocessing waits for this process's children, the ranks. It runs this first,
@@ -221,6 +229,12 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
             except BaseException:
                 self._pool.abandon()
                 raise
+
+
+def _ranks(job_size: int, pickled: PickledOptions, options: dict[str, Any]) -> Ranks:
+    if is_by_ray(options):
+        return RayRanks(job_size, group_size_of(job_size, options), pickled)
+    return LocalRanks(job_size, pickled)
 
 
 @contextlib.contextmanager

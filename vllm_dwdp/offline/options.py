@@ -3,6 +3,7 @@
 """Checks the options of vllm_dwdp.LLM in the caller; a rank would find mistakes much later."""
 
 import dataclasses
+import importlib.util
 import inspect
 from typing import Any
 
@@ -10,8 +11,10 @@ import vllm
 from vllm import envs
 from vllm.engine.arg_utils import EngineArgs
 
+from vllm_dwdp.config import CONFIG_KEY, DwdpConfig
 from vllm_dwdp.plugin import BACKEND_NAME, is_dwdp
 
+BACKEND = "data_parallel_backend"
 SET_PER_RANK = "data_parallel_"
 """How vLLM's options begin that say which rank an engine is; each rank sets them itself."""
 
@@ -61,15 +64,35 @@ def _check_known(options: dict[str, Any]) -> None:
             raise TypeError(f"LLM.__init__() got an unexpected keyword argument {name!r}")
 
 
-def _check_placement(options: dict[str, Any]) -> None:
-    if options.get("data_parallel_backend") == "ray":
-        raise ValueError(
-            "vllm_dwdp.LLM starts its ranks as processes of this host, got "
-            "data_parallel_backend='ray'; drop the option. For several nodes, have Ray start a "
-            "process with an LLM of its own on each of them."
+def is_by_ray(options: dict[str, Any]) -> bool:
+    """Whether Ray places the ranks. Raises ImportError if it should, and isn't installed."""
+    if options.get(BACKEND) != "ray":
+        return False
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError(
+            "vllm_dwdp.LLM needs Ray for data_parallel_backend='ray', it is not installed; install "
+            "it on every node: pip install 'vllm-dwdp[ray]'."
         )
+    return True
+
+
+def group_size_of(job_size: int, options: dict[str, Any]) -> int:
+    """The ranks of a group, which the options give as `dwdp_size`; else all ranks.
+
+    Raises ValueError if the ranks don't make whole groups, and ConfigError.
+    """
+    section = (options.get("additional_config") or {}).get(CONFIG_KEY)
+    size = DwdpConfig.parse(section).dwdp_size or job_size
+    if job_size % size:
+        raise ValueError(f"dwdp_size must divide the data-parallel size {job_size}, got {size}.")
+    return size
+
+
+def _check_placement(options: dict[str, Any]) -> None:
     for field in dataclasses.fields(EngineArgs):
         if not field.name.startswith(SET_PER_RANK) or field.name not in options:
+            continue
+        if field.name == BACKEND and options[BACKEND] == "ray":
             continue
         if (value := options[field.name]) != field.default:
             raise ValueError(

@@ -1,24 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""The parent's handle of one rank of an offline job: its process, its pipe, its descendants."""
+"""The caller's handle of one rank of an offline job: its messages, wherever it runs."""
 
 import contextlib
-import multiprocessing
-import os
 import pickle
 import queue
 import threading
 import time
-from typing import Any
-
-import psutil
+from typing import Any, Protocol
 
 from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.parcels import Answer, opened, packed, packed_call
-from vllm_dwdp.offline.pickled_options import PickledOptions
-from vllm_dwdp.offline.rank_process import serve_rank
 
-ORPHANS_S = 2.0
 EXIT_S = 2.0
 NOT_BEGUN = (
     "its process ended while it imported the script that builds the LLM, as each rank does; put "
@@ -26,52 +19,46 @@ NOT_BEGUN = (
 )
 
 
+class Rank(Protocol):
+    """A rank's process, here or on another node: rank_child.RankChild says what its methods do."""
+
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def how_ended(self) -> str: ...
+    def receive(self) -> bytes: ...
+    def send(self, message: bytes) -> None: ...
+    def close(self) -> None: ...
+    def note_family(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self, timeout_s: float) -> None: ...
+    def end(self, timeout_s: float) -> None: ...
+    def end_family(self) -> None: ...
+
+
 class RankHandle:
-    """One rank, with two threads that read and write its pipe.
+    """One rank, with two threads that read and write its messages.
 
     The threads keep a full pipe from blocking either end, and a KeyboardInterrupt from cutting a
     message in two. The rank's messages arrive in `news`, as (handle, message).
     """
 
-    def __init__(self, index: int, process: Any, pipe: Any, news: queue.SimpleQueue[Any]) -> None:
+    def __init__(self, index: int, rank: Rank, news: queue.SimpleQueue[Any]) -> None:
         self.index = index
-        self.process = process
         self.in_flight: set[int] = set()
-        self._pipe = pipe
+        self._rank = rank
         self._news = news
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._called: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._has_begun = False
         self._call_turn = threading.Lock()
         self._join_turn = threading.Lock()
-        self._family: list[psutil.Process] = []
         for pump in (self._read, self._write):
             threading.Thread(target=pump, name=f"dwdp-rank-{index}", daemon=True).start()
 
-    @classmethod
-    def start(
-        cls,
-        index: int,
-        job_size: int,
-        port: int,
-        options: PickledOptions,
-        news: queue.SimpleQueue[Any],
-    ) -> "RankHandle":
-        """Start a process that builds a vllm.LLM from the options; ranks meet at `port`."""
-        environment = {
-            "VLLM_DP_RANK": str(index),
-            "VLLM_DP_RANK_LOCAL": str(index),
-            "VLLM_DP_SIZE": str(job_size),
-            "VLLM_DP_MASTER_IP": "127.0.0.1",
-            "VLLM_DP_MASTER_PORT": str(port),
-        }
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = (theirs, os.getpid(), environment if job_size > 1 else {}, options)
-        process = context.Process(target=serve_rank, args=arguments, name=f"dwdp-rank-{index}")
-        process.start()
-        theirs.close()
-        return cls(index, process, ours, news)
+    @property
+    def exit_code(self) -> int | None:
+        return self._rank.exit_code
 
     def send_items(self, kind: str, items: list[tuple[int, Any]]) -> None:
         """Send items to render or to run (`kind`). Raises TypeError if one doesn't pickle."""
@@ -102,7 +89,7 @@ class RankHandle:
         """Ask the rank to end its engine and itself; terminate it if it has sent no message yet."""
         self.send(None)
         if not self._has_begun:
-            self.process.terminate()
+            self._rank.terminate()
 
     def join(self, deadline: float) -> None:
         """Wait until the rank has ended, and kill it at the deadline (of `time.monotonic`).
@@ -110,23 +97,17 @@ class RankHandle:
         Its engine and worker are killed, too, if they outlive it.
         """
         with self._join_turn:
-            self.process.join(max(0.0, deadline - time.monotonic()))
-            if self.process.is_alive():
-                self.process.kill()
-                self.process.join()
-        for process in psutil.wait_procs(self._family, timeout=ORPHANS_S)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            self._rank.end(max(0.0, deadline - time.monotonic()))
+        self._rank.end_family()
 
     def note_family(self) -> None:
         """Note the rank's engine and worker while it lives, to end them if it is killed."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._family = psutil.Process(self.process.pid).children(recursive=True) or self._family
+        self._rank.note_family()
 
     def _read(self) -> None:
         try:
             while True:
-                self._sort(*self._pipe.recv())
+                self._sort(*pickle.loads(self._rank.receive()))
         except (EOFError, OSError):
             pass  # the rank ended
         finally:
@@ -144,14 +125,13 @@ class RankHandle:
 
     def _how_ended(self) -> str:
         with self._join_turn:
-            self.process.join(EXIT_S)
-            exit_code = self.process.exitcode
-        if not self._has_begun and exit_code == 1:
+            self._rank.join(EXIT_S)
+        if not self._has_begun and self._rank.exit_code == 1:
             return NOT_BEGUN
-        return f"its process ended (exit code {exit_code})"
+        return self._rank.how_ended
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):
             while (data := self._outbox.get()) is not None:
-                self._pipe.send_bytes(data)
-        self._pipe.close()
+                self._rank.send(data)
+        self._rank.close()

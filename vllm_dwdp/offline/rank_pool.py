@@ -6,17 +6,16 @@ import contextlib
 import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.offline.errors import RankDied
-from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt_queue import PromptQueue
-from vllm_dwdp.offline.rank_handle import RankHandle
+from vllm_dwdp.offline.rank_handle import Rank, RankHandle
 
 logger = init_logger("vllm.dwdp")
 
@@ -28,15 +27,20 @@ NONE_LEFT = "no dwdp rank is left to work on the prompts; see the log above, and
 SHUT_DOWN = "this vllm_dwdp.LLM was shut down; build a new one."
 
 
+class Ranks(Protocol):
+    """Starts all ranks of a job, as often as it is asked to: see local_ranks.LocalRanks."""
+
+    def starting(self) -> AbstractContextManager[Iterable[Rank]]: ...
+
+
 class RankPool:
     """The ranks that haven't ended. An item is a prompt, to render or to run.
 
     One call at a time uses the pool; any thread may call `end` and `stats`.
     """
 
-    def __init__(self, job_size: int, options: PickledOptions) -> None:
-        self._job_size = job_size
-        self._options = options
+    def __init__(self, ranks: Ranks) -> None:
+        self._to_start = ranks
         self._ranks: list[RankHandle] = []
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._owner_pid = os.getpid()
@@ -50,11 +54,9 @@ class RankPool:
     def start(self) -> None:
         """Start all ranks, and wait until they serve. Raises RankDied when a rank can't start."""
         try:
-            with reserved_port() as port:
-                for index in range(self._job_size):
-                    self._ranks.append(
-                        RankHandle.start(index, self._job_size, port, self._options, self._news)
-                    )
+            with self._to_start.starting() as ranks:
+                for index, rank in enumerate(ranks):
+                    self._ranks.append(RankHandle(index, rank, self._news))
                 self._wait_ready()
         except BaseException:
             self._end_ranks()
@@ -161,7 +163,7 @@ class RankPool:
         logger.error(
             "dwdp rank %d ended (exit code %s); its %d prompts in flight are tried once more.",
             rank.index,
-            rank.process.exitcode,
+            rank.exit_code,
             len(rank.in_flight),
         )
         num_failed = items.rank_died(rank.index, rank.in_flight)

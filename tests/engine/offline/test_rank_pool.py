@@ -11,6 +11,7 @@ import pytest
 
 from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.group.meet.store import Endpoint, RendezvousStore
+from vllm_dwdp.offline.local_ranks import LocalRanks
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt_queue import PromptQueue
 from vllm_dwdp.offline.rank_pool import RankPool
@@ -19,7 +20,7 @@ SIGNAL_AFTER_S, NEWS_AFTER_S = 0.3, 10
 
 
 def test_ctrl_c_that_another_thread_takes_ends_the_wait():
-    pool = RankPool(1, PickledOptions.of({}))
+    pool = RankPool(LocalRanks(1, PickledOptions.of({})))
     is_over = threading.Event()
 
     def interrupt():

@@ -37,7 +37,7 @@ def own_environment(monkeypatch):
 def cluster(monkeypatch):
     """Two nodes with room for two engines each."""
     nodes = [RayNode(f"10.0.0.{n}", f"host{n}", {"CPU": 4.0}) for n in (1, 2)]
-    monkeypatch.setattr(ray_placement, "_live_nodes", lambda master: nodes)
+    monkeypatch.setattr(ray_placement, "live_nodes", lambda master: nodes)
     return nodes
 
 

@@ -9,6 +9,7 @@ calls find them and do nothing.
 
 from typing import Any
 
+from vllm_dwdp.config import DwdpConfig
 from vllm_dwdp.engine.setup import last_words
 from vllm_dwdp.engine.setup.checks import check_config
 from vllm_dwdp.engine.setup.cpu_host import number_engines
@@ -20,6 +21,7 @@ from vllm_dwdp.engine.setup.ray_placement import planned_ranks
 from vllm_dwdp.engine.setup.settings import (
     Settings,
     command_ranks,
+    given_ranks_of_nodes,
     is_offline,
     is_spread,
     user_config,
@@ -53,7 +55,7 @@ def configure(vllm_config: Any) -> None:
         local_rank=parallel.data_parallel_rank_local,
         is_external=parallel.data_parallel_external_lb,
         command_ranks=command_ranks(parallel),
-        ranks_of_nodes=planned_ranks(vllm_config, config),
+        ranks_of_nodes=_ranks_of_nodes(vllm_config, config),
     ).store(vllm_config)
     if vllm_config.device_config.device_type == "cpu":
         number_engines(parallel)
@@ -62,3 +64,9 @@ def configure(vllm_config: Any) -> None:
     if is_one_rank:
         collapse_data_parallel(parallel)
     follow_front_end(parallel)
+
+
+def _ranks_of_nodes(vllm_config: Any, config: DwdpConfig) -> tuple[int, ...]:
+    if is_offline(vllm_config.parallel_config):
+        return given_ranks_of_nodes()
+    return planned_ranks(vllm_config, config)

@@ -14,7 +14,7 @@ from vllm_dwdp.config import ConfigError, DwdpConfig
 from vllm_dwdp.engine.compat import cgroup_memory_limit
 from vllm_dwdp.engine.setup import cpu_host
 from vllm_dwdp.engine.setup.core_lists import BIND_VARIABLE, ranges_text
-from vllm_dwdp.engine.setup.settings import command_ranks
+from vllm_dwdp.engine.setup.settings import command_ranks, num_ranks_beside
 
 NUMBERS = {
     "VLLM_CPU_KVCACHE_SPACE": (1, "GiB for the KV cache of each rank"),
@@ -86,7 +86,7 @@ def _placement(parallel: Any) -> str | None:
 
 
 def _cores(parallel: Any, config: DwdpConfig) -> str | None:
-    size = parallel.data_parallel_size
+    size = num_ranks_beside(parallel)
     first, number = command_ranks(parallel) or (0, size)
     try:
         found = cpu_host.cores_of_ranks(size, range(first, first + number))
@@ -108,7 +108,7 @@ def _cache_size(vllm_config: Any) -> str | None:
     size = int(given) << 30 if given else vllm_config.cache_config.kv_cache_memory_bytes
     parallel = vllm_config.parallel_config
     is_by_ray = parallel.data_parallel_backend == "ray"
-    num_ranks = parallel.data_parallel_size_local if is_by_ray else parallel.data_parallel_size
+    num_ranks = parallel.data_parallel_size_local if is_by_ray else num_ranks_beside(parallel)
     total = min(psutil.virtual_memory().total, cgroup_memory_limit() or 1 << 62)
     if size is None or 0 < size * num_ranks <= total:
         return None

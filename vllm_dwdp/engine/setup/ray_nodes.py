@@ -23,13 +23,14 @@ class RayNode:
     """A live node of a Ray cluster.
 
     free: its free resources, such as {"CPU": 4.0}. domain: the NVLink domain that its label names;
-    "" without a label.
+    "" without a label. node_id: its id in Ray.
     """
 
     address: str
     name: str
     free: Mapping[str, float]
     domain: str = ""
+    node_id: str = ""
 
     def __str__(self) -> str:
         kinds = [kind for kind in ("CPU", "GPU") if kind in self.free]
@@ -58,7 +59,12 @@ class RayJob:
     @property
     def engine(self) -> Mapping[str, float]:
         """The resources that vLLM asks for each engine: one device, and one CPU for its core."""
-        return {"CPU": 2.0} if self.device == "CPU" else {self.device: 1.0, "CPU": 1.0}
+        return needs_of_engine(self.device)
+
+
+def needs_of_engine(device: str) -> Mapping[str, float]:
+    """One device for the worker, and one logical CPU for the engine's core."""
+    return {"CPU": 2.0} if device == "CPU" else {device: 1.0, "CPU": 1.0}
 
 
 def nodes_of_ranks(nodes: Sequence[RayNode], job: RayJob) -> list[RayNode]:

@@ -57,7 +57,7 @@ def ray_nodes(vllm_config: Any, config: DwdpConfig) -> str | None:
     place_engines_by_ray()
     job = _job(vllm_config, config)
     deadline = time.monotonic() + SETTLE_S
-    while reason := reason_unplaceable(_live_nodes(job.address), job):
+    while reason := reason_unplaceable(live_nodes(job.address), job):
         if time.monotonic() > deadline or job.strategy not in STRATEGIES:
             return reason
         time.sleep(0.5)
@@ -73,10 +73,25 @@ def planned_ranks(vllm_config: Any, config: DwdpConfig) -> tuple[int, ...]:
     if not _starts_actors(vllm_config.parallel_config):
         return ()
     job = _job(vllm_config, config)
-    nodes = _live_nodes(job.address)
+    nodes = live_nodes(job.address)
     if reason := reason_unplaceable(nodes, job):
         raise ConfigError(reason)
     return ranks_of_nodes(nodes_of_ranks(nodes, job))
+
+
+def device_of_engine() -> str:
+    """The resource of Ray that an engine needs one of."""
+    place_engines_by_ray()
+    return str(current_platform.ray_device_key)
+
+
+def actor_environment() -> dict[str, str]:
+    """The variables of this process that vLLM, too, copies to actors which run engines."""
+    from vllm.ray.ray_env import get_env_vars_to_copy
+
+    place_engines_by_ray()
+    copied = get_env_vars_to_copy(destination="the ranks")
+    return {name: os.environ[name] for name in copied if name in os.environ}
 
 
 def _reason_unprotected(vllm_config: Any, config: DwdpConfig) -> str | None:
@@ -110,7 +125,7 @@ def _job(vllm_config: Any, config: DwdpConfig) -> RayJob:
     )
 
 
-def _live_nodes(master: str) -> list[RayNode]:
+def live_nodes(master: str) -> list[RayNode]:
     """The nodes that vLLM may use, in the order in which vLLM sees them.
 
     master: the address of the front-end's own node.
@@ -127,6 +142,7 @@ def _live_nodes(master: str) -> list[RayNode]:
             name=known[node_id]["NodeManagerHostname"],
             free=free,
             domain=known[node_id].get("Labels", {}).get(DOMAIN_LABEL, ""),
+            node_id=node_id,
         )
         for node_id, free in available_resources_per_node().items()
         if node_id in known

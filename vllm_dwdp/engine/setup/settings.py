@@ -8,6 +8,7 @@ random. Ports are read from the parallel config, where vLLM keeps them.
 
 import dataclasses
 import multiprocessing
+import os
 import traceback
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from vllm_dwdp.group.meet.store import Endpoint
 
 RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"
+NODES_VARIABLE = "VLLM_DWDP_RANKS_OF_NODES"
+"""Set by vllm_dwdp.LLM beside VLLM_DP_*: how many ranks each Ray node has, such as "2,2"."""
 SUPERVISED = "APIServer_DPRank_"
 """How vLLM's supervisor (`--data-parallel-multi-port-external-lb`) names its servers."""
 HEADLESS = "run_headless"
@@ -44,7 +47,7 @@ class Settings:
     ranks on this host, if `VLLM_DP_*` gave it; else None. is_external: the user balances the load
     between servers of one rank each. command_ranks: the first rank and the number of ranks that
     share this command's environment; None for all ranks of the job. ranks_of_nodes: how many
-    ranks vLLM places on each Ray node, in the order of the ranks; empty without Ray.
+    ranks each Ray node has, in the order of the ranks; empty without Ray.
     """
 
     job_size: int
@@ -75,6 +78,17 @@ class Settings:
         """
         first, number = self.command_ranks or (0, self.job_size)
         return range(first, first + number)
+
+    def store_ranks(self, job_rank: int) -> range:
+        """The ranks that meet at the same store as this one.
+
+        vllm_dwdp.LLM has the ranks of each Ray node meet on that node. So they need no port that
+        other nodes reach, and the end of another node concerns none of them.
+        """
+        if not self.is_on_several_nodes or self.local_rank is None:
+            return range(self.job_size)
+        rank, num_ranks, _ = self.on_node(job_rank)
+        return range(job_rank - rank, job_rank - rank + num_ranks)
 
     def on_node(self, job_rank: int) -> NodePlace:
         """A rank's place among the ranks that divide the cores and the memory of its host."""
@@ -109,6 +123,21 @@ def job_rank(vllm_config: Any, settings: Settings) -> int:
 def is_offline(parallel_config: Any) -> bool:
     """Whether `VLLM_DP_*` variables describe this rank: one `vllm.LLM` per process."""
     return parallel_config.data_parallel_rank_local is not None
+
+
+def given_ranks_of_nodes() -> tuple[int, ...]:
+    """How many ranks each node has, if the LLM that placed this rank has said so; else empty."""
+    return tuple(map(int, filter(None, os.environ.get(NODES_VARIABLE, "").split(","))))
+
+
+def num_ranks_beside(parallel_config: Any) -> int:
+    """How many ranks of the job divide this host, as far as this rank of an offline job knows."""
+    first = 0
+    for number in given_ranks_of_nodes() if is_offline(parallel_config) else ():
+        first += number
+        if parallel_config.data_parallel_rank < first:
+            return number
+    return int(parallel_config.data_parallel_size)
 
 
 def is_spread(parallel_config: Any) -> bool:

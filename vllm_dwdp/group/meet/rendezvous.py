@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The rendezvous: a key-value store through which the ranks of a group meet at start-up.
 
-* Rank 0 of the job hosts the store, which is used during start-up only.
+* Rank 0 of the job, or the first rank of a node, hosts the store, which is used at start-up only.
 * A rank that finds the store of another job at the address leaves that job alone, and says so.
 * Each rank posts its identity, and from then on watches its peers, also while it loads.
 * After any failure on any rank, every rank ends with the same sentence.
@@ -35,6 +35,7 @@ class Rendezvous:
     id that only the ranks of this job know; empty when several commands start them. notice: tells
     the port of the store to ranks that weren't told it. secret: what only the ranks of this job
     know, see secret.py; needs_secret: without one, refuse an endpoint that other hosts can reach.
+    store_ranks: those that meet at this store, whole groups; all ranks of the job if not given.
     Raises ValueError for numbers that don't fit.
     """
 
@@ -51,6 +52,7 @@ class Rendezvous:
         notice: PortNotice | None = None,
         secret: bytes | None = None,
         needs_secret: bool = True,
+        store_ranks: range | None = None,
         end_rank: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if not 0 <= job_rank < job_size or dwdp_size < 1 or job_size % dwdp_size:
@@ -68,6 +70,7 @@ class Rendezvous:
         self._notice = notice
         self._secret = secret
         self._needs_secret = needs_secret
+        self._store_ranks = store_ranks or range(job_size)
         self._end_rank = end_rank
         self._identity = ProcessIdentity.own()
         self.progress = Progress()
@@ -104,10 +107,14 @@ class Rendezvous:
         if reason := reason_unprotected(host, secret=secret, needs_secret=needed):
             raise RendezvousRefused(reason)
         store = RendezvousStore(
-            self._endpoint, timeout_s=self._timeout_s, notice=self._notice, secret=self._secret
+            self._endpoint,
+            timeout_s=self._timeout_s,
+            notice=self._notice,
+            secret=self._secret,
+            host_rank=self._store_ranks.start,
         )
         try:
-            if self._job_rank == 0:
+            if self._is_host:
                 self._host(store)
             else:
                 self._join(store)
@@ -177,16 +184,20 @@ class Rendezvous:
         self._store = self._watch = None
         with contextlib.suppress(StoreLost):
             store.set(rank_key("left", self._job_rank), b"1", patience_s=LEAVE_S)
-        if self._job_rank != 0:
+        if not self._is_host:
             store.close()
             return
         keeper = StoreKeeper(
-            store, self._identity, job_size=self._job_size, timeout_s=self._timeout_s
+            store, self._identity, guests=self._store_ranks[1:], timeout_s=self._timeout_s
         )
         if watch.sentence is None:
             keeper.keep_in_background()
         else:
             keeper.keep_while_others_read()
+
+    @property
+    def _is_host(self) -> bool:
+        return self._job_rank == self._store_ranks.start
 
     @property
     def _job(self) -> dict[str, int]:
@@ -214,12 +225,13 @@ class Rendezvous:
         if reason := self._reason_not_ours(description, host):
             store.set_unsigned(TURNED_AWAY_KEY, own.encode())
             raise RendezvousRefused(
-                f"expected rank 0 of this rank's job at {store.endpoint}, got process {host.pid}, "
-                f"{reason}, or give this job a dwdp.rendezvous of its own."
+                f"expected rank {self._store_ranks.start} of this rank's job at {store.endpoint}, "
+                f"got process {host.pid}, {reason}, or give this job a dwdp.rendezvous of its own."
             )
 
     def _reason_not_ours(self, description: dict[str, Any], host: ProcessIdentity) -> str | None:
-        is_of_group = 0 in self.job_ranks  # another group may be on another host
+        # The host may be of another group, which may be on another host.
+        is_of_group = self._store_ranks.start in self.job_ranks
         must_reach = self._one_host and is_of_group
         if must_reach and (reason := self._identity.reason_not_reachable(host)):
             return f"which can't share its experts: {reason}"

@@ -62,8 +62,9 @@ class RendezvousStore:
     """One process's end of the store.
 
     timeout_s: the longest wait for one answer of the host. notice: if the endpoint's port is 0,
-    rank 0 takes a free port, and this tells it to the others. secret: see secret.py. Calls raise
-    StoreLost, and SecretMismatch for an entry that isn't signed with the secret.
+    rank 0 takes a free port, and this tells it to the others. secret: see secret.py. host_rank: the
+    rank that hosts the store. Calls raise StoreLost, and SecretMismatch for an entry that isn't
+    signed with the secret.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RendezvousStore:
         timeout_s: float,
         notice: PortNotice | None = None,
         secret: bytes | None = None,
+        host_rank: int = 0,
     ) -> None:
         self.endpoint = endpoint
         self._signer = Signer(secret)
@@ -80,7 +82,7 @@ class RendezvousStore:
         self._timeout_s = timeout_s
         self._thread = BoundedThread("dwdp-store")
         self._store: Any = None
-        self._host_name = "dwdp rank 0"
+        self._host_name = self._host_rank = f"dwdp rank {host_rank}"
         self._loss: StoreLost | None = None
 
     def host(self, description: bytes) -> None:
@@ -118,7 +120,7 @@ class RendezvousStore:
 
     def name_host(self, pid: int) -> None:
         """Make later errors name the process that hosts the store."""
-        self._host_name = f"dwdp rank 0 (process {pid})"
+        self._host_name = f"{self._host_rank} (process {pid})"
 
     def set(self, key: str, value: bytes, *, patience_s: float | None = None) -> None:
         entry = self._signer.sign(key, value)
@@ -191,11 +193,11 @@ class RendezvousStore:
             time.sleep(POLL_S)
         if not self.endpoint.port:
             raise StoreLost(
-                f"dwdp rank 0 did not open the rendezvous within {self._timeout_s:g} s; look at "
-                "its log, or raise dwdp.timeout_s."
+                f"{self._host_rank} did not open the rendezvous within {self._timeout_s:g} s; look "
+                "at its log, or raise dwdp.timeout_s."
             )
         raise StoreLost(
-            f"dwdp rank 0 did not open the rendezvous at {self.endpoint} within "
+            f"{self._host_rank} did not open the rendezvous at {self.endpoint} within "
             f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."
         )
 

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import threading
 import time
+from collections.abc import Iterable
 
 from vllm_dwdp.group.errors import SecretMismatch, StoreLost
 from vllm_dwdp.group.meet.failure_watch import place_key, rank_key
@@ -17,19 +18,22 @@ LINGER_S = 5.0
 
 
 class StoreKeeper:
-    """Closes the store when every other rank has left it or ended, or when no rank gets further."""
+    """Closes the store when all guests have left it or ended, or when no rank gets further.
+
+    guests: the other ranks that meet at this store.
+    """
 
     def __init__(
         self,
         store: RendezvousStore,
         identity: ProcessIdentity,
         *,
-        job_size: int,
+        guests: Iterable[int],
         timeout_s: float,
     ) -> None:
         self._store = store
         self._identity = identity
-        self._staying = set(range(1, job_size))
+        self._staying = set(guests)
         self._timeout_s = timeout_s
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="dwdp-keeper", daemon=True)
