@@ -78,16 +78,19 @@ def prompt_of(prompt, params=None, **options):
 
 
 class StandInRank:
-    """The rank in a forked process, which doesn't know what the test defines after the fork."""
+    """The rank in a forked process, which doesn't know what the test defines after the fork.
 
-    def __init__(self, answer):
+    make_rank: makes of the child what the handle gets.
+    """
+
+    def __init__(self, answer, make_rank=lambda child: child):
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
         process.start()
         theirs.close()
         self._news = queue.SimpleQueue()
-        self.handle = RankHandle(0, RankChild(process, ours), self._news)
+        self.handle = RankHandle(0, make_rank(RankChild(process, ours)), self._news)
 
     def answers(self, kind, *items):
         """Send the items; returns (is it an error, result or error) by the number of the item."""

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """Offline inference over all ranks: vllm.LLM with `data_parallel_size=N`.
 
-* Each rank is a process, here or on a Ray node, that builds a vllm.LLM, with its place in the job in
-  vLLM's `VLLM_DP_*` variables.
+* Each rank is a process that builds a vllm.LLM, with its place in vLLM's `VLLM_DP_*` variables. It
+  runs here, or on a node of a Ray cluster.
 * A prompt goes to whichever rank is free.
 * The ranks render and check all prompts of a call before the first one runs.
 * When a rank dies, this is logged, and its prompts in flight are tried once more on other ranks.

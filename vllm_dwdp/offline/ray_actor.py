@@ -26,9 +26,16 @@ class RankActor:
         """Reserve a port of this node for as long as the actor lives."""
         return self._held.enter_context(reserved_port())
 
+    def gpus(self) -> list[str]:
+        """The GPUs of this node that Ray has reserved for this actor."""
+        import ray
+
+        return list(map(str, ray.get_runtime_context().get_accelerator_ids().get("GPU", ())))
+
     def start(self, rank: int, environment: dict[str, str], options: PickledOptions) -> None:
-        """Start the rank's process."""
-        self._child = RankChild.start(rank, environment, options)
+        """Start the rank's process, which has these variables from its beginning on."""
+        os.environ.update(environment)
+        self._child = RankChild.start(rank, {}, options)
 
     def receive(self) -> bytes | None:
         """The rank's next message; None once it has ended."""

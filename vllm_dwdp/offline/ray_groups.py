@@ -7,7 +7,6 @@ This module asks neither Ray nor the environment: callers pass in what they read
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, repeat
 
 from vllm_dwdp.engine.setup.ray_nodes import RayNode
 
@@ -30,11 +29,6 @@ def nodes_with_groups(
         f"{'; '.join(map(str, nodes)) or 'no nodes'}; start nodes with more, or ask for fewer "
         "ranks or smaller groups (dwdp_size)."
     )
-
-
-def places(placed: Sequence[tuple[RayNode, int]]) -> Iterator[tuple[RayNode, int]]:
-    """The node of each rank in turn, and the rank's number on that node."""
-    return chain.from_iterable(zip(repeat(node), range(number)) for node, number in placed)
 
 
 def _filled(

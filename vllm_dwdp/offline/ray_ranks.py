@@ -9,7 +9,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from vllm.logger import init_logger
@@ -26,7 +27,7 @@ from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.local_ranks import rank_environment
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.ray_actor import RankActor
-from vllm_dwdp.offline.ray_groups import nodes_with_groups, places
+from vllm_dwdp.offline.ray_groups import nodes_with_groups
 from vllm_dwdp.offline.ray_rank import RayRank
 
 logger = init_logger("vllm.dwdp")
@@ -52,7 +53,7 @@ class RayRanks:
         """
         _connect()
         placed = self._placed()
-        actors = _actors([node for node, _ in places(placed)])
+        actors = _actors([node for node, number in placed for _ in range(number)])
         yield self._started(placed, actors)
 
     def _placed(self) -> list[tuple[RayNode, int]]:
@@ -70,20 +71,20 @@ class RayRanks:
             time.sleep(0.5)
 
     def _started(
-        self, placed: Sequence[tuple[RayNode, int]], actors: Sequence[Any]
+        self, placed: Sequence[tuple[RayNode, int]], actors: Iterable[Any]
     ) -> Iterator[RayRank]:
-        port = 0
         of_nodes = ",".join(str(number) for _, number in placed) if len(placed) > 1 else ""
-        for rank, (actor, (node, local_rank)) in enumerate(
-            zip(actors, places(placed), strict=True)
-        ):
-            if local_rank == 0:
-                port = _answer(actor.reserve_port.remote(), node)
-            environment = rank_environment(rank, local_rank, self._job_size, port)
-            environment[NODES_VARIABLE] = of_nodes
-            _answer(actor.start.remote(rank, environment, self._options), node)
-            logger.info("dwdp rank %d starts on Ray node %s (%s).", rank, node.address, node.name)
-            yield RayRank(actor, node.address)
+        rank, left = 0, iter(actors)
+        for node, number in placed:
+            here = list(islice(left, number))
+            port = _answer(here[0].reserve_port.remote(), node)
+            shared = {NODES_VARIABLE: of_nodes, **_visible_gpus(here, node)}
+            for local_rank, actor in enumerate(here):
+                place = rank_environment(rank, local_rank, self._job_size, port)
+                _answer(actor.start.remote(rank, shared | place, self._options), node)
+                logger.info("dwdp rank %d starts on Ray node %s.", rank, node.address)
+                yield RayRank(actor, node.address)
+                rank += 1
 
 
 def _connect() -> None:
@@ -125,6 +126,15 @@ def _actors(nodes: Sequence[RayNode]) -> list[Any]:
         ).remote()
         for node in nodes
     ]
+
+
+def _visible_gpus(actors: Sequence[Any], node: RayNode) -> dict[str, str]:
+    """The variable by which the ranks of a node see each other's GPUs, but none of other jobs.
+
+    Rank k of the node takes the k-th of them.
+    """
+    gpus = [gpu for actor in actors for gpu in _answer(actor.gpus.remote(), node)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
 
 
 def _answer(call: Any, node: RayNode) -> Any:

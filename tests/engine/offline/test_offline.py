@@ -313,9 +313,9 @@ def test_prompts_and_outputs_larger_than_what_a_pipe_holds(llm):
         ({"distributed_executor_backend": "mp"}, ValueError, "runs its ranks on the .* 'dwdp'"),
         ({"data_parallel_rank": 1}, ValueError, "numbers and places its ranks itself"),
         (
-            {"data_parallel_backend": "ray"},
+            {"data_parallel_backend": "ray", "additional_config": {"dwdp": {"dwdp_size": 3}}},
             ValueError,
-            "as processes of this host, .* own",
+            "dwdp_size must divide the data-parallel size 2, got 3",
         ),
         ({"max_model_length": 512}, TypeError, "unexpected keyword argument 'max_model_length'"),
         ({"hf_overrides": threading.Lock()}, TypeError, "pickle"),

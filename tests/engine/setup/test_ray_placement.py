@@ -15,7 +15,7 @@ from vllm.ray.ray_env import get_env_vars_to_copy
 from vllm_dwdp.config import ConfigError
 from vllm_dwdp.engine.setup import ray_placement
 from vllm_dwdp.engine.setup.ray_nodes import RayNode
-from vllm_dwdp.engine.setup.settings import LOOPBACK, Settings, endpoint
+from vllm_dwdp.engine.setup.settings import LOOPBACK, NODES_VARIABLE, Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
 from vllm_dwdp.group.meet import secret
 
@@ -64,6 +64,23 @@ def test_ranks_learn_who_else_is_on_their_node(demo_model, cluster):
 def test_without_ray_all_ranks_count_as_one_host():
     settings = Settings(4, 2, None, is_spread=False, command_ranks=(0, 4))
     assert settings.on_node(3) == (3, 4, range(4))
+
+
+def test_offline_ranks_divide_and_meet_on_their_own_node(demo_model, monkeypatch):
+    for name, value in (("RANK", 3), ("RANK_LOCAL", 1), ("SIZE", 4), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(f"VLLM_DP_{name}", str(value))
+    monkeypatch.setenv(NODES_VARIABLE, "2,2")
+    config = EngineArgs(
+        model=str(demo_model),
+        max_model_len=256,
+        distributed_executor_backend="dwdp",
+        additional_config={"dwdp": {"dwdp_size": 2}},
+    )
+    config = config.create_engine_config()
+    settings = Settings.load(config)
+    assert settings.on_node(3) == (1, 2, range(2))
+    assert settings.store_ranks(3) == range(2, 4)
+    assert endpoint(config, settings, one_host=True).host == LOOPBACK
 
 
 def test_several_nodes_need_a_secret_and_one_node_does_not(demo_model, cluster, monkeypatch):
