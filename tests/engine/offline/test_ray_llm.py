@@ -5,11 +5,14 @@
 A rank takes two logical CPUs of its node.
 """
 
+import contextlib
 import multiprocessing
-import os
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 from support import leftovers
 from support.ray_cluster import first_node, two_nodes
@@ -27,6 +30,17 @@ OPTIONS = {"max_model_len": 512, "enforce_eager": True, "data_parallel_backend":
 TWO_GROUPS = {"data_parallel_size": 4, "additional_config": {"dwdp": {"dwdp_size": 2}}}
 GREEDY = SamplingParams(temperature=0, max_tokens=16, logprobs=1)
 LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+
+
+SCRIPT = """
+import time
+from vllm_dwdp import LLM
+
+if __name__ == "__main__":
+    llm = LLM({model!r}, **{options})
+    print("READY", flush=True)
+    time.sleep(600)
+"""
 
 
 def on_two_hosts(test):
@@ -48,15 +62,20 @@ def assert_like_stock(llm, stock):
     assert found == [one["tokens"] for one in expected]
 
 
-def engines():
-    """The engines and workers of ranks that these tests started."""
-    names = ("EngineCore", "VLLM::", "Worker")
-    return [p for p in leftovers.processes() if any(name in p.name() for name in names)]
+def of_ranks():
+    """The processes of ranks, their engines and their workers that these tests started."""
+    return [process for process in leftovers.processes() if _is_of_rank(process)]
+
+
+def _is_of_rank(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "VLLM::" in process.name() or "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 def assert_no_process_is_left():
     deadline = time.monotonic() + ENDS_S
-    while left := engines():
+    while left := of_ranks():
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
     assert leftovers.memory_files() == set()
@@ -72,7 +91,18 @@ def test_one_node_answers_like_stock_and_leaves_nothing(demo_model, stock_eager)
             assert all(sum(one["forwards"]) > 0 for one in stats)
             owned = [one["experts_owned"] for one in llm.collective_rpc("dwdp_stats")]
             assert owned == [[0, 8], [8, 16]]
-            assert len(engines()) >= 2
+            assert len(of_ranks()) >= 4
+        assert_no_process_is_left()
+
+
+def test_ranks_end_with_a_program_that_is_killed(demo_model, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(model=str(demo_model), options=OPTIONS))
+    with first_node(num_cpus=2):
+        with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as program:
+            assert any(b"READY" in line for line in program.stdout)
+            assert of_ranks()
+            program.kill()
         assert_no_process_is_left()
 
 
@@ -85,16 +115,16 @@ def test_placement_without_room_is_refused_with_the_nodes(demo_model):
 
 
 def test_without_a_cluster_it_says_how_to_start_one(demo_model, monkeypatch):
-    monkeypatch.setenv("RAY_TMPDIR", os.environ["TMPDIR"])
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    def find_none(**options):
+        raise ConnectionError(f"no Ray at {options['address']}")
+
+    monkeypatch.setattr(ray, "init", find_none)
     with pytest.raises(ConnectionError, match="ray start --head"):
         LLM(str(demo_model), data_parallel_size=2, **OPTIONS)
 
 
 @on_two_hosts
-def test_ranks_of_the_other_node_go_on_when_one_is_killed(
-    demo_model, stock_eager, caplog, monkeypatch
-):
+def test_ranks_of_the_other_node_go_on_when_one_is_killed(demo_model, stock_eager):
     with (
         two_nodes(num_cpus=4) as nodes,
         LLM(str(demo_model), max_in_flight=4, **TWO_GROUPS, **OPTIONS) as llm,

@@ -18,7 +18,7 @@ from vllm_dwdp.group.meet.store import Endpoint
 
 RESOLVED_KEY = "dwdp_resolved"
 LOOPBACK = "127.0.0.1"
-NODES_VARIABLE = "VLLM_DWDP_RANKS_OF_NODES"
+NODES_VARIABLE = "DWDP_RANKS_OF_NODES"
 """Set by vllm_dwdp.LLM beside VLLM_DP_*: how many ranks each Ray node has, such as "2,2"."""
 SUPERVISED = "APIServer_DPRank_"
 """How vLLM's supervisor (`--data-parallel-multi-port-external-lb`) names its servers."""
