@@ -161,6 +161,7 @@ def _rendezvous(job, say):
         job_id=job.get("job_id", ""),
         notice=BoardNotice(JobBoard(job["board"])) if "board" in job else None,
         secret=job.get("secret"),
+        store_ranks=range(*job["store_ranks"]) if "store_ranks" in job else None,
         end_rank=lambda sentence: _end(say, sentence),
     )
 

@@ -35,6 +35,13 @@ def test_all_ranks_of_all_groups_start(start, size, dwdp_size):
     assert [rank.ending() for rank in ranks] == ["end: bound"] * size
 
 
+def test_ranks_of_another_node_have_a_store_of_their_own(start):
+    """Ranks 0 and 1, which are on the first node, never come."""
+    there = {"store_ranks": (2, 4), "manifest": {"placement": [[0, 2]] * 2}}
+    ranks = [start(rank, 4, 2, **there) for rank in (2, 3)]
+    assert [rank.ending() for rank in ranks] == ["end: bound"] * 2
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_failure_while_loading_ends_all_with_one_sentence(start, failing):
     ranks = [start(r, 3, **({"fail": "no such file"} if r == failing else {})) for r in range(3)]

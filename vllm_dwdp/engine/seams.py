@@ -260,6 +260,7 @@ _BY_FILE = {
         "set_offloader",
     ),
     "plugins/__init__.py": ("load_general_plugins",),
+    "ray/ray_env.py": ("get_env_vars_to_copy.exclude_vars", "get_env_vars_to_copy.destination"),
     "renderers/inputs/preprocess.py": ("prompt_to_seq", "conversation_to_seq"),
     "sampling_params.py": (
         "RequestOutputKind.FINAL_ONLY",

@@ -173,8 +173,15 @@ class RankPool:
             logger.error(
                 "A prompt ended the last dwdp rank; all ranks are started again for the others."
             )
-            self.start()
+            self._start_again()
         return num_failed
+
+    def _start_again(self) -> None:
+        """Start all ranks anew during a call. Raises RankDied if there is no room for them now."""
+        try:
+            self.start()
+        except (ConnectionError, ValueError) as error:
+            raise RankDied(f"no dwdp rank is left, and none could be started: {error}") from error
 
     def _wait_ready(self) -> None:
         starting = set(self._ranks)

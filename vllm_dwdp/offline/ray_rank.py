@@ -71,13 +71,13 @@ class RayRank:
         if not _is_connected():
             return None
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
+        from ray.exceptions import GetTimeoutError, RayError
 
         try:
             return ray.get(getattr(self._actor, method).remote(*args), timeout=wait_s)
         except GetTimeoutError:
             self._loss = self._loss or f"it gave no answer to '{method}' in {wait_s} s"
-        except RayActorError as error:
+        except RayError as error:
             self._loss = self._loss or " ".join(str(error).split())
         return None
 

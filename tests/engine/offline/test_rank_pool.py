@@ -11,6 +11,7 @@ import pytest
 
 from vllm_dwdp.engine.setup.local_address import reserved_port
 from vllm_dwdp.group.meet.store import Endpoint, RendezvousStore
+from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.local_ranks import LocalRanks
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.prompt_queue import PromptQueue
@@ -39,6 +40,18 @@ def test_ctrl_c_that_another_thread_takes_ends_the_wait():
     is_over.set()
     thread.join()
     assert seconds < NEWS_AFTER_S / 2
+
+
+class FullCluster:
+    """Ranks for which no node has room any more."""
+
+    def starting(self):
+        raise ValueError("expected Ray nodes with room for 2 ranks")
+
+
+def test_ranks_that_can_not_be_started_again_have_died():
+    with pytest.raises(RankDied, match="none could be started: expected Ray nodes with room"):
+        RankPool(FullCluster())._start_again()
 
 
 def test_only_rank_0_gets_the_port_that_the_ranks_were_told():

@@ -24,6 +24,7 @@ ray = pytest.importorskip("ray", reason="pip install ray")
 
 pytestmark = [pytest.mark.ray, pytest.mark.whole]
 RANK = "dwdp-rank-"
+START_S = 300
 ENDS_S = 30
 IN_FLIGHT_S = 0.5
 OPTIONS = {"max_model_len": 512, "enforce_eager": True, "data_parallel_backend": "ray"}
@@ -39,7 +40,7 @@ from vllm_dwdp import LLM
 if __name__ == "__main__":
     llm = LLM({model!r}, **{options})
     print("READY", flush=True)
-    time.sleep(600)
+    {ending}
 """
 
 
@@ -95,14 +96,32 @@ def test_one_node_answers_like_stock_and_leaves_nothing(demo_model, stock_eager)
         assert_no_process_is_left()
 
 
+@contextlib.contextmanager
+def program(folder, model, ending):
+    """A program that builds an LLM, and then runs the line `ending`; and its log."""
+    script, log = folder / "script.py", folder / "log"
+    script.write_text(SCRIPT.format(model=str(model), options=OPTIONS, ending=ending))
+    command = [sys.executable, script]
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        yield process, log
+
+
 def test_ranks_end_with_a_program_that_is_killed(demo_model, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(model=str(demo_model), options=OPTIONS))
     with first_node(num_cpus=2):
-        with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as program:
-            assert any(b"READY" in line for line in program.stdout)
+        with program(tmp_path, demo_model, "time.sleep(600)") as (process, log):
+            while "READY" not in log.read_text():
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.2)
             assert of_ranks()
-            program.kill()
+            process.kill()
+        assert_no_process_is_left()
+
+
+def test_ranks_end_with_the_last_line_of_a_program(demo_model, tmp_path):
+    with first_node(num_cpus=2):
+        with program(tmp_path, demo_model, "pass") as (process, log):
+            assert process.wait(START_S) == 0
+        assert "READY" in log.read_text() and "Traceback" not in log.read_text()
         assert_no_process_is_left()
 
 

@@ -31,6 +31,8 @@ from vllm_dwdp.group.meet.secret import read_secret, reason_unprotected
 
 KEEP_GPUS = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 COPIED_TO_ACTORS = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
+OF_ONE_NODE = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
+"""Variables that are wrong on another node."""
 SETTLE_S = 10.0
 """Ray needs some seconds to free what a job had that has just ended."""
 
@@ -86,11 +88,11 @@ def device_of_engine() -> str:
 
 
 def actor_environment() -> dict[str, str]:
-    """The variables of this process that vLLM, too, copies to actors which run engines."""
+    """The variables of this process that vLLM, too, copies to actors on other nodes."""
     from vllm.ray.ray_env import get_env_vars_to_copy
 
     place_engines_by_ray()
-    copied = get_env_vars_to_copy(destination="the ranks")
+    copied = get_env_vars_to_copy(exclude_vars=set(OF_ONE_NODE), destination="the ranks")
     return {name: os.environ[name] for name in copied if name in os.environ}
 
 

@@ -63,13 +63,18 @@ class FailureWatch:
         progress: Progress,
         timeout_s: float,
         end_rank: Callable[[str], None],
+        host_rank: int = 0,
     ) -> None:
-        """end_rank: ends this process, which hangs, for the reason in a sentence."""
+        """end_rank: ends this process, which hangs, for the reason in a sentence.
+
+        host_rank: the rank that hosts the store.
+        """
         self._store = store
         self._end_rank = end_rank
         self._identity = identity
         self._job_rank = job_rank
         self._one_host = one_host
+        self._host_rank = host_rank
         self._unknown_ranks = set(peer_ranks) - {job_rank}
         self._peers: dict[int, ProcessIdentity] = {}
         self._progress = progress
@@ -176,7 +181,7 @@ class FailureWatch:
             return None
         if self._has_left(rank):
             return None
-        host = ", which hosts the rendezvous," if rank == 0 else ""
+        host = ", which hosts the rendezvous," if rank == self._host_rank else ""
         return f"(process {peer.pid}){host} ended during start-up"
 
     def _has_left(self, rank: int) -> bool:

@@ -135,6 +135,7 @@ class Rendezvous:
             progress=self.progress,
             timeout_s=self._timeout_s,
             end_rank=self._end_rank,
+            host_rank=self._store_ranks.start,
         )
 
     def gather(self, phase: str, payload: bytes) -> list[bytes]:
