@@ -11,6 +11,7 @@ import pytest
 from rank_stand_in import ANSWER_S, prompt_of, standing_in
 from vllm import SamplingParams
 
+from vllm_dwdp.offline.rank_child import RankChild
 from vllm_dwdp.offline.rank_handle import RankHandle
 from vllm_dwdp.offline.rank_inbox import RankInbox
 
@@ -101,6 +102,6 @@ def test_bytes_that_are_no_message_are_the_end_of_a_rank_for_its_caller():
     news = queue.SimpleQueue()
     process = Process(target=int)
     process.start()
-    handle = RankHandle(0, process, ours, news)
+    handle = RankHandle(0, RankChild(process, ours), news)
     theirs.send_bytes(b"no message")
     assert news.get(timeout=ANSWER_S) == (handle, ("ended", "its process ended (exit code 0)"))
