@@ -78,7 +78,6 @@ def test_whole_groups_on_each_node_are_accepted(nodes, fields):
 @pytest.mark.parametrize(
     ("nodes", "fields", "sentence"),
     [
-        (cpu_nodes(8, 8), {"strategy": "span"}, "VLLM_RAY_DP_PACK_STRATEGY=span"),
         (cpu_nodes(8), {"address": "10.0.0.9"}, "a Ray node at .* 10.0.0.9, free are 10.0.0.1 "),
         (cpu_nodes(4, 4), {"size_local": 4}, "4 engines of 2 CPU each, vLLM would place 4 on 10"),
         (cpu_nodes(4, 3), {}, "vLLM would place 2 on 10.0.0.2 .*host2.: 3 CPU; set "),

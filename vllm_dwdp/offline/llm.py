@@ -27,7 +27,7 @@ from vllm_dwdp.offline.every_rank import EveryRank
 from vllm_dwdp.offline.local_ranks import LocalRanks
 from vllm_dwdp.offline.options import (
     check_at_least_one,
-    group_size_of,
+    group_size_by_ray,
     is_by_ray,
     rank_options,
 )
@@ -233,7 +233,7 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
 
 def _ranks(job_size: int, pickled: PickledOptions, options: dict[str, Any]) -> Ranks:
     if is_by_ray(options):
-        return RayRanks(job_size, group_size_of(job_size, options), pickled)
+        return RayRanks(job_size, group_size_by_ray(job_size, options), pickled)
     return LocalRanks(job_size, pickled)
 
 

@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from vllm_dwdp.engine.setup.local_address import reserved_port
+from vllm_dwdp.engine.setup.settings import LOOPBACK
 from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.rank_child import RankChild
-
-LOOPBACK = "127.0.0.1"
 
 
 class LocalRanks:

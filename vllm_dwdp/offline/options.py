@@ -11,7 +11,8 @@ import vllm
 from vllm import envs
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_dwdp.config import CONFIG_KEY, DwdpConfig
+from vllm_dwdp.config import CONFIG_KEY, ConfigError, DwdpConfig
+from vllm_dwdp.engine.setup.job_checks import reason_uneven
 from vllm_dwdp.plugin import BACKEND_NAME, is_dwdp
 
 BACKEND = "data_parallel_backend"
@@ -70,21 +71,26 @@ def is_by_ray(options: dict[str, Any]) -> bool:
         return False
     if importlib.util.find_spec("ray") is None:
         raise ImportError(
-            "vllm_dwdp.LLM needs Ray for data_parallel_backend='ray', it is not installed; install "
-            "it on every node: pip install 'vllm-dwdp[ray]'."
+            "expected Ray for data_parallel_backend='ray', it is not installed; install it on "
+            "every node: pip install 'vllm-dwdp[ray]'."
         )
     return True
 
 
-def group_size_of(job_size: int, options: dict[str, Any]) -> int:
+def group_size_by_ray(job_size: int, options: dict[str, Any]) -> int:
     """The ranks of a group, which the options give as `dwdp_size`; else all ranks.
 
-    Raises ValueError if the ranks don't make whole groups, and ConfigError.
+    Raises ConfigError for options that Ray's placement rules out.
     """
-    section = (options.get("additional_config") or {}).get(CONFIG_KEY)
-    size = DwdpConfig.parse(section).dwdp_size or job_size
-    if job_size % size:
-        raise ValueError(f"dwdp_size must divide the data-parallel size {job_size}, got {size}.")
+    config = DwdpConfig.parse((options.get("additional_config") or {}).get(CONFIG_KEY))
+    if config.rendezvous:
+        raise ConfigError(
+            "the ranks of each Ray node meet on its loopback address, got dwdp.rendezvous="
+            f"{config.rendezvous!r}; drop it."
+        )
+    size = config.dwdp_size or job_size
+    if reason := reason_uneven(job_size, size):
+        raise ConfigError(reason)
     return size
 
 

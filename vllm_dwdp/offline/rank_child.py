@@ -13,6 +13,10 @@ from vllm_dwdp.offline.pickled_options import PickledOptions
 from vllm_dwdp.offline.rank_process import serve_rank
 
 ORPHANS_S = 2.0
+NOT_BEGUN = (
+    "its process ended while it imported the script that builds the LLM, as each rank does; put "
+    "what the script does in a file, under `if __name__ == '__main__':`"
+)
 
 
 class RankChild:
@@ -42,8 +46,10 @@ class RankChild:
         """None until `join` or `end` has seen the process ended."""
         return self._process.exitcode
 
-    @property
-    def how_ended(self) -> str:
+    def how_ended(self, *, has_begun: bool) -> str:
+        """has_begun: whether the rank has sent a message."""
+        if not has_begun and self.exit_code == 1:
+            return NOT_BEGUN
         return f"its process ended (exit code {self.exit_code})"
 
     def receive(self) -> bytes:

@@ -13,10 +13,6 @@ from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.parcels import Answer, opened, packed, packed_call
 
 EXIT_S = 2.0
-NOT_BEGUN = (
-    "its process ended while it imported the script that builds the LLM, as each rank does; put "
-    "what the script does in a file, under `if __name__ == '__main__':`"
-)
 
 
 class Rank(Protocol):
@@ -24,8 +20,7 @@ class Rank(Protocol):
 
     @property
     def exit_code(self) -> int | None: ...
-    @property
-    def how_ended(self) -> str: ...
+    def how_ended(self, *, has_begun: bool) -> str: ...
     def receive(self) -> bytes: ...
     def send(self, message: bytes) -> None: ...
     def close(self) -> None: ...
@@ -126,9 +121,7 @@ class RankHandle:
     def _how_ended(self) -> str:
         with self._join_turn:
             self._rank.join(EXIT_S)
-        if not self._has_begun and self._rank.exit_code == 1:
-            return NOT_BEGUN
-        return self._rank.how_ended
+        return self._rank.how_ended(has_begun=self._has_begun)
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):

@@ -112,7 +112,10 @@ class RankPool:
         return [call.result() for call in calls]
 
     def end(self) -> None:
-        """End all ranks and the processes they started, in 15 s and at most 2 s for each rank.
+        """End all ranks and the processes they started, in 15 s and some more for each rank.
+
+        It takes 2 s more for one that leaves processes behind, and 5 s for one on a Ray node that
+        no longer answers.
 
         Does nothing in a fork of the process that made the pool.
         """

@@ -45,7 +45,7 @@ class RankActor:
             return None
 
     def send(self, message: bytes) -> bool:
-        """Send the rank a message; returns whether it hasn't ended."""
+        """Send the rank a message. Returns False if the rank has ended."""
         try:
             self._started.send(message)
         except OSError:

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-EXTRA_S = 10.0
+EXTRA_S = 5.0
 """How much longer than the actor this process waits for an answer."""
 
 
@@ -18,10 +18,11 @@ class RayRank:
         self._actor = actor
         self._address = address
         self._loss = ""
+        self._session = _session()
         self.exit_code: int | None = None
 
-    @property
-    def how_ended(self) -> str:
+    def how_ended(self, *, has_begun: bool) -> str:
+        """Like RankChild, but a rank on another node doesn't import the script."""
         if self._loss:
             return f"its actor on Ray node {self._address} ended: {self._loss}"
         return f"its process on Ray node {self._address} ended (exit code {self.exit_code})"
@@ -57,18 +58,28 @@ class RayRank:
     def end_family(self) -> None:
         """Kill what outlives the rank, and give its resources back to Ray."""
         self._ask("end_family", wait_s=EXTRA_S)
-        if _is_connected():
+        if self._is_connected:
             import ray
 
             ray.kill(self._actor)
 
+    @property
+    def _is_connected(self) -> bool:
+        """Whether this process is still connected to the cluster of the actor.
+
+        When the program ends, Ray disconnects before the LLM ends. A call would connect again.
+        """
+        return bool(self._session) and _session() == self._session
+
     def _tell(self, method: str) -> None:
-        if _is_connected():
+        if self._is_connected and not self._loss:
             getattr(self._actor, method).remote()
 
     def _ask(self, method: str, *args: Any, wait_s: float | None = None) -> Any:
         """The actor's answer; None if there is none to expect any more."""
-        if not _is_connected():
+        if not self._is_connected:
+            self._loss = self._loss or "this program has left the Ray cluster"
+        if self._loss:
             return None
         import ray
         from ray.exceptions import GetTimeoutError, RayError
@@ -76,17 +87,14 @@ class RayRank:
         try:
             return ray.get(getattr(self._actor, method).remote(*args), timeout=wait_s)
         except GetTimeoutError:
-            self._loss = self._loss or f"it gave no answer to '{method}' in {wait_s} s"
+            self._loss = f"it gave no answer to '{method}' in {wait_s} s"
         except RayError as error:
-            self._loss = self._loss or " ".join(str(error).split())
+            self._loss = " ".join(str(error).split())
         return None
 
 
-def _is_connected() -> bool:
-    """Whether this process is still connected to Ray: at its end Ray leaves before the LLM does.
-
-    A call would then connect once more.
-    """
+def _session() -> str:
+    """The id of this program's connection to a Ray cluster; "" without one."""
     import ray
 
-    return bool(ray.is_initialized())
+    return str(ray.get_runtime_context().get_job_id()) if ray.is_initialized() else ""

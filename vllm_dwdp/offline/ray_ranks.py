@@ -8,20 +8,22 @@
 """
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_dwdp.engine.setup.ray_nodes import RayNode, needs_of_engine
-from vllm_dwdp.engine.setup.ray_placement import (
-    SETTLE_S,
-    actor_environment,
+from vllm_dwdp.engine.setup.ray_cluster import (
+    KEEP_GPUS,
     device_of_engine,
     live_nodes,
+    once_settled,
+    place_engines_by_ray,
+    rank_variables,
 )
+from vllm_dwdp.engine.setup.ray_nodes import RayNode, needs_of_engine
 from vllm_dwdp.engine.setup.settings import NODES_VARIABLE
 from vllm_dwdp.offline.errors import RankDied
 from vllm_dwdp.offline.local_ranks import rank_environment
@@ -48,41 +50,42 @@ class RayRanks:
     def starting(self) -> Iterator[Iterator[RayRank]]:
         """Yields the ranks, which start as they are taken.
 
-        Raises ValueError if the nodes have too little free, ConnectionError without a cluster, and
-        RankDied if an actor doesn't start.
+        Raises ValueError if the nodes have too little free or this one has no device,
+        ConnectionError without a cluster, and RankDied if an actor doesn't start.
         """
         _connect()
-        placed = self._placed()
-        actors = _actors([node for node, number in placed for _ in range(number)])
-        yield self._started(placed, actors)
+        place_engines_by_ray()
+        needs = _needs()
+        placed = once_settled(lambda: self._placed(needs))
+        actors = deque(_actors([node for node, number in placed for _ in range(number)], needs))
+        try:
+            yield self._started(placed, actors)
+        finally:
+            _end(actors)
 
-    def _placed(self) -> list[tuple[RayNode, int]]:
-        """Where the ranks go. Ray may need some seconds to free what an earlier job had."""
-        needs = needs_of_engine(device_of_engine())
-        deadline = time.monotonic() + SETTLE_S
-        while True:
-            try:
-                return nodes_with_groups(
-                    _nodes(), job_size=self._job_size, group_size=self._group_size, needs=needs
-                )
-            except ValueError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.5)
+    def _placed(self, needs: Mapping[str, float]) -> list[tuple[RayNode, int]]:
+        return nodes_with_groups(
+            _nodes(), job_size=self._job_size, group_size=self._group_size, needs=needs
+        )
 
     def _started(
-        self, placed: Sequence[tuple[RayNode, int]], actors: Iterable[Any]
+        self, placed: Sequence[tuple[RayNode, int]], actors: deque[Any]
     ) -> Iterator[RayRank]:
+        """Yields the ranks in turn. Whoever takes one ends it; its actor is no longer in `actors`.
+
+        placed: how many ranks each node has. actors: those of all ranks.
+        """
         of_nodes = ",".join(str(number) for _, number in placed) if len(placed) > 1 else ""
-        rank, left = 0, iter(actors)
+        rank = 0
         for node, number in placed:
-            here = list(islice(left, number))
+            here = list(islice(actors, number))
             port = _answer(here[0].reserve_port.remote(), node)
-            shared = {NODES_VARIABLE: of_nodes, **_visible_gpus(here, node)}
+            shared = {**rank_variables(), NODES_VARIABLE: of_nodes, **_visible_gpus(here, node)}
             for local_rank, actor in enumerate(here):
                 place = rank_environment(rank, local_rank, self._job_size, port)
                 _answer(actor.start.remote(rank, shared | place, self._options), node)
                 logger.info("dwdp rank %d starts on Ray node %s.", rank, node.address)
+                actors.popleft()
                 yield RayRank(actor, node.address)
                 rank += 1
 
@@ -101,31 +104,48 @@ def _connect() -> None:
 
 
 def _nodes() -> list[RayNode]:
-    """The nodes that vLLM may use, this process's own first."""
+    """The nodes that vLLM may use, this process's own first if it is one of them."""
     import ray
 
     address = ray.util.get_node_ip_address()
-    return sorted(live_nodes(address), key=lambda node: node.address != address)
+    return sorted(live_nodes(None), key=lambda node: node.address != address)
 
 
-def _actors(nodes: Sequence[RayNode]) -> list[Any]:
-    """An actor for each rank on the rank's node. Ray ends them when nobody refers to them."""
+def _needs() -> Mapping[str, float]:
+    """The resources of one rank. Raises ValueError if vLLM finds no device on this node."""
+    if device := device_of_engine():
+        return needs_of_engine(device)
+    raise ValueError(
+        "expected a GPU on the node of this program, from which vLLM learns what its ranks run "
+        "on, vLLM finds no device; run the program on a Ray node with GPUs."
+    )
+
+
+def _actors(nodes: Sequence[RayNode], needs: Mapping[str, float]) -> list[Any]:
+    """An actor for each rank on the rank's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    device, environment = device_of_engine(), actor_environment()
     actor_class = ray.remote(RankActor)
     return [
         actor_class.options(
-            num_cpus=needs_of_engine(device)["CPU"],
-            num_gpus=int(device == "GPU"),
+            num_cpus=needs["CPU"],
+            num_gpus=needs.get("GPU", 0),
             max_concurrency=THREADS_OF_ACTOR,
             max_restarts=0,
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": {KEEP_GPUS: "1"}},
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
         ).remote()
         for node in nodes
     ]
+
+
+def _end(actors: Iterable[Any]) -> None:
+    """End the actors of ranks that nobody has taken, because an earlier one didn't start."""
+    import ray
+
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _visible_gpus(actors: Sequence[Any], node: RayNode) -> dict[str, str]:

@@ -317,6 +317,14 @@ def test_prompts_and_outputs_larger_than_what_a_pipe_holds(llm):
             ValueError,
             "dwdp_size must divide the data-parallel size 2, got 3",
         ),
+        (
+            {
+                "data_parallel_backend": "ray",
+                "additional_config": {"dwdp": {"rendezvous": "127.0.0.1:29551"}},
+            },
+            ValueError,
+            "each Ray node meet on its loopback address, got dwdp.rendezvous='127.0.0.1:29551'",
+        ),
         ({"max_model_length": 512}, TypeError, "unexpected keyword argument 'max_model_length'"),
         ({"hf_overrides": threading.Lock()}, TypeError, "pickle"),
     ],

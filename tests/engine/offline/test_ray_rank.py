@@ -46,11 +46,18 @@ class Gone:
         return fail
 
 
+def connect(monkeypatch, job_id):
+    """Connect to a cluster, as its job with this id, or leave it ("")."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(job_id))
+    context = SimpleNamespace(get_job_id=lambda: job_id)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+
+
 @pytest.fixture(autouse=True)
 def connected(monkeypatch):
     """Ray as far as a RayRank asks it; returns the actors that were killed."""
     killed = []
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    connect(monkeypatch, "01")
     monkeypatch.setattr(ray, "get", lambda call, timeout: call())
     monkeypatch.setattr(ray, "kill", killed.append)
     return killed
@@ -108,15 +115,18 @@ def test_a_node_that_does_not_answer_keeps_nobody_waiting(monkeypatch):
     monkeypatch.setattr(ray, "get", wait)
     rank = RayRank(Actor(Gone()), ADDRESS)
     rank.end(1.0)
-    assert "no answer to 'end' in 11.0 s" in rank.how_ended
+    assert "no answer to 'end' in 6.0 s" in rank.how_ended(has_begun=True)
 
 
-def test_after_ray_has_left_nothing_connects_again(monkeypatch, connected):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+@pytest.mark.parametrize("job_id", ["", "02"])
+def test_after_ray_has_left_nothing_uses_the_actor_again(monkeypatch, connected, job_id):
+    """Also not if the program is connected to a cluster once more."""
     rank = RayRank(Actor(Gone()), ADDRESS)
+    connect(monkeypatch, job_id)
     with pytest.raises(EOFError):
         rank.receive()
     rank.terminate()
     rank.end(1.0)
     rank.end_family()
     assert connected == []
+    assert "this program has left the Ray cluster" in rank.how_ended(has_begun=True)

@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.ray.ray_env import get_env_vars_to_copy
 
 from vllm_dwdp.config import ConfigError
-from vllm_dwdp.engine.setup import ray_placement
+from vllm_dwdp.engine.setup import ray_cluster, ray_placement
 from vllm_dwdp.engine.setup.ray_nodes import RayNode
 from vllm_dwdp.engine.setup.settings import LOOPBACK, NODES_VARIABLE, Settings, endpoint
 from vllm_dwdp.engine.worker.executor import DwdpExecutor
@@ -25,11 +25,11 @@ ADDRESS = "10.0.0.1"
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
     """Restores the variables that `place_engines_by_ray` sets, and doesn't wait for resources."""
-    for name in (ray_placement.KEEP_GPUS, ray_placement.COPIED_TO_ACTORS):
+    for name in (ray_cluster.KEEP_GPUS, ray_cluster.COPIED_TO_ACTORS):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(ray_placement.current_platform, "ray_device_key", "")
-    monkeypatch.setattr(ray_placement, "SETTLE_S", 0)
+    monkeypatch.setattr(ray_cluster.current_platform, "ray_device_key", "")
+    monkeypatch.setattr(ray_cluster, "SETTLE_S", 0)
     monkeypatch.setenv(secret.VARIABLE, "a secret of these tests")
 
 
@@ -37,7 +37,7 @@ def own_environment(monkeypatch):
 def cluster(monkeypatch):
     """Two nodes with room for two engines each."""
     nodes = [RayNode(f"10.0.0.{n}", f"host{n}", {"CPU": 4.0}) for n in (1, 2)]
-    monkeypatch.setattr(ray_placement, "live_nodes", lambda master: nodes)
+    monkeypatch.setattr(ray_placement, "live_nodes", lambda front_end: nodes)
     return nodes
 
 
@@ -91,6 +91,12 @@ def test_several_nodes_need_a_secret_and_one_node_does_not(demo_model, cluster, 
     assert Settings.load(configured(demo_model, size_local=4)).ranks_of_nodes == (4,)
 
 
+def test_strategy_that_tears_ranks_apart_is_refused(demo_model, cluster, monkeypatch):
+    monkeypatch.setenv("VLLM_RAY_DP_PACK_STRATEGY", "span")
+    with pytest.raises(pydantic.ValidationError, match="VLLM_RAY_DP_PACK_STRATEGY=span, which"):
+        configured(demo_model)
+
+
 def test_group_on_two_nodes_is_refused_with_the_nodes(demo_model, cluster):
     with pytest.raises(pydantic.ValidationError, match=r"ranks 0 to 3 on 10.0.0.1 and 10.0.0.2"):
         configured(demo_model, dwdp_size=4)
@@ -117,17 +123,32 @@ def test_rank_elsewhere_than_expected_ends(local_rank, is_accepted):
 
 
 def test_actors_see_all_gpus(monkeypatch):
-    monkeypatch.setenv(ray_placement.COPIED_TO_ACTORS, "MINE")
-    ray_placement.place_engines_by_ray()
-    ray_placement.place_engines_by_ray()
-    assert {"MINE", ray_placement.KEEP_GPUS} <= get_env_vars_to_copy()
+    monkeypatch.setenv(ray_cluster.COPIED_TO_ACTORS, "MINE")
+    ray_cluster.place_engines_by_ray()
+    ray_cluster.place_engines_by_ray()
+    assert {"MINE", ray_cluster.KEEP_GPUS} <= get_env_vars_to_copy()
+
+
+def test_ranks_elsewhere_get_the_variables_that_hold_there(monkeypatch):
+    given = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_HOST_IP": ADDRESS, "CUDA_VISIBLE_DEVICES": "0"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = ray_cluster.rank_variables()
+    assert found["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert not {"VLLM_HOST_IP", "CUDA_VISIBLE_DEVICES", secret.VARIABLE} & found.keys()
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("", [1, 2, 3]), ("10.0.0.3", [1, 3]), (" 10.0.0.1 , ", [1])]
+    ("given", "front_end", "expected"),
+    [
+        ("", ADDRESS, [1, 2, 3]),
+        ("10.0.0.3", ADDRESS, [1, 3]),
+        (" 10.0.0.1 , ", ADDRESS, [1]),
+        ("10.0.0.3", None, [3]),
+    ],
 )
-def test_only_nodes_that_vllm_may_use_count(monkeypatch, given, expected):
+def test_only_nodes_that_vllm_may_use_count(monkeypatch, given, front_end, expected):
     monkeypatch.setenv("VLLM_RAY_DP_PLACEMENT_NODE_IPS", given)
     nodes = [RayNode(f"10.0.0.{n}", f"host{n}", {}) for n in (1, 2, 3)]
-    allowed = [node for node in nodes if ray_placement._is_allowed(node, ADDRESS)]
+    allowed = [node for node in nodes if ray_cluster._is_allowed(node, front_end)]
     assert [node.address for node in allowed] == [f"10.0.0.{n}" for n in expected]

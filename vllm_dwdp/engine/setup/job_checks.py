@@ -56,14 +56,20 @@ def _startup_plan() -> str | None:
 
 def group_size(vllm_config: Any, config: DwdpConfig) -> str | None:
     job_size = vllm_config.parallel_config.data_parallel_size
-    size = dwdp_size(vllm_config, config)
-    if job_size % size:
-        return f"dwdp_size must divide the data-parallel size {job_size}, got {size}."
+    if reason := reason_uneven(job_size, dwdp_size(vllm_config, config)):
+        return reason
     try:
         placement_of(vllm_config, config)
     except PlacementError as error:
         return str(error)
     return None
+
+
+def reason_uneven(job_size: int, group_size: int) -> str | None:
+    """Why ranks don't make whole groups, or None."""
+    if job_size % group_size == 0:
+        return None
+    return f"dwdp_size must divide the data-parallel size {job_size}, got {group_size}."
 
 
 def ranks(vllm_config: Any, config: DwdpConfig) -> str | None:

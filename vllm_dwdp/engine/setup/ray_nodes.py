@@ -87,13 +87,18 @@ def ranks_of_nodes(placed: Sequence[RayNode]) -> tuple[int, ...]:
     return tuple(len(list(ranks)) for _, ranks in groupby(placed, lambda node: node.address))
 
 
+def reason_spread(strategy: str) -> str | None:
+    """Why vLLM's strategy would tear a rank apart, or None."""
+    if strategy in STRATEGIES:
+        return None
+    return (
+        f"a dwdp rank is one worker on one node, got {STRATEGY_VARIABLE}={strategy}, which spreads "
+        "each engine over nodes; set it to strict or fill."
+    )
+
+
 def reason_unplaceable(nodes: Sequence[RayNode], job: RayJob) -> str | None:
     """Why vLLM can't place this job so that every group lies in one memory domain, or None."""
-    if job.strategy not in STRATEGIES:
-        return (
-            f"a dwdp rank is one worker on one node, got {STRATEGY_VARIABLE}={job.strategy}, which "
-            "spreads each engine over nodes; set it to strict or fill."
-        )
     free = f"free are {'; '.join(map(str, nodes))}"
     if all(node.address != job.address for node in nodes):
         return (

@@ -10,6 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,12 +93,8 @@ class Settings:
 
     def on_node(self, job_rank: int) -> NodePlace:
         """A rank's place among the ranks that divide the cores and the memory of its host."""
-        first = 0
-        for number in self.ranks_of_nodes:
-            if job_rank < first + number:
-                return NodePlace(job_rank - first, number, range(number))
-            first += number
-        return NodePlace(job_rank, self.job_size, self.command)
+        everywhere = NodePlace(job_rank, self.job_size, self.command)
+        return _place(job_rank, self.ranks_of_nodes) or everywhere
 
     def store(self, vllm_config: Any) -> None:
         vllm_config.additional_config[RESOLVED_KEY] = dataclasses.asdict(self)
@@ -132,12 +129,19 @@ def given_ranks_of_nodes() -> tuple[int, ...]:
 
 def num_ranks_beside(parallel_config: Any) -> int:
     """How many ranks of the job divide this host, as far as this rank of an offline job knows."""
+    of_nodes = given_ranks_of_nodes() if is_offline(parallel_config) else ()
+    place = _place(parallel_config.data_parallel_rank, of_nodes)
+    return place.num_ranks if place else int(parallel_config.data_parallel_size)
+
+
+def _place(job_rank: int, ranks_of_nodes: Sequence[int]) -> NodePlace | None:
+    """A rank's place on its Ray node; None without Ray."""
     first = 0
-    for number in given_ranks_of_nodes() if is_offline(parallel_config) else ():
+    for number in ranks_of_nodes:
+        if job_rank < first + number:
+            return NodePlace(job_rank - first, number, range(number))
         first += number
-        if parallel_config.data_parallel_rank < first:
-            return number
-    return int(parallel_config.data_parallel_size)
+    return None
 
 
 def is_spread(parallel_config: Any) -> bool:
@@ -177,10 +181,11 @@ def endpoint(vllm_config: Any, settings: Settings, *, one_host: bool) -> Endpoin
     """The address of the group's store: on loopback, unless ranks may be on several hosts.
 
     Ranks that one command started agree on a port as they start (see engine/worker/meeting.py).
-    Under Ray they take the config's `data_parallel_master_port` instead, on several nodes at the
-    data-parallel address, since one store serves the groups of all nodes. Ranks of several commands
-    use what the user gave all of them: `--data-parallel-address` and the port after
-    `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`.
+    Under `vllm serve` with Ray they take the config's `data_parallel_master_port` instead, on
+    several nodes at the data-parallel address, since one store serves the groups of all nodes.
+    Ranks of several commands use what the user gave all of them: `--data-parallel-address` and the
+    port after `--data-parallel-rpc-port`, or `VLLM_DP_MASTER_IP` and `VLLM_DP_MASTER_PORT`. Ranks
+    of vllm_dwdp.LLM get those, too; on several Ray nodes they name each node's own loopback.
     """
     if given := user_config(vllm_config).rendezvous:
         return Endpoint(*parse_endpoint(given))

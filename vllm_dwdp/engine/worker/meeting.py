@@ -47,6 +47,6 @@ def rendezvous(vllm_config: Any, settings: job.Settings, *, one_host: bool) -> R
         notice=notice,
         secret=read_secret(),
         needs_secret=config.require_secret,
-        store_ranks=None if config.rendezvous else settings.store_ranks(job_rank),
+        store_ranks=settings.store_ranks(job_rank),
         end_rank=end_rank,
     )

@@ -99,7 +99,7 @@ class Rendezvous:
         """Host or reach the store, and post this rank's identity.
 
         Raises RendezvousRefused when another program or another job has the address, or when it
-        needs a secret, and RankFailed when rank 0 can't be reached in time.
+        needs a secret, and RankFailed when the store's host can't be reached in time.
         """
         if self._dwdp_size == 1:
             return

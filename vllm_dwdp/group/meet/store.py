@@ -2,12 +2,12 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """The key-value store of a start-up: torch's TCPStore on one address, with a limit on each call.
 
-* Rank 0 of the job hosts the store, which listens on the endpoint's address alone.
+* One rank hosts the store, which listens on the endpoint's address alone.
 * Every call ends within its time limit. If the host is gone, stopped or another program, the call
   raises an error that names the host.
 * Entries are signed if the job has a secret, see secret.py.
-* If ranks can read a note that rank 0 leaves for them, they need no fixed port: rank 0 takes any
-  free port and posts it.
+* If ranks can read a note that the host leaves for them, they need no fixed port: the host takes
+  any free port and posts it.
 """
 
 import contextlib
@@ -61,8 +61,8 @@ class NoNotice:
 class RendezvousStore:
     """One process's end of the store.
 
-    timeout_s: the longest wait for one answer of the host. notice: if the endpoint's port is 0,
-    rank 0 takes a free port, and this tells it to the others. secret: see secret.py. host_rank: the
+    timeout_s: the longest wait for one answer of the host. notice: if the endpoint's port is 0, the
+    host takes a free port, and this tells it to the others. secret: see secret.py. host_rank: the
     rank that hosts the store. Calls raise StoreLost, and SecretMismatch for an entry that isn't
     signed with the secret.
     """
@@ -82,7 +82,7 @@ class RendezvousStore:
         self._timeout_s = timeout_s
         self._thread = BoundedThread("dwdp-store")
         self._store: Any = None
-        self._host_name = self._host_rank = f"dwdp rank {host_rank}"
+        self._host_name = self._host_title = f"dwdp rank {host_rank}"
         self._loss: StoreLost | None = None
 
     def host(self, description: bytes) -> None:
@@ -120,7 +120,7 @@ class RendezvousStore:
 
     def name_host(self, pid: int) -> None:
         """Make later errors name the process that hosts the store."""
-        self._host_name = f"{self._host_rank} (process {pid})"
+        self._host_name = f"{self._host_title} (process {pid})"
 
     def set(self, key: str, value: bytes, *, patience_s: float | None = None) -> None:
         entry = self._signer.sign(key, value)
@@ -183,7 +183,7 @@ class RendezvousStore:
         return listener
 
     def _wait_for_listener(self) -> None:
-        """Wait until rank 0 listens. torch would wait, too, but its error wouldn't name rank 0."""
+        """Wait until the host listens. torch would wait, too, but its error wouldn't name it."""
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
             if port := self._notice.read():
@@ -193,11 +193,11 @@ class RendezvousStore:
             time.sleep(POLL_S)
         if not self.endpoint.port:
             raise StoreLost(
-                f"{self._host_rank} did not open the rendezvous within {self._timeout_s:g} s; look "
-                "at its log, or raise dwdp.timeout_s."
+                f"{self._host_title} did not open the rendezvous within {self._timeout_s:g} s; "
+                "look at its log, or raise dwdp.timeout_s."
             )
         raise StoreLost(
-            f"{self._host_rank} did not open the rendezvous at {self.endpoint} within "
+            f"{self._host_title} did not open the rendezvous at {self.endpoint} within "
             f"{self._timeout_s:g} s; start it with the same dwdp.rendezvous."
         )
 

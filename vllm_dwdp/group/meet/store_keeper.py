@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
-"""Keeps the job's store open in rank 0's process for as long as other ranks need it."""
+"""Keeps a store open in its host's process for as long as other ranks need it."""
 
 import atexit
 import contextlib
