@@ -25,8 +25,8 @@ setup_env() (
     install_package "$python" "$root"
   fi
   if [ "$extras" = with_tests ] \
-      && ! "$python" -c "import pytest, pytest_timeout, xdist, filelock, hypothesis, coverage, ray" 2>/dev/null; then
-    requirements "$root" test ray | install_listed "$python"
+      && ! "$python" -c "import pytest, pytest_timeout, xdist, filelock, hypothesis, coverage, ray, zensical" 2>/dev/null; then
+    requirements "$root" test ray docs | install_listed "$python"
   fi
   if [ "$extras" = with_router ] && ! "$python" -c "import nixl, vllm_router" 2>/dev/null; then
     requirements "$root" disaggregated | install_listed "$python"

@@ -8,6 +8,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import markdown
 import pytest
 from markdown_it import MarkdownIt
 
@@ -31,7 +32,6 @@ def no_repository(tmp_path):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    pytest.importorskip("zensical", reason="needs pip install -e .[docs]")
     out = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, ROOT / "docs" / "site" / "build_site.py", "--out", out]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -78,7 +78,6 @@ def tags(html):
 )
 def test_the_site_reads_a_page_as_a_code_host_does(page):
     """Lists without a blank line before them, for example, are lists to one of the two only."""
-    markdown = pytest.importorskip("markdown", reason="needs pip install -e .[docs]")
     text = page.read_text()
     of_site = markdown.markdown(text, extensions=["tables", "sane_lists", "pymdownx.superfences"])
     assert tags(of_site) == tags(MarkdownIt("commonmark").enable("table").render(text))
