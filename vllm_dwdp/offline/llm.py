@@ -10,6 +10,7 @@
 * Calls of several threads take turns. All ranks end with the LLM object, or with the program.
 """
 
+import atexit
 import contextlib
 import threading
 import weakref
@@ -81,6 +82,8 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         except BaseException:
             self.shutdown()
             raise
+        # Runs before Ray disconnects, since Ray has been imported and so has registered before.
+        atexit.register(self._finalizer)
 
     def generate(
         self,
@@ -180,6 +183,7 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         """
         self._finalizer()
         self._at_exit.cancel()
+        atexit.unregister(self._finalizer)
 
     def __enter__(self) -> "LLM":
         return self

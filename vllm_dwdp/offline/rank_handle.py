@@ -48,8 +48,12 @@ class RankHandle:
         self._has_begun = False
         self._call_turn = threading.Lock()
         self._join_turn = threading.Lock()
-        for pump in (self._read, self._write):
-            threading.Thread(target=pump, name=f"dwdp-rank-{index}", daemon=True).start()
+        self._pumps = [
+            threading.Thread(target=pump, name=f"dwdp-rank-{index}", daemon=True)
+            for pump in (self._read, self._write)
+        ]
+        for thread in self._pumps:
+            thread.start()
 
     @property
     def exit_code(self) -> int | None:
@@ -89,11 +93,14 @@ class RankHandle:
     def join(self, deadline: float) -> None:
         """Wait until the rank has ended, and kill it at the deadline (of `time.monotonic`).
 
-        Its engine and worker are killed, too, if they outlive it.
+        Its engine and worker are killed, too, if they outlive it. The threads have ended as well:
+        at the end of the program Ray crashes if one of them still asks it.
         """
         with self._join_turn:
             self._rank.end(max(0.0, deadline - time.monotonic()))
         self._rank.end_family()
+        for thread in self._pumps:
+            thread.join(EXIT_S)
 
     def note_family(self) -> None:
         """Note the rank's engine and worker while it lives, to end them if it is killed."""
