@@ -106,6 +106,19 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def chosen(folder):
+    """The wheels of the packages that are packed, one for each."""
+    by_name = {}
+    for wheel in sorted(folder.glob("*.whl")):
+        name = name_of(wheel)
+        if name not in {"vllm", *NEEDED, *NEEDED_BY_THOSE}:
+            continue
+        if other := by_name.get(name):
+            sys.exit(f"expected one wheel of {name}, got {other.name} and {wheel.name}; remove one")
+        by_name[name] = wheel
+    return list(by_name.values())
+
+
 def pack(wheels, archive_path, gpu):
     """Write the wheels' files side by side, as pip would install them.
 
@@ -147,8 +160,7 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
         fetch(args.vllm, folder, args.python)
         args.archive.parent.mkdir(parents=True, exist_ok=True)
-        known = {"vllm", *NEEDED, *NEEDED_BY_THOSE}
-        pack([w for w in folder.glob("*.whl") if name_of(w) in known], args.archive, args.gpu)
+        pack(chosen(folder), args.archive, args.gpu)
     num_bytes = args.archive.stat().st_size
     print(f"{args.archive}: {num_bytes / 2**20:.1f} MiB")
     if num_bytes > MAX_BYTES:

@@ -73,6 +73,13 @@ def test_most_compiled_code_of_vllm_stays_out(wheels, tmp_path):
     }
 
 
+def test_a_second_wheel_of_a_package_is_refused(wheels, tmp_path):
+    assert pack_vllm.chosen(tmp_path) == sorted(wheels)
+    write_wheel(tmp_path, "vllm", "0.33.0", {})
+    with pytest.raises(SystemExit, match=r"one wheel of vllm, got vllm-0.32.0.* and vllm-0.33.0"):
+        pack_vllm.chosen(tmp_path)
+
+
 def test_versions_are_those_that_the_wheels_ask_for(wheels, tmp_path):
     asked = pack_vllm.pinned(["lark", "depyf", "fastapi", "pyzmq"], tmp_path)
     assert asked == ["lark==1.2.2", "depyf", "fastapi<2", "pyzmq"]
