@@ -50,9 +50,10 @@ PLATFORMS += ("manylinux2014_x86_64",)
 PLATFORMS += ("manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
 LEFT_OUT = re.compile(
     r"^vllm/.*(\.so(\.\d+)*|\.cubin|\.cuh?|\.hp?p?|\.inl)$|^vllm/vllm-rs$|^vllm/benchmarks/"
+    r"|^tvm_ffi/3rdparty/libbacktrace/"
 )
-"""Files that stay out: vLLM's compiled libraries, sources that are compiled at run time, and what
-only vLLM's command line imports."""
+"""Files that stay out: vLLM's compiled libraries, sources that are compiled at run time, what only
+vLLM's command line imports, and the sources and test data of a library that is linked in."""
 
 KEPT = {f"vllm/{name}.abi3.so" for name in LIBRARIES}
 
