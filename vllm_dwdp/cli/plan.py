@@ -18,7 +18,7 @@ from vllm_dwdp.planning import profiles
 from vllm_dwdp.planning.contention import contention
 from vllm_dwdp.planning.errors import PlanError
 from vllm_dwdp.planning.hardware import Hardware, read_hardware
-from vllm_dwdp.planning.job import Job
+from vllm_dwdp.planning.job import ENDLESS, Job
 from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.plan import make_plan
 from vllm_dwdp.planning.plan_json import contention_json, plan_json
@@ -42,7 +42,7 @@ def plan(
     expert_format: opt.ExpertFormat = None,
     slowest: opt.Slowest = 1.0,
     job_prompts: opt.JobPrompts = None,
-    max_in_flight: opt.MaxInFlight = 64,
+    max_in_flight: opt.MaxInFlight = ENDLESS.max_in_flight,
     calibrate: opt.Calibrate = False,
     profile: opt.ProfileFile = None,
     figure: opt.FigureFile = None,

@@ -44,7 +44,7 @@ Slowest = Annotated[
 ]
 JobPrompts = Annotated[
     int | None,
-    typer.Option(help="Prompts of a job that ends: a slow rank ends last. Default: it goes on."),
+    typer.Option(help="With --slowest: prompts after which the job ends. Default: it goes on."),
 ]
 MaxInFlight = Annotated[
     int, typer.Option(help="With --job-prompts: prompts that a rank holds at a time.")

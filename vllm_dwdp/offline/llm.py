@@ -82,7 +82,8 @@ class LLM(BatchMethods, EveryRank, RefusedMethods):
         except BaseException:
             self.shutdown()
             raise
-        # Runs before Ray disconnects, since Ray has been imported and so has registered before.
+        # Runs before Ray disconnects: Python calls last what was registered first, and Ray has
+        # registered when it was imported.
         atexit.register(self._finalizer)
 
     def generate(

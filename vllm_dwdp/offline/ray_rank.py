@@ -67,7 +67,7 @@ class RayRank:
     def _is_connected(self) -> bool:
         """Whether this process is still connected to the cluster of the actor.
 
-        When the program ends, Ray disconnects before the LLM ends. A call would connect again.
+        A program may leave the cluster while its LLM lives. A call would then connect it again.
         """
         return bool(self._session) and _session() == self._session
 

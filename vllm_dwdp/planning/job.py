@@ -11,8 +11,8 @@ from vllm_dwdp.planning.errors import PlanError
 class Job:
     """slowest: speed of the slowest rank; 0.5: half as fast as the others.
 
-    num_prompts: after which the job ends; None: it goes on. max_in_flight: prompts that a rank
-    holds at a time, as of vllm_dwdp.LLM.
+    num_prompts: the prompts after which the job ends; None: it goes on. max_in_flight: prompts that
+    a rank holds at a time; by default as many as with vllm_dwdp.LLM.
     """
 
     slowest: float = 1.0
@@ -30,7 +30,7 @@ class Job:
                 raise PlanError(f"expected --{name} of at least 1, got {number}.")
 
     def mean_speed(self, ranks: int) -> float:
-        """Of a rank over the whole job; 1: as fast as one that isn't slow.
+        """The mean speed of the ranks over the whole job; 1: as fast as one that isn't slow.
 
         When the last prompt is handed out all ranks hold equally many. The slow one takes longest
         to work off its own, and the job ends with it.
@@ -44,4 +44,4 @@ class Job:
 
 
 ENDLESS = Job()
-"""Of ranks that are equally fast."""
+"""A job that goes on, of ranks that are equally fast."""

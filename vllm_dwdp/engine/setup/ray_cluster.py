@@ -59,7 +59,8 @@ def rank_variables() -> dict[str, str]:
 def live_nodes(front_end: str | None) -> list[RayNode]:
     """The nodes that vLLM may use, in the order in which vLLM sees them.
 
-    front_end: the address of its node, which is used whatever VLLM_RAY_DP_PLACEMENT_NODE_IPS says.
+    front_end: the address of the front-end's node, which vLLM uses whatever
+    VLLM_RAY_DP_PLACEMENT_NODE_IPS says; None if there is no front-end.
     """
     import ray
     from ray._private.state import available_resources_per_node
@@ -82,7 +83,7 @@ def live_nodes(front_end: str | None) -> list[RayNode]:
 
 
 def once_settled(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns. It is called again while it raises ValueError, for some seconds."""
+    """What `attempt` returns. While it raises ValueError, it is called again for SETTLE_S."""
     deadline = time.monotonic() + SETTLE_S
     while True:
         try:
