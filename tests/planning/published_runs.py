@@ -36,7 +36,7 @@ def both(max_tokens: int, isl: int, ratio: float, how: Implementation) -> tuple[
             max_num_batched_tokens=max_tokens,
             strategy=strategy,
             chunked_prefill=False,
-            copies=Copies(pulls=Pulls.SPREAD if how.slices_copies else Pulls.WHOLE),
+            copies=Copies(pulls=Pulls.SPREAD if how.reads_peers_at_once else Pulls.WHOLE),
             routing_skew=rank_load_spread(R1, RANKS),
             start_within_s=0.05,
         )

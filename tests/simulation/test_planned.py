@@ -7,7 +7,6 @@ from planning.cases import GB200, R1, R1_RATES, R1_SPREAD
 
 from vllm_dwdp.planning import constants
 from vllm_dwdp.planning.hardware import read_hardware
-from vllm_dwdp.planning.implementation import VLLM_DWDP
 from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.rates import Rates
 from vllm_dwdp.planning.roofline import layer_seconds
@@ -18,7 +17,7 @@ from vllm_dwdp.planning.workload import Workload as Step
 from vllm_dwdp.simulation.chunk import Chunk, Piece, Request
 from vllm_dwdp.simulation.lengths import Uniform
 from vllm_dwdp.simulation.outcome import Outcome
-from vllm_dwdp.simulation.planned import ChunkLoad, PlannedCosts
+from vllm_dwdp.simulation.planned import WITHOUT_RIVALS, ChunkLoad, PlannedCosts
 from vllm_dwdp.simulation.scenario import Scenario, Strategy
 from vllm_dwdp.simulation.simulate import simulate
 from vllm_dwdp.simulation.workload import AtOnce, Workload
@@ -77,7 +76,7 @@ def test_without_contention_and_skew_the_simulator_agrees_with_the_planner(
     hardware = read_hardware(name)
     dwdp, dep = (of_ranks(model, hardware, ranks, spread_over) for spread_over in (1, ranks))
     work = Step(tokens, isl)
-    expected = throughput(model, dwdp.rates, work, dwdp.spread, VLLM_DWDP)
+    expected = throughput(model, dwdp.rates, work, dwdp.spread, WITHOUT_RIVALS)
     found = [run(costs, tokens=tokens, isl=isl).tokens_per_s / ranks for costs in (dwdp, dep)]
     assert found == pytest.approx([expected.dwdp, expected.expert_parallel], rel=0.02)
 

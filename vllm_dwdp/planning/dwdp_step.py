@@ -81,7 +81,7 @@ def prefetching_layer(
 
 def _rivals(rates: Rates, spread: Spread, how: Implementation) -> float:
     """Other readers of a source while all copy. In a mesh each pair of ranks has its own link."""
-    if how.slices_copies or rates.hardware.peer_link is not None:
+    if how.reads_peers_at_once or rates.hardware.peer_link is not None:
         return 0.0
     return mean_rivals(spread.num_ranks)
 

@@ -8,34 +8,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Implementation:
-    """slices_copies: copies are cut into slices and alternate between peers, in another order on
-        each rank, so that ranks don't meet at one source.
+    """reads_peers_at_once: a rank reads all its peers at the same time, in small slices. Ranks are
+        then taken not to slow each other at a source.
     merges_experts: before each layer a rank copies its own experts beside the fetched ones.
     chunks_prompts: prompts are cut to fill each step.
     may_skip: steps too small to hide a copy of all experts fetch only those that they chose.
     """
 
-    slices_copies: bool
+    reads_peers_at_once: bool
     merges_experts: bool
     chunks_prompts: bool
     may_skip: bool
 
 
 VLLM_DWDP = Implementation(
-    slices_copies=True,
+    reads_peers_at_once=False,
     merges_experts=False,
     chunks_prompts=True,
     may_skip=True,
 )
-"""This project: docs/scheduler.md."""
+"""This project, which reads one slice at a time: docs/scheduler.md."""
 
 PUBLISHED = Implementation(
-    slices_copies=False,
+    reads_peers_at_once=False,
     merges_experts=True,
     chunks_prompts=False,
     may_skip=False,
 )
 """TensorRT-LLM as in Tables 1 and 3 of arXiv 2604.01621."""
 
-PUBLISHED_SLICED = dataclasses.replace(PUBLISHED, slices_copies=True)
+PUBLISHED_SLICED = dataclasses.replace(PUBLISHED, reads_peers_at_once=True)
 """TensorRT-LLM with slices of 1 MB, as in Table 4."""

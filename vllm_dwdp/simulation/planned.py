@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vllm-dwdp project
 """What a step costs by the planner's roofline: the planner's seconds for the simulator's steps."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from vllm_dwdp.planning import constants
@@ -13,6 +14,9 @@ from vllm_dwdp.planning.rates import Rates
 from vllm_dwdp.planning.roofline import LayerSeconds, expert_seconds, layer_seconds
 from vllm_dwdp.planning.spread import Spread
 from vllm_dwdp.simulation.chunk import Chunk
+
+WITHOUT_RIVALS = dataclasses.replace(VLLM_DWDP, reads_peers_at_once=True)
+"""This project, if no two ranks ever read one source at the same time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class PlannedCosts:
     rates: Rates
     spread: Spread
     expert_ranks: int = 1
-    how: Implementation = VLLM_DWDP
+    how: Implementation = WITHOUT_RIVALS
 
     @property
     def num_layers(self) -> int:

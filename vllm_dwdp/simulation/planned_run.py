@@ -11,7 +11,6 @@
   a while.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from vllm_dwdp.layout.copies import gpu_slice_bytes
@@ -36,10 +35,6 @@ from vllm_dwdp.simulation.workload import AtOnce, Poisson, Workload
 
 MOST_SLICED_RANKS = 8
 """Larger groups have so many slices that simulating them takes minutes."""
-
-ONE_AT_A_TIME = dataclasses.replace(VLLM_DWDP, slices_copies=False)
-"""This project, with rivals at the source of a copy, whom slices avoid only if several are in
-flight."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def planned_copies(hardware: Hardware, costs: PlannedCosts) -> Copies:
 def _costs(request: Request, expert_ranks: int) -> PlannedCosts:
     rates = Rates.achieved(request.hardware, request.dwdp_size)
     spread = spread_experts(request.model, request.dwdp_size, request.num_experts_per_worker)
-    return PlannedCosts(request.model, rates, spread, expert_ranks, ONE_AT_A_TIME)
+    return PlannedCosts(request.model, rates, spread, expert_ranks, VLLM_DWDP)
 
 
 def _prefetching_layer(request: Request, costs: PlannedCosts) -> DwdpLayer:
