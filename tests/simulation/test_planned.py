@@ -54,7 +54,9 @@ def run(
 
 def of_ranks(model, hardware, ranks: int, expert_ranks: int) -> PlannedCosts:
     spread = spread_experts(model, ranks)
-    return PlannedCosts(model, Rates.achieved(hardware, ranks), spread, expert_ranks)
+    return PlannedCosts(
+        model, Rates.achieved(hardware, ranks), spread, WITHOUT_RIVALS, expert_ranks
+    )
 
 
 CASES = [
@@ -124,7 +126,7 @@ def test_pieces_of_a_prompt_have_as_many_pairs_as_the_whole(window):
 def test_a_chunk_of_whole_prompts_costs_what_the_planner_says():
     prompts = [Request(idx, 0.0, 8192) for idx in range(4)]
     chunk = Chunk(tuple(Piece(prompt, 0, 8192) for prompt in prompts))
-    costs = PlannedCosts(R1, R1_RATES, R1_SPREAD)
+    costs = PlannedCosts(R1, R1_RATES, R1_SPREAD, WITHOUT_RIVALS)
     layer = layer_seconds(R1, R1_RATES, Step(32768, 8192))
     assert layer_seconds(R1, R1_RATES, ChunkLoad(chunk)).total == pytest.approx(layer.total, 1e-3)
     assert costs.attention_s(chunk) == pytest.approx(layer.before_experts, 1e-3)
@@ -132,6 +134,6 @@ def test_a_chunk_of_whole_prompts_costs_what_the_planner_says():
 
 
 def test_few_tokens_of_expert_parallelism_read_only_the_ranks_own_experts():
-    alone, shared = PlannedCosts(R1, R1_RATES, R1_SPREAD), of_ranks(R1, GB200, 4, 4)
+    alone, shared = PlannedCosts(R1, R1_RATES, R1_SPREAD, WITHOUT_RIVALS), of_ranks(R1, GB200, 4, 4)
     assert alone.experts_s(4) > 1.1 * shared.experts_s(4)
     assert alone.experts_s(32768) == pytest.approx(shared.experts_s(32768))

@@ -5,17 +5,21 @@
     compute  ..attention, projections (slower under the copy).. experts  ..attention ...
     copies   ====== layer l + 1 ======                                   ====== l + 2 ===
 
-* A layer takes as long as its computation or as its copy, whichever is longer.
+* A layer takes at least as long as its computation, and as its copy. Copies differ in length, since
+  they meet different numbers of rivals. So some layers wait even if computation is longer on
+  average.
 * Kernels are slower while a copy runs: it takes memory bandwidth and power.
 * A copy is slower while others read the same source. They do so in the part of their step in which
   they copy, so a longer step means less contention.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from vllm_dwdp.planning import constants
-from vllm_dwdp.planning.contention import mean_rivals
+from vllm_dwdp.planning.contention import draw_copies, mean_rivals
 from vllm_dwdp.planning.implementation import Implementation
+from vllm_dwdp.planning.late_copies import mean_layer_seconds
 from vllm_dwdp.planning.model import MoeModel
 from vllm_dwdp.planning.rates import Rates
 from vllm_dwdp.planning.roofline import LayerSeconds, layer_seconds, share_chosen
@@ -57,6 +61,8 @@ def dwdp_layer(
     if rates.reads_in_place or not spread.missing:
         return DwdpLayer(layer.total, 0.0, layer.total)
     prefetch = prefetching_layer(layer, rates, spread, how)
+    if _rivals(rates, spread, how):
+        prefetch = _with_late_copies(prefetch, layer, rates, spread)
     chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
     fetch = chosen * spread.fetch_bytes / rates.copy_rate
     selective = DwdpLayer(layer.total, fetch, layer.total + fetch)
@@ -68,7 +74,10 @@ def dwdp_layer(
 def prefetching_layer(
     layer: LayerSeconds, rates: Rates, spread: Spread, how: Implementation
 ) -> DwdpLayer:
-    """A MoE layer, which takes `layer` without copies, beside a copy of all missing experts."""
+    """A MoE layer, which takes `layer` without copies, beside a copy of all missing experts.
+
+    All copies are taken to meet the mean number of rivals.
+    """
     alone = spread.fetch_bytes / rates.copy_rate
     merge = _merge_seconds(rates, spread) if how.merges_experts else 0.0
     rivals = _rivals(rates, spread, how)
@@ -77,6 +86,17 @@ def prefetching_layer(
         copy = (copy + alone * (1 + rivals * min(1.0, copy / total))) / 2
         total = max(_slowed(layer, copy) + merge, copy)
     return DwdpLayer(_slowed(layer, copy) + merge, copy, total)
+
+
+def _with_late_copies(
+    steady: DwdpLayer, layer: LayerSeconds, rates: Rates, spread: Spread
+) -> DwdpLayer:
+    """`steady` if its copies differ in length, as they do where they meet rivals."""
+    alone = spread.fetch_bytes / rates.copy_rate
+    copies = draw_copies(alone, spread.num_ranks, min(1.0, steady.copy / steady.total))
+    drawn = mean_layer_seconds(steady.compute - layer.experts, layer.experts, copies)
+    # The mean of what was drawn may be a little below the true one.
+    return dataclasses.replace(steady, total=max(steady.total, drawn))
 
 
 def _rivals(rates: Rates, spread: Spread, how: Implementation) -> float:

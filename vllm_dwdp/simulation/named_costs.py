@@ -10,7 +10,7 @@ from vllm_dwdp.planning.model_config import read_model
 from vllm_dwdp.planning.rates import Rates
 from vllm_dwdp.planning.spread import spread_experts
 from vllm_dwdp.simulation.errors import ScenarioError
-from vllm_dwdp.simulation.planned import PlannedCosts
+from vllm_dwdp.simulation.planned import WITHOUT_RIVALS, PlannedCosts
 from vllm_dwdp.simulation.section import SECTION
 
 
@@ -38,7 +38,8 @@ class NamedCosts:
             # The link's rate is that of the group that uses it.
             num_ranks = dwdp_size if expert_ranks == 1 else expert_ranks
             rates = Rates.achieved(hardware, num_ranks)
-            return PlannedCosts(model, rates, spread_experts(model, dwdp_size), expert_ranks)
+            spread = spread_experts(model, dwdp_size)
+            return PlannedCosts(model, rates, spread, WITHOUT_RIVALS, expert_ranks)
         except PlanError as error:
             raise ScenarioError(f"costs: {error}") from error
 

@@ -16,7 +16,8 @@ from vllm_dwdp.planning.spread import Spread
 from vllm_dwdp.simulation.chunk import Chunk
 
 WITHOUT_RIVALS = dataclasses.replace(VLLM_DWDP, reads_peers_at_once=True)
-"""This project, if no two ranks ever read one source at the same time."""
+"""This project, with kernels slowed as beside copies that never meet at a source. For scenarios,
+which say themselves how ranks pull."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,17 @@ class ChunkLoad:
 class PlannedCosts:
     """costs.StepCosts of a model on some hardware.
 
-    expert_ranks: ranks over which the experts of a layer are spread while they compute. 1 for DWDP,
-        whose ranks compute with all experts; the size of a group for expert parallelism.
     how: of DWDP: whether a rank merges its own experts with copied ones, and whether rivals make
         copies longer, beside which kernels are slower. None of it concerns expert parallelism.
+    expert_ranks: ranks over which the experts of a layer are spread while they compute. 1 for DWDP,
+        whose ranks compute with all experts; the size of a group for expert parallelism.
     """
 
     model: MoeModel
     rates: Rates
     spread: Spread
+    how: Implementation
     expert_ranks: int = 1
-    how: Implementation = WITHOUT_RIVALS
 
     @property
     def num_layers(self) -> int:

@@ -78,7 +78,7 @@ def planned_copies(hardware: Hardware, costs: PlannedCosts) -> Copies:
 def _costs(request: Request, expert_ranks: int) -> PlannedCosts:
     rates = Rates.achieved(request.hardware, request.dwdp_size)
     spread = spread_experts(request.model, request.dwdp_size, request.num_experts_per_worker)
-    return PlannedCosts(request.model, rates, spread, expert_ranks, VLLM_DWDP)
+    return PlannedCosts(request.model, rates, spread, VLLM_DWDP, expert_ranks)
 
 
 def _prefetching_layer(request: Request, costs: PlannedCosts) -> DwdpLayer:
