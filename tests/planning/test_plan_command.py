@@ -250,9 +250,16 @@ def test_plan_and_simulation_differ_little_where_gain_turns_into_loss(figures, t
     assert planned == pytest.approx(simulated, abs=0.05)
 
 
-def gains(figures, tokens):
+@pytest.mark.parametrize("tokens", [4096, 1024])
+def test_small_steps_copy_all_experts_if_they_choose_all(figures, tokens):
+    """Copying the chosen experts after routing has no computation to hide under."""
+    planned, simulated = gains(figures, tokens, "--num-prompts", 12)
+    assert planned == pytest.approx(simulated, abs=0.03)
+
+
+def gains(figures, tokens, *options):
     """DWDP over expert parallelism in steps of so many tokens, planned and simulated."""
-    found = figures(*R1, "--tokens-in-flight", tokens, "--simulate")
+    found = figures(*R1, "--tokens-in-flight", tokens, "--simulate", *options)
     return found["expected_dep_over_dwdp"], found["simulated"]["dwdp_over_expert_parallel"]
 
 

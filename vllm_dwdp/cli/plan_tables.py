@@ -101,7 +101,7 @@ def _layer_rows(plan: Plan) -> list[Row]:
 
 def _token_rows(plan: Plan) -> list[Row]:
     return [
-        ("break-even: copies just hidden", _tokens(plan.break_even)),
+        ("break-even: copies without rivals just hidden", _tokens(plan.break_even)),
         ("recommended", _tokens(plan.recommended)),
         ("planned", f"{plan.request.work().tokens:,.0f}"),
     ]

@@ -56,18 +56,18 @@ def dwdp_step(
 def dwdp_layer(
     model: MoeModel, rates: Rates, work: Workload, spread: Spread, how: Implementation
 ) -> DwdpLayer:
-    """One MoE layer in steady state, with the cheapest way to fetch that `how` allows."""
+    """One MoE layer in steady state: with all missing experts, or with the chosen ones only."""
     layer = layer_seconds(model, rates, work)
     if rates.reads_in_place or not spread.missing:
         return DwdpLayer(layer.total, 0.0, layer.total)
+    alone = spread.fetch_bytes / rates.copy_rate
+    chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
+    # fetch.cost_model compares in the same way, and knows no rivals either.
+    if how.may_skip and layer.total + chosen * alone < max(layer.total, alone):
+        return DwdpLayer(layer.total, chosen * alone, layer.total + chosen * alone)
     prefetch = prefetching_layer(layer, rates, spread, how)
     if _rivals(rates, spread, how):
-        prefetch = _with_late_copies(prefetch, layer, rates, spread)
-    chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
-    fetch = chosen * spread.fetch_bytes / rates.copy_rate
-    selective = DwdpLayer(layer.total, fetch, layer.total + fetch)
-    if how.may_skip and selective.total < prefetch.total:
-        return selective
+        return _with_late_copies(prefetch, layer, rates, spread)
     return prefetch
 
 
