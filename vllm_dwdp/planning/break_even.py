@@ -33,7 +33,7 @@ class Window:
 
 
 def window(model: MoeModel, rates: Rates, work: Workload, spread: Spread) -> Window:
-    fetch = 0.0 if rates.reads_in_place else spread.fetch_bytes / rates.copy_rate
+    fetch = 0.0 if rates.reads_in_place else rates.copy_s(spread.fetch_bytes)
     return Window(layer_seconds(model, rates, work).total, fetch)
 
 

@@ -50,9 +50,10 @@ def mean_rivals(dwdp_size: int) -> float:
 
 
 def draw_copies(alone_s: float, num_ranks: int, busy_share: float) -> list[float]:
-    """Seconds of many copies of one rank in turn; always the same for the same arguments.
+    """Seconds of many copies of one rank, one after another; always the same for these arguments.
 
-    alone_s: of a copy that meets no rivals. busy_share: the part of their time in which ranks copy.
+    alone_s: seconds of a copy that meets no rivals. busy_share: the part of their time in which
+    ranks copy.
 
     A copy reads a share from each of num_ranks - 1 peers. Each of the other num_ranks - 2 ranks
     reads the same peer with probability busy_share / (num_ranks - 1); Table 2 of the paper has a

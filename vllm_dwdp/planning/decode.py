@@ -22,7 +22,7 @@ def decode_seconds(
     chosen = share_chosen(batch, model.top_k, model.num_experts)
     own = chosen * (model.num_experts - spread.missing)
     # Where peers' memory is as fast as own memory, the link is that memory.
-    fetched = chosen * spread.fetch_bytes / rates.copy_rate
+    fetched = rates.copy_s(chosen * spread.fetch_bytes)
     return _step(model, rates, batch, context, own, fetched)
 
 

@@ -32,11 +32,15 @@ _ROUNDS = 100
 
 @dataclass(frozen=True)
 class DwdpLayer:
-    """Seconds of one MoE layer: its computation, slowed by the copy; the copy; both together."""
+    """Seconds of one MoE layer: its computation, slowed by the copy; the copy; both together.
+
+    copies_all: whether all missing experts are copied, instead of the chosen ones after routing.
+    """
 
     compute: float
     copy: float
     total: float
+    copies_all: bool = True
 
     @property
     def exposed(self) -> float:
@@ -60,11 +64,11 @@ def dwdp_layer(
     layer = layer_seconds(model, rates, work)
     if rates.reads_in_place or not spread.missing:
         return DwdpLayer(layer.total, 0.0, layer.total)
-    alone = spread.fetch_bytes / rates.copy_rate
-    chosen = share_chosen(work.tokens, model.top_k, model.num_experts)
+    alone = rates.copy_s(spread.fetch_bytes)
+    chosen = alone * share_chosen(work.tokens, model.top_k, model.num_experts)
     # fetch.cost_model compares in the same way, and knows no rivals either.
-    if how.may_skip and layer.total + chosen * alone < max(layer.total, alone):
-        return DwdpLayer(layer.total, chosen * alone, layer.total + chosen * alone)
+    if how.may_skip and layer.total + chosen < max(layer.total, alone):
+        return DwdpLayer(layer.total, chosen, layer.total + chosen, copies_all=False)
     prefetch = prefetching_layer(layer, rates, spread, how)
     if _rivals(rates, spread, how):
         return _with_late_copies(prefetch, layer, rates, spread)
@@ -78,7 +82,7 @@ def prefetching_layer(
 
     All copies are taken to meet the mean number of rivals.
     """
-    alone = spread.fetch_bytes / rates.copy_rate
+    alone = rates.copy_s(spread.fetch_bytes)
     merge = _merge_seconds(rates, spread) if how.merges_experts else 0.0
     rivals = _rivals(rates, spread, how)
     copy, total = alone, layer.total
@@ -92,8 +96,8 @@ def _with_late_copies(
     steady: DwdpLayer, layer: LayerSeconds, rates: Rates, spread: Spread
 ) -> DwdpLayer:
     """`steady` if its copies differ in length, as they do where they meet rivals."""
-    alone = spread.fetch_bytes / rates.copy_rate
-    copies = draw_copies(alone, spread.num_ranks, min(1.0, steady.copy / steady.total))
+    alone = rates.copy_s(spread.fetch_bytes)
+    copies = draw_copies(alone, spread.num_ranks, steady.copy / steady.total)
     drawn = mean_layer_seconds(steady.compute - layer.experts, layer.experts, copies)
     # The mean of what was drawn may be a little below the true one.
     return dataclasses.replace(steady, total=max(steady.total, drawn))

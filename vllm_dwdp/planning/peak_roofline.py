@@ -37,7 +37,7 @@ def peak_roofline(
     """For one MoE layer and the tokens of `work` on each rank."""
     rates = Rates.peak(hardware, spread.num_ranks)
     window = layer_seconds(model, rates, work, experts_read=model.num_experts).total
-    fetch = spread.fetch_bytes / rates.copy_rate
+    fetch = rates.copy_s(spread.fetch_bytes)
     share = model.num_experts / spread.num_ranks
     alone = layer_seconds(model, rates, work, experts_read=share).total
     dep = alone + all_to_all_seconds(model, rates, work.tokens, spread.num_ranks)

@@ -77,6 +77,10 @@ class Rates:
         """Bytes per second of copies out of peers' memory, without contention."""
         return self.hardware.link_among(self.num_ranks) * self.shares.copy
 
+    def copy_s(self, num_bytes: float) -> float:
+        """Seconds of a copy out of peers' memory, without contention."""
+        return num_bytes / self.copy_rate
+
     @property
     def exchange_rate(self) -> float:
         """Bytes per second that a rank sends in a collective."""

@@ -84,8 +84,7 @@ def _costs(request: Request, expert_ranks: int) -> PlannedCosts:
 def _prefetching_layer(request: Request, costs: PlannedCosts) -> DwdpLayer:
     """The planner's layer; PlanError if it would fetch only the chosen experts."""
     layer = dwdp_layer(costs.model, costs.rates, request.work(), costs.spread, VLLM_DWDP)
-    all_s = costs.peer_bytes * (request.dwdp_size - 1) / costs.rates.copy_rate
-    if layer.copy < all_s * (1 - 1e-9):
+    if not layer.copies_all:
         raise PlanError(
             "expected steps for --simulate that copy all missing experts, got steps of "
             f"{request.work().tokens:.0f} tokens, which would copy only those that they choose; "
